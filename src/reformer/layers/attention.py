@@ -1,0 +1,257 @@
+"""Attention layers with their projections: by content (LSH), by place (local), and exact (full)."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from reformer.layers.positions import rotate
+from reformer.ops.attention import Duplicates, LocalRule, Rule, local_attention, lsh_attention
+from reformer.ops.hashing import derive_seed, draw_seed
+from reformer.ops.ranks import Ranks, compute_ranks
+
+FULL_PIECE = 1024  # queries at a time where exact attention needs a mask
+
+
+class _Attention(nn.Module):
+    """Projections into heads and out of them."""
+
+    def __init__(self, hidden_size: int, num_heads: int, head_dim: int | None, projections: tuple[str, ...]) -> None:
+        super().__init__()
+        if head_dim is None:
+            if hidden_size % num_heads:
+                raise ValueError(
+                    f"num_heads={num_heads} does not divide hidden_size={hidden_size}; "
+                    "choose heads that do, or give head_dim"
+                )
+            head_dim = hidden_size // num_heads
+        self.num_heads, self.head_dim = num_heads, head_dim
+        for name in projections:
+            self.add_module(name, nn.Linear(hidden_size, num_heads * head_dim, bias=False))
+        self.out = nn.Linear(num_heads * head_dim, hidden_size, bias=False)
+
+    def _heads(self, projection: nn.Linear, x: Tensor) -> Tensor:
+        return projection(x).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+    def _merge(self, x: Tensor) -> Tensor:
+        return self.out(x.transpose(1, 2).flatten(2))
+
+
+class LSHAttention(_Attention):
+    """LSH attention with shared queries and keys; options are those of `reformer.lsh_attention`.
+
+    In training the rotations come from `seed`, or from one integer of torch's generator; in evaluation from
+    `hash_seed`, unless `seed` is given. `hash_rotations="transformers"` draws them as transformers' Reformer
+    does under its own `hash_seed`, from torch's generator seeded with it (`rule="chunk"`).
+    """
+
+    query_key: nn.Linear
+    value: nn.Linear
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        head_dim: int | None = None,
+        *,
+        num_hashes: int = 4,
+        num_hashes_eval: int | None = None,
+        num_buckets: int | list[int] | None = None,
+        rule: Rule = "bucket",
+        window: int = 64,
+        bucket_size: int | None = None,
+        factor_from: int = 256,
+        chunk_length: int = 64,
+        chunks_before: int = 1,
+        chunks_after: int = 0,
+        causal: bool = True,
+        scale: float = 1.0,
+        duplicates: Duplicates = "count",
+        dropout: float = 0.0,
+        hash_seed: int = 0,
+        share_rotations: bool = False,
+        hash_rotations: str = "own",
+    ) -> None:
+        super().__init__(hidden_size, num_heads, head_dim, ("query_key", "value"))
+        self.num_hashes, self.num_hashes_eval = num_hashes, num_hashes_eval
+        self.dropout, self.hash_seed, self.hash_rotations = dropout, hash_seed, hash_rotations
+        self.options: dict[str, Any] = {
+            "num_buckets": num_buckets,
+            "rule": rule,
+            "window": window,
+            "bucket_size": bucket_size,
+            "factor_from": factor_from,
+            "chunk_length": chunk_length,
+            "chunks_before": chunks_before,
+            "chunks_after": chunks_after,
+            "causal": causal,
+            "scale": scale,
+            "duplicates": duplicates,
+            "share_rotations": share_rotations,
+        }
+
+    def forward(
+        self,
+        x: Float[Tensor, "b l hidden"],
+        *,
+        key_padding_mask: Bool[Tensor, "b l"] | None = None,
+        segment_ids: Int[Tensor, "b l"] | None = None,
+        position_ids: Int[Tensor, "b l"] | None = None,
+        seed: int | None = None,
+    ) -> Float[Tensor, "b l hidden"]:
+        """Attend; `position_ids` are taken and not used, since LSH layers see content."""
+        rounds = self.num_hashes if self.training else self.num_hashes_eval or self.num_hashes
+        if seed is None:
+            seed = draw_seed() if self.training else derive_seed(self.hash_seed, 0)
+        transformers = self.hash_rotations == "transformers"
+        out = lsh_attention(
+            self._heads(self.query_key, x),
+            self._heads(self.value, x),
+            num_hashes=rounds,
+            key_padding_mask=key_padding_mask,
+            segment_ids=segment_ids,
+            dropout_p=self.dropout if self.training else 0.0,
+            rotations=self._transformers_rotations(rounds) if transformers else None,
+            seed=None if transformers else seed,
+            **self.options,
+        )
+        return self._merge(out)
+
+    def _transformers_rotations(self, rounds: int) -> Tensor:
+        """As transformers draws them: [h, d, r, columns] from torch's CPU generator under `hash_seed`."""
+        buckets = self.options["num_buckets"]
+        columns = (buckets if isinstance(buckets, int) else sum(buckets)) // 2
+        generator = torch.Generator().manual_seed(self.hash_seed)
+        heads = 1 if self.options["share_rotations"] else self.num_heads
+        drawn = torch.randn(heads, self.head_dim, rounds, columns, generator=generator, dtype=torch.float32)
+        return drawn.transpose(1, 2).expand(self.num_heads, -1, -1, -1)
+
+
+class LocalAttention(_Attention):
+    """Attention to near tokens; options are those of `reformer.ops.attention.local_attention`.
+
+    `rotary` turns queries and keys by `position_ids`, which are the ranks unless given.
+    """
+
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        head_dim: int | None = None,
+        *,
+        rule: LocalRule = "window",
+        window: int = 64,
+        chunk_length: int = 64,
+        chunks_before: int = 1,
+        chunks_after: int = 0,
+        causal: bool = True,
+        dropout: float = 0.0,
+        rotary: bool = False,
+    ) -> None:
+        super().__init__(hidden_size, num_heads, head_dim, ("query", "key", "value"))
+        self.dropout, self.rotary = dropout, rotary
+        self.options: dict[str, Any] = {
+            "rule": rule,
+            "window": window,
+            "chunk_length": chunk_length,
+            "chunks_before": chunks_before,
+            "chunks_after": chunks_after,
+            "causal": causal,
+        }
+
+    def forward(
+        self,
+        x: Float[Tensor, "b l hidden"],
+        *,
+        key_padding_mask: Bool[Tensor, "b l"] | None = None,
+        segment_ids: Int[Tensor, "b l"] | None = None,
+        position_ids: Int[Tensor, "b l"] | None = None,
+        seed: int | None = None,
+    ) -> Float[Tensor, "b l hidden"]:
+        """Attend; `seed` is taken and not used, since nothing is hashed."""
+        q, k = self._heads(self.query, x), self._heads(self.key, x)
+        if self.rotary:
+            position_ids = _positions(x, key_padding_mask, segment_ids, position_ids)
+            q, k = rotate(q, position_ids), rotate(k, position_ids)
+        out = local_attention(
+            q,
+            k,
+            self._heads(self.value, x),
+            key_padding_mask=key_padding_mask,
+            segment_ids=segment_ids,
+            dropout_p=self.dropout if self.training else 0.0,
+            **self.options,
+        )
+        return self._merge(out)
+
+
+class FullAttention(_Attention):
+    """Exact attention through `scaled_dot_product_attention`, the baseline; cost grows with the square of l."""
+
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        head_dim: int | None = None,
+        *,
+        causal: bool = True,
+        dropout: float = 0.0,
+        rotary: bool = False,
+    ) -> None:
+        super().__init__(hidden_size, num_heads, head_dim, ("query", "key", "value"))
+        self.causal, self.dropout, self.rotary = causal, dropout, rotary
+
+    def forward(
+        self,
+        x: Float[Tensor, "b l hidden"],
+        *,
+        key_padding_mask: Bool[Tensor, "b l"] | None = None,
+        segment_ids: Int[Tensor, "b l"] | None = None,
+        position_ids: Int[Tensor, "b l"] | None = None,
+        seed: int | None = None,
+    ) -> Float[Tensor, "b l hidden"]:
+        """Attend; `seed` is taken and not used, since nothing is hashed."""
+        q, k, v = (self._heads(layer, x) for layer in (self.query, self.key, self.value))
+        if self.rotary:
+            position_ids = _positions(x, key_padding_mask, segment_ids, position_ids)
+            q, k = rotate(q, position_ids), rotate(k, position_ids)
+        dropout = self.dropout if self.training else 0.0
+        if key_padding_mask is None and segment_ids is None:
+            return self._merge(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal))
+        ranks = compute_ranks(x.shape[0], x.shape[1], key_padding_mask, segment_ids, x.device)
+        padding = ~ranks.real[:, None, :, None]
+        k, v = k.masked_fill(padding, 0.0), v.masked_fill(padding, 0.0)  # 0 * NaN is NaN
+        pieces = [
+            F.scaled_dot_product_attention(q[:, :, start : start + FULL_PIECE], k, v, mask, dropout_p=dropout)
+            for start, mask in self._masks(ranks)
+        ]
+        return self._merge(torch.cat(pieces, dim=2).masked_fill(padding, 0.0))
+
+    def _masks(self, ranks: Ranks) -> list[tuple[int, Tensor]]:
+        """Masks [b, 1, piece, l]; padding sees itself, so that no row is empty."""
+        length = ranks.real.shape[1]
+        slots = torch.arange(length, device=ranks.real.device)
+        masks = []
+        for start in range(0, length, FULL_PIECE):
+            query = slice(start, start + FULL_PIECE)
+            allowed = ranks.document[:, query, None] == ranks.document[:, None, :]
+            if self.causal:
+                allowed = allowed & (slots[query, None] >= slots)
+            masks.append((start, allowed[:, None]))
+        return masks
+
+
+def _positions(x: Tensor, key_padding_mask: Tensor | None, segment_ids: Tensor | None, given: Tensor | None) -> Tensor:
+    if given is not None:
+        return given
+    return compute_ranks(x.shape[0], x.shape[1], key_padding_mask, segment_ids, x.device).rank

@@ -1,0 +1,78 @@
+"""Position embeddings: rotary, axial, learned, sinusoidal, none. All of them go by `position_ids`."""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+ROTARY_BASE = 10_000.0
+
+
+def rotate(x: Float[Tensor, "b h l d"], position_ids: Int[Tensor, "b l"]) -> Float[Tensor, "b h l d"]:
+    """Turn pairs (i, i + d/2) of queries or keys by their position (Su et al. 2021, arXiv 2104.09864, eq. 34)."""
+    cos, sin = (table.unsqueeze(1) for table in _waves(position_ids, x.shape[-1], x.dtype))
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def _waves(position_ids: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin of the angles [b, l, width / 2]; angles in fp64, since positions may be large."""
+    frequency = ROTARY_BASE ** (-torch.arange(0, width, 2, dtype=torch.float64, device=position_ids.device) / width)
+    angle = position_ids.unsqueeze(-1).double() * frequency
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+class SinusoidalPositions(nn.Module):
+    """Fixed waves of geometric wavelengths (Vaswani et al. 2017, section 3.5); any length."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+
+    def forward(self, position_ids: Int[Tensor, "b l"], dtype: torch.dtype) -> Float[Tensor, "b l hidden"]:
+        cos, sin = _waves(position_ids, self.hidden_size, dtype)
+        return torch.stack((sin, cos), dim=-1).flatten(-2)
+
+
+class LearnedPositions(nn.Embedding):
+    """One learned vector a position; `max_positions` is a hard limit."""
+
+    def __init__(self, max_positions: int, hidden_size: int) -> None:
+        super().__init__(max_positions, hidden_size)
+
+    @property
+    def limit(self) -> int:
+        """The most tokens of a document."""
+        return self.num_embeddings
+
+    def forward(self, input: Int[Tensor, "b l"], dtype: torch.dtype) -> Float[Tensor, "b l hidden"]:
+        return super().forward(input).to(dtype)
+
+
+class AxialPositions(nn.Module):
+    """A grid of positions with one table an axis, concatenated (Kitaev et al. 2020, section 5, "Experiments").
+
+    Position p stands at row p // shape[1], column p % shape[1] (and so on for more axes). Any length up to the
+    product of the shape.
+    """
+
+    def __init__(self, shape: Sequence[int], dims: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        self.tables = nn.ParameterList(
+            nn.Parameter(torch.randn(size, dim)) for size, dim in zip(shape, dims, strict=True)
+        )
+
+    @property
+    def limit(self) -> int:
+        """The most tokens of a document."""
+        return prod(self.shape)
+
+    def forward(self, position_ids: Int[Tensor, "b l"], dtype: torch.dtype) -> Float[Tensor, "b l hidden"]:
+        parts, below = [], prod(self.shape)
+        for size, table in zip(self.shape, self.tables, strict=True):
+            below //= size
+            parts.append(table[position_ids // below % size])
+        return torch.cat(parts, dim=-1).to(dtype)

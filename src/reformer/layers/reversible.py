@@ -1,0 +1,252 @@
+"""Reversible residual layers: training memory that does not grow with depth (Kitaev et al. 2020, section 3).
+
+Ordinary autograd runs, but nothing that a block saves for its backward is kept. Pack hooks hand out empty slots;
+when the backward asks for the first of them, the block's inputs are recovered from its outputs (Gomez et al. 2017)
+by one more run of g and of f, which also saves the same tensors again, in the same order, and fills the slots.
+The graph is the one that hooks, wrappers (DDP, FSDP2) and `torch.autograd.grad` expect.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import get_device_states, set_device_states
+
+from reformer.layers.norm import stream_type
+from reformer.ops.replay import Tape
+
+Kwargs = Mapping[str, Any]
+OnBlock = Callable[[Tensor, Tensor], None]
+
+
+class ReversibleBlock(nn.Module):
+    """y1 = x1 + f(x2), y2 = x2 + g(y1)."""
+
+    def __init__(self, f: nn.Module, g: nn.Module) -> None:
+        super().__init__()
+        self.f, self.g = f, g
+
+    def forward(self, x1: Tensor, x2: Tensor, f_kwargs: Kwargs, g_kwargs: Kwargs) -> tuple[Tensor, Tensor]:
+        """The block with ordinary autograd."""
+        y1 = x1 + self.f(x2, **f_kwargs)
+        return y1, x2 + self.g(y1, **g_kwargs)
+
+
+class ReversibleSequence(nn.Module):
+    """A sequence of (f, g) pairs over two streams, which are kept in fp32, or wider if the inputs are.
+
+    With `reversible=False`, the same function with ordinary autograd. `depth` cycles the pairs (shared weights).
+    """
+
+    def __init__(
+        self, blocks: Iterable[tuple[nn.Module, nn.Module]], *, reversible: bool = True, depth: int | None = None
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ReversibleBlock(f, g) for f, g in blocks)
+        self.reversible = reversible
+        self.depth = len(self.blocks) if depth is None else depth
+
+    def forward(
+        self,
+        x1: Float[Tensor, "b l hidden"],
+        x2: Float[Tensor, "b l hidden"],
+        f_kwargs: Kwargs | Sequence[Kwargs] | None = None,
+        g_kwargs: Kwargs | Sequence[Kwargs] | None = None,
+        on_block: OnBlock | None = None,
+    ) -> tuple[Float[Tensor, "b l hidden"], Float[Tensor, "b l hidden"]]:
+        """Run all blocks; keyword arguments are for every branch alike, or one mapping a block.
+
+        `on_block(y1, y2)` is called after each block.
+        """
+        x1, x2 = (x.to(stream_type(x.dtype)) for x in (x1, x2))
+        per_block = zip(self._per_block(f_kwargs), self._per_block(g_kwargs), strict=True)
+        run = _run_reversibly if self.reversible and torch.is_grad_enabled() else _run
+        return run([self.blocks[i % len(self.blocks)] for i in range(self.depth)], x1, x2, per_block, on_block)
+
+    def _per_block(self, kwargs: Kwargs | Sequence[Kwargs] | None) -> Sequence[Kwargs]:
+        if kwargs is None or isinstance(kwargs, Mapping):
+            return [kwargs or {}] * self.depth
+        return kwargs
+
+
+def _run(
+    blocks: Sequence[nn.Module],
+    x1: Tensor,
+    x2: Tensor,
+    per_block: Iterable[tuple[Kwargs, Kwargs]],
+    on_block: OnBlock | None,
+) -> tuple[Tensor, Tensor]:
+    for block, (f_kwargs, g_kwargs) in zip(blocks, per_block, strict=True):
+        x1, x2 = block(x1, x2, f_kwargs, g_kwargs)
+        if on_block is not None:
+            on_block(x1, x2)
+    return x1, x2
+
+
+@torch.compiler.disable(recursive=False)  # the hooks stay out of a compiled graph; the branches may be compiled
+def _run_reversibly(
+    blocks: Sequence[nn.Module],
+    x1: Tensor,
+    x2: Tensor,
+    per_block: Iterable[tuple[Kwargs, Kwargs]],
+    on_block: OnBlock | None,
+) -> tuple[Tensor, Tensor]:
+    below = None
+    frame = None
+    for block, (f_kwargs, g_kwargs) in zip(blocks, per_block, strict=True):
+        assert isinstance(block, ReversibleBlock)
+        frame = _Frame(block, f_kwargs, g_kwargs)
+        if below is not None:
+            below.above = frame
+        x1, x2 = frame.forward(x1, x2)
+        if on_block is not None:
+            on_block(x1, x2)
+        below = frame
+    if frame is not None:
+        frame.outputs = (x1.detach(), x2.detach())
+        frame.versions = (x1._version, x2._version)
+    return x1, x2
+
+
+class _Slot:
+    """Stands in the graph for a saved tensor, until its block is recovered; it dies with the node that holds it."""
+
+    __slots__ = ("__weakref__", "frame", "tensor")
+
+    def __init__(self, frame: "_Frame") -> None:
+        self.frame: _Frame | None = frame
+        self.tensor: Tensor | None = None
+
+
+def _fill(slot: _Slot) -> Tensor:
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "a reversible sequence has no second derivative (create_graph=True); build it with reversible=False"
+        )
+    if slot.frame is not None:
+        slot.frame.recover()
+    assert slot.tensor is not None
+    return slot.tensor
+
+
+class _Branch:
+    """One run of f or g, and what running it again takes."""
+
+    def __init__(self, name: str, module: nn.Module, kwargs: Kwargs) -> None:
+        self.name, self.module, self.kwargs = name, module, kwargs
+        self.slots: list[weakref.ref[_Slot]] = []
+        self.tape = Tape()
+
+    def record(self, frame: "_Frame", x: Tensor) -> Tensor:
+        """The first run: nothing that it saves is kept."""
+        self.needs_grad = x.requires_grad
+        self.random = _random_state(x)
+        self.autocast = _autocast_state(x.device.type)
+
+        def pack(_: Tensor) -> _Slot:
+            slot = _Slot(frame)
+            self.slots.append(weakref.ref(slot))
+            return slot
+
+        with saved_tensors_hooks(pack, _fill), self.tape.record():
+            return self.module(x, **self.kwargs)
+
+    def replay(self, x: Tensor) -> Tensor:
+        """The second run, with the same random, autocast and gradient states, which fills the slots."""
+        count = 0
+
+        def pack(tensor: Tensor) -> None:
+            nonlocal count
+            slot = self.slots[count]() if count < len(self.slots) else None
+            count += 1
+            if slot is not None:
+                slot.tensor, slot.frame = tensor.detach(), None
+
+        def unpack(_: None) -> Tensor:
+            raise RuntimeError("the graph of a recovered block has no backward of its own")
+
+        _set_random_state(self.random)
+        with saved_tensors_hooks(pack, unpack), self.tape.replay(), _autocast(self.autocast):
+            out = self.module(x.requires_grad_(self.needs_grad), **self.kwargs)
+        if count != len(self.slots):
+            raise RuntimeError(
+                f"{type(self.module).__name__} ({self.name} of a reversible block) saved {len(self.slots)} tensors in "
+                f"its forward and {count} when it was run again: it must do the same on the same inputs"
+            )
+        return out.detach()
+
+
+class _Frame:
+    """One block of one forward. Frames know the frame above them, whose inputs are their outputs."""
+
+    def __init__(self, block: ReversibleBlock, f_kwargs: Kwargs, g_kwargs: Kwargs) -> None:
+        self.f, self.g = _Branch("f", block.f, f_kwargs), _Branch("g", block.g, g_kwargs)
+        self.above: _Frame | None = None
+        self.outputs: tuple[Tensor, Tensor] | None = None
+        self.inputs: tuple[Tensor, Tensor] | None = None
+        self.versions: tuple[int, int] | None = None
+
+    def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
+        y1 = x1 + self.f.record(self, x2)
+        return y1, x2 + self.g.record(self, y1)
+
+    def recover(self) -> None:
+        """Work out the inputs and all saved tensors of the block, once."""
+        pending: list[_Frame] = []  # a block that saves nothing is never asked: recover through it
+        frame: _Frame | None = self
+        while frame is not None and frame.inputs is None and frame.outputs is None:
+            pending.append(frame)
+            frame = frame.above
+        if frame is not None and frame.inputs is None:
+            frame._recover()
+        for below in reversed(pending):
+            assert below.above is not None and below.above.inputs is not None
+            below.outputs, below.above.inputs, below.above = below.above.inputs, None, None
+            below._recover()
+
+    def _recover(self) -> None:
+        assert self.outputs is not None
+        y1, y2 = self.outputs
+        if self.versions is not None and self.versions != (y1._version, y2._version):
+            raise RuntimeError("an output of a reversible sequence was changed in place; its backward needs it")
+        before = _random_state(y1)
+        try:
+            with torch.enable_grad():
+                x2 = y2 - self.g.replay(y1.detach())
+                x1 = y1 - self.f.replay(x2.detach())
+        finally:
+            _set_random_state(before)
+        self.inputs, self.outputs = (x1.detach(), x2.detach()), None
+
+
+_RandomState = tuple[Tensor, str, Any, Any]
+
+
+def _random_state(x: Tensor) -> _RandomState:
+    return torch.get_rng_state(), x.device.type, *get_device_states(x)
+
+
+def _set_random_state(state: _RandomState) -> None:
+    cpu, device_type, devices, states = state
+    torch.set_rng_state(cpu)
+    set_device_states(devices, states, device_type=device_type)
+
+
+_AutocastState = tuple[str, bool, torch.dtype, bool]
+
+
+def _autocast_state(device_type: str) -> _AutocastState:
+    enabled, dtype = torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type)
+    return device_type, enabled, dtype, torch.is_autocast_cache_enabled()
+
+
+@contextmanager
+def _autocast(state: _AutocastState) -> Iterator[None]:
+    device_type, enabled, dtype, cache = state
+    with torch.autocast(device_type, dtype=dtype, enabled=enabled, cache_enabled=cache):
+        yield

@@ -1,0 +1,35 @@
+"""Dropout masks as a function of (seed, round, query, key): nothing is stored, and every backend drops alike."""
+
+import torch
+from torch import Tensor
+
+_INT32 = 1 << 32
+
+
+def _signed(value: int) -> int:
+    value &= _INT32 - 1
+    return value - _INT32 if value >= _INT32 // 2 else value
+
+
+def _mix(x: Tensor) -> Tensor:
+    """A bijection of int32 with full avalanche (the constants of C. Wellons' `lowbias32`); products wrap around."""
+    x = (x ^ (x >> 16 & 0xFFFF)) * _signed(0x7FEB352D)
+    x = (x ^ (x >> 15 & 0x1FFFF)) * _signed(0x846CA68B)
+    return x ^ (x >> 16 & 0xFFFF)
+
+
+def query_stream(seed: int, batch_head: Tensor, hash_round: Tensor, query: Tensor) -> Tensor:
+    """The random stream of a query row in a round, as int32; the arguments are int32 and broadcast."""
+    low = torch.full((), _signed(seed), dtype=torch.int32, device=query.device)
+    high = torch.full((), _signed(seed >> 32), dtype=torch.int32, device=query.device)
+    return _mix(_mix(_mix(_mix(_mix(low) ^ high) ^ batch_head) ^ hash_round) ^ query)
+
+
+def key_stream(key: Tensor, slot: Tensor) -> Tensor:
+    """What tells keys apart: the token, and the slot in which a chunk rule may offer it again; int32."""
+    return key * _signed(0x9E3779B1) + slot * _signed(0x85EBCA77)
+
+
+def dropped(query: Tensor, key: Tensor, p: float) -> Tensor:
+    """True for the pairs that dropout with probability `p` takes away, from the streams of query and key."""
+    return _mix(query ^ key) < min(round(p * _INT32), _INT32 - 1) - _INT32 // 2

@@ -1,0 +1,82 @@
+"""Ranks: where a token stands among the real tokens of its document (design: "Position").
+
+Octaves, windows and causality go by rank, never by slot, so that padding changes nothing.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+NO_DOCUMENT = -1
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Ranks and documents of a batch; `b` is 1 where all rows are alike (nothing padded, no documents)."""
+
+    real: Bool[Tensor, "b l"]
+    """True for a token, False for padding."""
+    document: Int[Tensor, "b l"]
+    """Number of the token's document within its row, from 0; `NO_DOCUMENT` for padding."""
+    rank: Int[Tensor, "b l"]
+    """Real tokens of the same document before this one; 0 for padding."""
+    last: Int[Tensor, "b l"]
+    """Rank of the last token of the same document; 0 for padding."""
+
+
+def compute_ranks(
+    batch: int,
+    length: int,
+    key_padding_mask: Bool[Tensor, "b l"] | None = None,
+    segment_ids: Int[Tensor, "b l"] | None = None,
+    device: torch.device | None = None,
+) -> Ranks:
+    """Rank every token within its document.
+
+    Raises ValueError for masks of another shape and for segment ids that decrease among real tokens.
+    """
+    for name, value in (("key_padding_mask", key_padding_mask), ("segment_ids", segment_ids)):
+        if value is not None and value.shape != (batch, length):
+            raise ValueError(f"{name} has shape {list(value.shape)}; it must be [b, l] = [{batch}, {length}]")
+    slots = torch.arange(length, device=device)
+    if key_padding_mask is None and segment_ids is None:
+        everywhere = torch.ones(1, length, dtype=torch.bool, device=device)
+        return Ranks(everywhere, torch.zeros_like(slots)[None], slots[None], torch.full_like(slots, length - 1)[None])
+
+    if key_padding_mask is None:
+        real = torch.ones(batch, length, dtype=torch.bool, device=device)
+    else:
+        real = key_padding_mask.to(device=device, dtype=torch.bool)
+    first_of_document = _document_starts(real, segment_ids, slots)
+    seen = real.long().cumsum(1)  # real tokens up to and with this slot
+    document = torch.where(real, first_of_document.long().cumsum(1) - 1, NO_DOCUMENT)
+    start = torch.where(first_of_document, seen - 1, 0).cummax(1).values
+    rank = torch.where(real, seen - 1 - start, 0)
+    return Ranks(real, document, rank, _last_rank(document, rank))
+
+
+def _document_starts(real: Tensor, segment_ids: Tensor | None, slots: Tensor) -> Tensor:
+    """Real tokens that no earlier real token of the same segment precedes."""
+    previous_real = torch.where(real, slots, -1).cummax(1).values.roll(1, 1)
+    previous_real[:, 0] = -1
+    starts = real & (previous_real < 0)
+    if segment_ids is None:
+        return starts
+    before = segment_ids.gather(1, previous_real.clamp(min=0))
+    follows = real & (previous_real >= 0)
+    falls = follows & (segment_ids < before)
+    if falls.any():
+        row, slot = falls.nonzero()[0].tolist()
+        raise ValueError(
+            f"segment_ids fall from {int(before[row, slot])} to {int(segment_ids[row, slot])} at row {row}, slot {slot}; "
+            "a document is a run of equal ids and ids must not decrease: number documents in the order they stand in"
+        )
+    return starts | (follows & (segment_ids != before))
+
+
+def _last_rank(document: Tensor, rank: Tensor) -> Tensor:
+    index = document.clamp(min=0)
+    last = torch.zeros_like(rank).scatter_reduce(1, index, rank, "amax")
+    return torch.where(document >= 0, last.gather(1, index), 0)

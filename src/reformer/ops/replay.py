@@ -1,0 +1,59 @@
+"""What a computation keeps for its second run: values that must not be worked out anew.
+
+A reversible block runs its branches again in the backward, on inputs that agree with the first ones to rounding
+only. Hashing them again could choose other buckets, so the first run writes them on a tape and the second reads.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from torch import Tensor
+
+
+class Tape:
+    """Tensors in the order in which a first run remembered them."""
+
+    def __init__(self) -> None:
+        self.values: list[Tensor] = []
+        self.reading: Iterator[Tensor] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tape holds."""
+        return sum(value.nbytes for value in self.values)
+
+    @contextmanager
+    def record(self) -> Iterator[None]:
+        """Write what is remembered inside on this tape."""
+        token = _tape.set(self)
+        try:
+            yield
+        finally:
+            _tape.reset(token)
+
+    @contextmanager
+    def replay(self) -> Iterator[None]:
+        """Give back, in order, what was recorded."""
+        self.reading = iter(self.values)
+        token = _tape.set(self)
+        try:
+            yield
+        finally:
+            _tape.reset(token)
+            self.reading = None
+
+
+_tape: ContextVar[Tape | None] = ContextVar("reformer_tape", default=None)
+
+
+def remembered(compute: Callable[[], Tensor]) -> Tensor:
+    """`compute()`, or, in the second run of a reversible block, what it was in the first."""
+    tape = _tape.get()
+    if tape is None:
+        return compute()
+    if tape.reading is not None:
+        return next(tape.reading)
+    value = compute()
+    tape.values.append(value)
+    return value
