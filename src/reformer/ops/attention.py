@@ -1,6 +1,7 @@
 """The attention operations and the choice of their backend: `lsh_attention`, `local_attention`."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Literal
 
 import torch
@@ -8,13 +9,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from reformer.ops.bucket_counts import automatic_buckets, check_bucket_limit, check_chunks, check_factors
 from reformer.ops.checks import check_choice, check_integer, check_probability
 from reformer.ops.hashing import columns_for, draw_rotations, draw_seed, hash_factors, hash_octaves
 from reformer.ops.neighbourhoods import (
     Pattern,
     SortedRows,
-    as_factors,
-    automatic_buckets,
     bucket_pattern,
     chunk_pattern,
     local_chunk_rows,
@@ -171,36 +171,6 @@ def normalise_keys(q: Float[Tensor, "b h l d"]) -> Float[Tensor, "b h l d"]:
     return F.rms_norm(wide, (q.shape[-1],), eps=KEY_EPS) * q.shape[-1] ** -0.5
 
 
-def check_bucket_limit(num_buckets: int | Sequence[int] | None) -> int | None:
-    """The limit of `rule="bucket"`; ValueError unless it is a power of two or None."""
-    if num_buckets is None:
-        return None
-    if not isinstance(num_buckets, int) or num_buckets < 1 or num_buckets & (num_buckets - 1):
-        raise ValueError(
-            f"num_buckets={num_buckets!r}: with rule='bucket' it is the most buckets, a power of two, "
-            "or None for no limit"
-        )
-    return num_buckets
-
-
-def check_factors(num_buckets: int | Sequence[int]) -> list[int]:
-    """The factors of the chunk rule's buckets; ValueError unless each is an even number of at least 2."""
-    factors = as_factors(num_buckets)
-    if not factors or any(not isinstance(f, int) or f < 2 or f % 2 for f in factors):
-        raise ValueError(
-            f"num_buckets={num_buckets!r}: with rule='chunk' it is an even number of at least 2, or a list of such "
-            "factors, or None for one that fits the length"
-        )
-    return factors
-
-
-def check_chunks(chunk_length: int, chunks_before: int, chunks_after: int) -> None:
-    """ValueError for a chunk without tokens or a negative number of neighbours."""
-    check_integer("chunk_length", chunk_length, 1)
-    check_integer("chunks_before", chunks_before, 0)
-    check_integer("chunks_after", chunks_after, 0)
-
-
 class _Rotations:
     """Rotations that are given, or drawn when the number of columns is known."""
 
@@ -248,7 +218,7 @@ def _chunk_rows(
     qk: Tensor, ranks: Ranks, chunk_length: int, factors: list[int], draw: _Rotations, name_rows: bool
 ) -> SortedRows:
     def buckets() -> Tensor:
-        return _narrow(hash_factors(qk, draw(sum(factors) // 2), factors), int(torch.tensor(factors).prod()))
+        return _narrow(hash_factors(qk, draw(sum(factors) // 2), factors), prod(factors))
 
     return sort_chunk_rows(remembered(buckets), ranks, chunk_length, name_rows)
 

@@ -4,7 +4,6 @@ Every rule, LSH or local, ends in the same form: a sequence of *rows* (a token, 
 there or a key only), of which a query row sees those of its own group that lie within a halo around its tile.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -193,20 +192,3 @@ def chunk_pattern(chunk_length: int, before: int, after: int, causal: bool, incl
 
 def _tile(window: int) -> int:
     return min(max(window, 32), 128)
-
-
-def automatic_buckets(length: int, chunk_length: int, factor_limit: int | None = None) -> int | list[int]:
-    """The chunk rule's own number of buckets: the largest power of two <= 2 * floor(l / m), at least 2.
-
-    With `factor_limit`, a number above it becomes two factors, the second the larger (transformers' choice).
-    """
-    buckets = 1 << max(2 * (length // chunk_length), 2).bit_length() - 1
-    if factor_limit is None or buckets <= factor_limit:
-        return buckets
-    log2 = buckets.bit_length() - 1
-    return [1 << log2 // 2, 1 << (log2 + 1) // 2]
-
-
-def as_factors(num_buckets: int | Sequence[int]) -> list[int]:
-    """A number of buckets as the list of its factors."""
-    return [num_buckets] if isinstance(num_buckets, int) else list(num_buckets)

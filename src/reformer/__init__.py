@@ -1,0 +1,47 @@
+"""Transformers for long sequences on one machine: LSH attention, reversible layers, on PyTorch and transformers.
+
+Names load torch and transformers on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reformer.layers.attention import FullAttention, LocalAttention, LSHAttention
+    from reformer.layers.reversible import ReversibleSequence
+    from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerLM, ReformerModel
+    from reformer.ops.attention import lsh_attention
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FullAttention",
+    "LSHAttention",
+    "LocalAttention",
+    "ReformerConfig",
+    "ReformerForCausalLM",
+    "ReformerLM",
+    "ReformerModel",
+    "ReversibleSequence",
+    "lsh_attention",
+]
+
+_HOMES = {
+    "lsh_attention": "reformer.ops.attention",
+    "LSHAttention": "reformer.layers.attention",
+    "LocalAttention": "reformer.layers.attention",
+    "FullAttention": "reformer.layers.attention",
+    "ReversibleSequence": "reformer.layers.reversible",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES.get(name, "reformer.models")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,101 @@
+"""`ReformerForCausalLM`: the language model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from reformer.models.config import ReformerConfig
+from reformer.models.loss import next_token_targets, token_loss
+from reformer.models.model import ReformerModel, ReformerPreTrainedModel, merged_width
+
+
+@dataclass
+class ReformerCausalLMOutput(CausalLMOutputWithPast):
+    """The usual output, and how many tokens were predicted, how many of them rightly."""
+
+    correct: Int[Tensor, ""] | None = None
+    predicted: Int[Tensor, ""] | None = None
+
+
+class ReformerForCausalLM(ReformerPreTrainedModel, GenerationMixin):
+    """A causal language model over token ids.
+
+    With `loss_chunk`, an output that has a loss has no logits, since they are never whole.
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embeddings.token.weight"}
+
+    def __init__(self, config: ReformerConfig) -> None:
+        super().__init__(config)
+        if not config.causal:
+            raise ValueError("causal=False: ReformerForCausalLM predicts the next token; make its config with causal=True")
+        self.model = ReformerModel(config)
+        width = merged_width(config)
+        embedding = config.embedding_size or config.hidden_size
+        narrow = config.tie_word_embeddings and width != embedding
+        self.to_embedding = nn.Linear(width, embedding, bias=False) if narrow else nn.Identity()
+        self.lm_head = nn.Linear(embedding if narrow else width, config.vocab_size)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The layer from hidden states to logits."""
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace it."""
+        self.lm_head = new_embeddings
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "b l"] | None = None,
+        attention_mask: Bool[Tensor, "b l"] | Int[Tensor, "b l"] | None = None,
+        position_ids: Int[Tensor, "b l"] | None = None,
+        segment_ids: Int[Tensor, "b l"] | None = None,
+        inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
+        labels: Int[Tensor, "b l"] | None = None,
+        past_key_values: None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        num_items_in_batch: int | Tensor | None = None,
+    ) -> ReformerCausalLMOutput | tuple[Any, ...]:
+        """Logits of the next token, and with `labels` (not shifted, -100 ignored) the loss in nats a token.
+
+        `logits_to_keep` as in transformers: the last n positions, or those of an index; 0 keeps all.
+        `num_items_in_batch`: divide the summed loss by it, for accumulation over micro-batches.
+        """
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            segment_ids=segment_ids,
+            inputs_embeds=inputs_embeds,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        hidden = output.last_hidden_state
+        result = ReformerCausalLMOutput(hidden_states=output.hidden_states)
+        if labels is not None:
+            if labels.shape != hidden.shape[:2]:
+                raise ValueError(f"labels have shape {list(labels.shape)}; they must be [b, l] = {list(hidden.shape[:2])}")
+            targets = next_token_targets(labels, attention_mask, segment_ids)
+            sums = token_loss(hidden, targets, self._logits, self.config.loss_chunk)
+            result.loss = sums.reduce(num_items_in_batch)
+            result.correct, result.predicted = sums.correct, sums.predicted
+        if labels is None or not self.config.loss_chunk:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            result.logits = self._logits(hidden[:, kept])
+        return result if return_dict is None or return_dict else result.to_tuple()
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.lm_head(self.to_embedding(hidden))
+        return logits

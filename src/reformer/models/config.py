@@ -1,0 +1,55 @@
+"""`ReformerConfig`: the model's settings as a transformers configuration."""
+
+from dataclasses import asdict, fields
+from typing import Any, ClassVar
+
+from transformers import PreTrainedConfig
+
+from reformer.ops.checks import nearest
+from reformer.settings import ModelSettings
+
+_OWN = tuple(field.name for field in fields(ModelSettings))
+
+_OF_THE_BASE = {
+    *(field.name for field in fields(PreTrainedConfig)),
+    *("num_labels", "torch_dtype", "name_or_path", "attn_implementation", "experts_implementation", "model_type"),
+    *("output_attentions", "auto_map", "use_cache", "_commit_hash", "is_decoder", "tie_last_hidden_states"),
+}
+
+
+class ReformerConfig(PreTrainedConfig):
+    """Configuration of all Reformer models; its fields are those of `reformer.settings.ModelSettings`.
+
+    Values are checked and normalised when a configuration is made or loaded.
+
+    Raises ValueError for values out of range and for keywords that neither this class nor its base knows.
+    """
+
+    model_type: ClassVar[str] = "reformer_torch"
+
+    def __init__(self, **kwargs: Any) -> None:
+        own = {name: kwargs.pop(name) for name in _OWN if name in kwargs}
+        for name in kwargs:
+            if name not in _OF_THE_BASE:
+                raise ValueError(f"ReformerConfig has no field {name!r}{nearest(name, _OWN)}")
+        if kwargs.get("output_attentions"):
+            raise ValueError(
+                "output_attentions=True: LSH attention never forms the matrix of probabilities; leave it False"
+            )
+        self._adopt(ModelSettings(**own))
+        kwargs.pop("model_type", None)
+        super().__init__(**kwargs, **self._base_fields())
+
+    @property
+    def settings(self) -> ModelSettings:
+        """The fields, checked as they stand now."""
+        return ModelSettings(**{name: getattr(self, name) for name in _OWN})
+
+    def _adopt(self, settings: ModelSettings) -> None:
+        for name, value in asdict(settings).items():
+            setattr(self, name, value)
+
+    def _base_fields(self) -> dict[str, Any]:
+        """Fields that the base class has too, so that its own defaults do not replace them."""
+        base = {field.name for field in fields(PreTrainedConfig)}
+        return {name: getattr(self, name) for name in _OWN if name in base}

@@ -1,0 +1,62 @@
+"""Tokens and positions to the first stream."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from reformer.layers.positions import AxialPositions, LearnedPositions, SinusoidalPositions
+from reformer.models.config import ReformerConfig
+
+
+class Embeddings(nn.Module):
+    """Token embeddings, factorised if asked, plus positions, then dropout."""
+
+    def __init__(self, config: ReformerConfig) -> None:
+        super().__init__()
+        settings = config.settings
+        width = settings.embedding_size or settings.hidden_size
+        self.token = nn.Embedding(settings.vocab_size, width)
+        self.project = (
+            nn.Linear(width, settings.hidden_size, bias=False) if width != settings.hidden_size else nn.Identity()
+        )
+        self.position: nn.Module | None = None
+        if settings.position_embedding == "learned":
+            self.position = LearnedPositions(settings.max_position_embeddings, settings.hidden_size)
+        elif settings.position_embedding == "axial":
+            assert settings.axial_shape is not None and settings.axial_dims is not None
+            self.position = AxialPositions(settings.axial_shape, settings.axial_dims)
+        elif settings.position_embedding == "sinusoidal":
+            self.position = SinusoidalPositions(settings.hidden_size)
+        self.limit = settings.length_limit
+        self.dropout = nn.Dropout(settings.embedding_dropout)
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "b l"] | None,
+        inputs_embeds: Float[Tensor, "b l hidden"] | None,
+        position_ids: Int[Tensor, "b l"],
+    ) -> Float[Tensor, "b l hidden"]:
+        """Embed; `inputs_embeds` stand in for token embeddings behind their projection.
+
+        Raises ValueError for tokens out of the vocabulary and positions over a hard limit.
+        """
+        if inputs_embeds is None:
+            assert input_ids is not None
+            _check_range(
+                "input_ids", input_ids, self.token.num_embeddings, "vocab_size", "check that the tokenizer is the model's"
+            )
+            inputs_embeds = self.project(self.token(input_ids))
+        if self.limit is not None:
+            advice = "use shorter texts, or rotary or sinusoidal positions"
+            _check_range("position_ids", position_ids, self.limit, "the longest document of its positions", advice)
+        if self.position is not None:
+            inputs_embeds = inputs_embeds + self.position(position_ids, inputs_embeds.dtype)
+        return self.dropout(inputs_embeds)
+
+
+def _check_range(name: str, values: Tensor, limit: int, what: str, advice: str) -> None:
+    if torch.compiler.is_compiling() or not values.numel():
+        return
+    low, high = (int(x) for x in values.aminmax())
+    if low < 0 or high >= limit:
+        raise ValueError(f"{name} hold {low if low < 0 else high}; {what} is {limit}, so 0 to {limit - 1} are valid: {advice}")

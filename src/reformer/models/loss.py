@@ -1,0 +1,76 @@
+"""The loss of a language model, in pieces, so that logits are never whole."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+IGNORED = -100
+
+
+class TokenLoss(NamedTuple):
+    """Sums over the predicted tokens."""
+
+    nll: Float[Tensor, ""]
+    """Negative log-likelihood, nats, with its graph."""
+    correct: Int[Tensor, ""]
+    """Tokens that had the largest logit."""
+    predicted: Int[Tensor, ""]
+    """Predicted tokens."""
+
+    def reduce(self, num_items_in_batch: int | Tensor | None) -> Tensor:
+        """Mean over predicted tokens, or the sum divided by `num_items_in_batch`; 0, with its graph, without any."""
+        if num_items_in_batch is None:
+            return self.nll / self.predicted.clamp(min=1)
+        return self.nll / num_items_in_batch
+
+
+def next_token_targets(
+    labels: Int[Tensor, "b l"],
+    attention_mask: Bool[Tensor, "b l"] | Int[Tensor, "b l"] | None = None,
+    segment_ids: Int[Tensor, "b l"] | None = None,
+) -> Int[Tensor, "b l"]:
+    """What each token predicts: the label of the next slot.
+
+    Nothing (-100) at the last slot, where either slot is padding, and where the next starts another document.
+    """
+    targets = torch.full_like(labels, IGNORED)
+    targets[:, :-1] = labels[:, 1:]
+    if attention_mask is not None:
+        real = attention_mask.bool()
+        targets[:, :-1].masked_fill_(~(real[:, :-1] & real[:, 1:]), IGNORED)
+    if segment_ids is not None:
+        targets[:, :-1].masked_fill_(segment_ids[:, 1:] != segment_ids[:, :-1], IGNORED)
+    return targets
+
+
+def token_loss(
+    hidden: Float[Tensor, "b l width"],
+    targets: Int[Tensor, "b l"],
+    to_logits: Callable[[Tensor], Tensor],
+    loss_chunk: int = 0,
+) -> TokenLoss:
+    """Sum the losses of all targets but -100, `loss_chunk` tokens at a time (0: all at once).
+
+    The backward computes the logits of each piece once more.
+    """
+    flat, flat_targets = hidden.flatten(0, 1), targets.flatten()
+
+    def piece(states: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        logits = to_logits(states)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        nll = F.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction="sum")
+        return nll, (logits.detach().argmax(-1) == wanted).sum()
+
+    predicted = (flat_targets != IGNORED).sum()
+    if not loss_chunk:
+        return TokenLoss(*piece(flat, flat_targets), predicted)
+    pieces = [
+        checkpoint(piece, states, wanted, use_reentrant=False)
+        for states, wanted in zip(flat.split(loss_chunk), flat_targets.split(loss_chunk), strict=True)
+    ]
+    return TokenLoss(torch.stack([p[0] for p in pieces]).sum(), torch.stack([p[1] for p in pieces]).sum(), predicted)

@@ -1,0 +1,170 @@
+"""`ReformerModel`: embeddings, the reversible stack, the merged streams behind a norm."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging
+
+from reformer.layers.attention import FullAttention, LocalAttention, LSHAttention
+from reformer.layers.feed_forward import FeedForward
+from reformer.layers.norm import make_norm
+from reformer.layers.positions import AxialPositions, LearnedPositions
+from reformer.models.config import ReformerConfig
+from reformer.models.embeddings import Embeddings
+from reformer.models.stack import make_stack
+from reformer.ops.hashing import derive_seed, draw_seed
+from reformer.ops.ranks import compute_ranks
+
+logger = logging.get_logger(__name__)
+
+POSITION_STD = 0.1
+
+
+class ReformerPreTrainedModel(PreTrainedModel):
+    """Weights, loading and saving that all Reformer models share.
+
+    Initialisation: linear weights N(0, 1 / inputs), those that write to a stream divided by sqrt(2 * layers);
+    token embeddings N(0, 1), positions N(0, 0.1^2); biases 0; norms 1.
+    """
+
+    config_class = ReformerConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["AttentionBranch", "FeedForwardBranch"]
+    _supports_sdpa = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, LearnedPositions):  # an embedding, but of positions
+            init.normal_(module.weight, std=POSITION_STD)
+        elif isinstance(module, AxialPositions):
+            for table in module.tables:
+                init.normal_(table, std=POSITION_STD)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=1.0)
+        elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+            init.ones_(module.weight)
+            if isinstance(module, nn.LayerNorm):
+                init.zeros_(module.bias)
+        elif isinstance(module, LSHAttention | LocalAttention | FullAttention):
+            self._init_stream_writer(module.out)
+        elif isinstance(module, FeedForward):
+            self._init_stream_writer(module.dense_out)
+
+    def _init_stream_writer(self, linear: nn.Linear) -> None:
+        init.normal_(linear.weight, std=(2 * self.config.num_hidden_layers * linear.in_features) ** -0.5)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Nothing to do: a reversible model stores no activations of its layers."""
+        logger.warning_once("gradient checkpointing is ignored: a reversible model recovers its activations anyway")
+
+
+class ReformerModel(ReformerPreTrainedModel):
+    """Token ids [b, l] to hidden states [b, l, hidden], or [b, l, 2 * hidden] with `stream_merge="concat"`."""
+
+    def __init__(self, config: ReformerConfig) -> None:
+        super().__init__(config)
+        settings = config.settings  # checks a configuration that was changed since it was made
+        self.embeddings = Embeddings(config)
+        self.layers = make_stack(settings)
+        self.norm = make_norm(settings.norm, merged_width(config), settings.layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Token embeddings."""
+        return self.embeddings.token
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embeddings."""
+        self.embeddings.token = value  # type: ignore[assignment]
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "b l"] | None = None,
+        attention_mask: Bool[Tensor, "b l"] | Int[Tensor, "b l"] | None = None,
+        position_ids: Int[Tensor, "b l"] | None = None,
+        segment_ids: Int[Tensor, "b l"] | None = None,
+        inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
+        past_key_values: None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput | tuple[Tensor, ...]:
+        """Encode; any length, padded and packed at will.
+
+        `position_ids` feed position embeddings only and are the ranks unless given; `use_cache` has no effect yet.
+        Raises ValueError for tokens or positions out of range and shapes that do not fit.
+        """
+        self._refuse(output_attentions, past_key_values)
+        inputs = _one_of(input_ids, inputs_embeds)
+        b, length = inputs.shape[:2]
+        mask = None if attention_mask is None else _two_dimensional(attention_mask).bool()
+        ranks = compute_ranks(b, length, mask, segment_ids, inputs.device)
+        positions = ranks.rank.expand(b, -1) if position_ids is None else position_ids
+        x = self.embeddings(input_ids, inputs_embeds, positions)
+
+        states: list[Tensor] = []
+        keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        if keep:
+            states.append(self._merge(x, x))
+        common = {"key_padding_mask": mask, "segment_ids": segment_ids, "position_ids": positions}
+        x1, x2 = self.layers(
+            x,
+            x,
+            [{**common, "seed": seed} for seed in self._seeds()],
+            on_block=(lambda y1, y2: states.append(self._merge(y1, y2))) if keep else None,
+        )
+        hidden = self.norm(self._merge(x1, x2))
+        output = BaseModelOutput(last_hidden_state=hidden, hidden_states=tuple(states) if keep else None)
+        return output if return_dict is None or return_dict else output.to_tuple()
+
+    def _seeds(self) -> list[int]:
+        """One seed a layer: in training from one integer of torch's generator, else from `hash_seed`."""
+        seed = draw_seed() if self.training else self.config.hash_seed
+        return [derive_seed(seed, layer) for layer in range(self.layers.depth)]
+
+    def _merge(self, x1: Tensor, x2: Tensor) -> Tensor:
+        if self.config.stream_merge == "concat":
+            return torch.cat((x1, x2), dim=-1)
+        return (x1 + x2) / 2
+
+    def _refuse(self, output_attentions: bool | None, past_key_values: object) -> None:
+        if output_attentions:
+            raise ValueError(
+                "output_attentions=True: LSH attention never forms the matrix of probabilities; leave it False"
+            )
+        if past_key_values is not None:
+            raise ValueError("past_key_values are not supported yet; pass the whole text, as generate does")
+
+
+def merged_width(config: ReformerConfig) -> int:
+    """The width of the merged streams."""
+    return config.hidden_size * (2 if config.stream_merge == "concat" else 1)
+
+
+def _one_of(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("give either input_ids or inputs_embeds, and not both")
+    inputs, name, shape = (input_ids, "input_ids", "[b, l]")
+    if inputs_embeds is not None:
+        inputs, name, shape = (inputs_embeds, "inputs_embeds", "[b, l, hidden]")
+    assert inputs is not None
+    if inputs.dim() != shape.count(",") + 1:
+        raise ValueError(f"{name} have shape {list(inputs.shape)}; they must be {shape}")
+    return inputs
+
+
+def _two_dimensional(mask: Tensor) -> Tensor:
+    if mask.dim() != 2:
+        raise ValueError(f"attention_mask has shape {list(mask.shape)}; it must be [b, l], 1 for a real token")
+    return mask

@@ -1,0 +1,105 @@
+"""The reversible stack: pre-normed attention and feed-forward branches, by the configuration's pattern."""
+
+from torch import Tensor, nn
+
+from reformer.layers.attention import FullAttention, LocalAttention, LSHAttention
+from reformer.layers.feed_forward import FeedForward
+from reformer.layers.norm import make_norm
+from reformer.layers.reversible import ReversibleSequence
+from reformer.settings import ModelSettings
+
+
+class AttentionBranch(nn.Module):
+    """f of a block: norm, attention, dropout."""
+
+    def __init__(self, settings: ModelSettings, kind: str) -> None:
+        super().__init__()
+        self.norm = make_norm(settings.norm, settings.hidden_size, settings.layer_norm_eps)
+        self.attention = make_attention(settings, kind)
+        p = settings.attention_output_dropout
+        self.dropout = nn.Dropout(settings.hidden_dropout if p is None else p)
+
+    def forward(
+        self,
+        x: Tensor,
+        key_padding_mask: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        attended = self.attention(
+            self.norm(x),
+            key_padding_mask=key_padding_mask,
+            segment_ids=segment_ids,
+            position_ids=position_ids,
+            seed=seed,
+        )
+        return self.dropout(attended)
+
+
+class FeedForwardBranch(nn.Module):
+    """g of a block: norm, feed-forward, dropout."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        assert settings.intermediate_size is not None
+        self.norm = make_norm(settings.norm, settings.hidden_size, settings.layer_norm_eps)
+        self.feed_forward = FeedForward(
+            settings.hidden_size, settings.intermediate_size, settings.hidden_act, settings.chunk_size_feed_forward
+        )
+        p = settings.feed_forward_dropout
+        self.dropout = nn.Dropout(settings.hidden_dropout if p is None else p)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.feed_forward(self.norm(x)))
+
+
+def make_attention(settings: ModelSettings, kind: str) -> nn.Module:
+    """The attention layer of that kind."""
+    size = (settings.hidden_size, settings.num_attention_heads, settings.head_dim)
+    rotary = settings.position_embedding == "rotary"
+    if kind == "full":
+        return FullAttention(*size, causal=settings.causal, dropout=settings.attention_dropout, rotary=rotary)
+    if kind == "local":
+        return LocalAttention(
+            *size,
+            rule=settings.local_rule,
+            window=settings.local_window,
+            chunk_length=settings.local_chunk_length,
+            chunks_before=settings.local_chunks_before,
+            chunks_after=settings.local_chunks_after,
+            causal=settings.causal,
+            dropout=settings.attention_dropout,
+            rotary=rotary,
+        )
+    buckets = settings.num_buckets
+    return LSHAttention(
+        *size,
+        num_hashes=settings.num_hashes,
+        num_hashes_eval=settings.num_hashes_eval,
+        num_buckets=list(buckets) if isinstance(buckets, tuple) else buckets,
+        rule=settings.rule,
+        window=settings.window,
+        bucket_size=settings.bucket_size,
+        factor_from=settings.factor_from,
+        chunk_length=settings.chunk_length,
+        chunks_before=settings.chunks_before,
+        chunks_after=settings.chunks_after,
+        causal=settings.causal,
+        scale=settings.logit_scale,
+        duplicates=settings.duplicates,
+        dropout=settings.attention_dropout if settings.lsh_dropout is None else settings.lsh_dropout,
+        hash_seed=settings.hash_seed,
+        share_rotations=settings.share_rotations,
+        hash_rotations=settings.hash_rotations,
+    )
+
+
+def make_stack(settings: ModelSettings) -> ReversibleSequence:
+    """The layers of a model; with `share_layers`, one block for each entry of the pattern."""
+    pattern, depth = settings.attention_pattern, settings.num_hidden_layers
+    distinct = min(len(pattern), depth) if settings.share_layers else depth
+    blocks = [
+        (AttentionBranch(settings, pattern[i % len(pattern)]), FeedForwardBranch(settings)) for i in range(distinct)
+    ]
+    return ReversibleSequence(blocks, reversible=settings.reversible, depth=depth)

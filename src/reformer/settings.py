@@ -1,0 +1,237 @@
+"""The fields of a model, without torch: the one source for `ReformerConfig`, the TOML file and the command line."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+from reformer.ops.bucket_counts import automatic_buckets, check_bucket_limit, check_chunks, check_factors
+from reformer.ops.checks import check_choice, check_integer, check_probability
+
+RULE_VERSION = 1
+"""The meaning of `rule="bucket"` that this library computes."""
+
+CHOICES = {
+    "hidden_act": ("gelu", "relu", "silu", "swiglu"),
+    "norm": ("layernorm", "rmsnorm"),
+    "position_embedding": ("rotary", "axial", "learned", "sinusoidal", "none"),
+    "stream_merge": ("concat", "mean"),
+    "rule": ("bucket", "chunk"),
+    "duplicates": ("count", "once"),
+    "hash_rotations": ("own", "transformers"),
+    "local_rule": ("window", "chunk"),
+}
+ATTENTION_KINDS = ("local", "lsh", "full")
+
+
+@dataclass(kw_only=True)
+class ModelSettings:
+    """What a model is. Values are checked and normalised when an instance is made."""
+
+    vocab_size: int = 259
+    """Tokens of the vocabulary; the default is 256 bytes behind 3 special tokens."""
+    hidden_size: int = 256
+    """Width of each of the two residual streams."""
+    embedding_size: int | None = None
+    """Width of factorised token embeddings; None: hidden_size, not factorised."""
+    num_hidden_layers: int = 6
+    """Layers, each an attention and a feed-forward branch."""
+    num_decoder_layers: int | None = None
+    """Layers of the decoder of an encoder-decoder; None: num_hidden_layers."""
+    share_layers: bool = False
+    """One set of weights for each entry of attention_pattern, used by all layers of that entry."""
+    attention_pattern: tuple[str, ...] = ("local", "lsh")
+    """Kinds of attention, cycled over the layers: local, lsh, full."""
+    num_attention_heads: int = 4
+    """Attention heads."""
+    head_dim: int | None = None
+    """Width of a head; None: hidden_size / num_attention_heads."""
+    intermediate_size: int | None = None
+    """Width of the feed-forward layers; None: 4 * hidden_size."""
+    hidden_act: Literal["gelu", "relu", "silu", "swiglu"] = "gelu"
+    """Activation of the feed-forward layers."""
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """Normalisation in front of each branch and behind the last."""
+    layer_norm_eps: float = 1e-6
+    """Epsilon of the normalisation."""
+    position_embedding: Literal["rotary", "axial", "learned", "sinusoidal", "none"] = "rotary"
+    """How positions enter; rotary turns queries and keys of local and full layers."""
+    axial_shape: tuple[int, ...] | None = None
+    """Grid of axial positions; its product is the longest document."""
+    axial_dims: tuple[int, ...] | None = None
+    """Widths of the axes of axial positions; they add up to hidden_size."""
+    max_position_embeddings: int = 65_536
+    """Longest document, tokens: a hard limit for learned positions; sizes the chunk rule's automatic buckets."""
+    causal: bool = True
+    """See no later tokens."""
+    reversible: bool = True
+    """Recover activations in the backward; False: the same function with ordinary autograd."""
+    stream_merge: Literal["concat", "mean"] = "concat"
+    """How the two streams become one behind the last layer."""
+    num_hashes: int = 4
+    """Hash rounds of LSH layers."""
+    num_hashes_eval: int | None = None
+    """Hash rounds in evaluation; None: num_hashes."""
+    share_rotations: bool = False
+    """One set of rotations for all heads."""
+    num_buckets: int | tuple[int, ...] | None = None
+    """rule="bucket": the most buckets, a power of two, or None for no limit. rule="chunk": an even number, or even
+    factors; None: worked out once from max_position_embeddings, factorised as transformers does."""
+    rule: Literal["bucket", "chunk"] = "bucket"
+    """Which keys a hashed query sees: its bucket's last ones, or equal chunks as in the older implementations."""
+    window: int = 64
+    """The most neighbours on a side, tokens (rule="bucket")."""
+    bucket_size: int | None = None
+    """Mean tokens of a bucket at its fullest; None: window (rule="bucket")."""
+    factor_from: int = 256
+    """Buckets above which two hashes combine into one (rule="bucket")."""
+    rule_version: int = RULE_VERSION
+    """The meaning of rule="bucket" that the weights were trained with."""
+    chunk_length: int = 64
+    """Tokens of a chunk (rule="chunk")."""
+    chunks_before: int = 1
+    """Chunks seen in front of the own one (rule="chunk")."""
+    chunks_after: int = 0
+    """Chunks seen behind the own one (rule="chunk")."""
+    duplicates: Literal["count", "once"] = "count"
+    """Whether a key that several rounds offer counts as often, or once."""
+    logit_scale: float = 1.0
+    """Factor of the logits of LSH layers."""
+    hash_seed: int = 0
+    """Seed of the rotations in evaluation."""
+    hash_rotations: Literal["own", "transformers"] = "own"
+    """How rotations are drawn: as here, or as transformers' Reformer draws them under hash_seed."""
+    local_rule: Literal["window", "chunk"] = "window"
+    """Local layers: the last local_window tokens, or chunks as in transformers."""
+    local_window: int = 128
+    """Tokens that a local layer sees, self included; without causal, local_window - 1 on each side."""
+    local_chunk_length: int = 64
+    """Tokens of a chunk (local_rule="chunk")."""
+    local_chunks_before: int = 1
+    """Chunks seen in front of the own one (local_rule="chunk")."""
+    local_chunks_after: int = 0
+    """Chunks seen behind the own one (local_rule="chunk")."""
+    embedding_dropout: float = 0.0
+    """Dropout behind the embeddings."""
+    attention_dropout: float = 0.0
+    """Dropout of attention probabilities."""
+    lsh_dropout: float | None = None
+    """Dropout of attention probabilities in LSH layers; None: attention_dropout."""
+    hidden_dropout: float = 0.0
+    """Dropout of what each branch adds to its stream."""
+    attention_output_dropout: float | None = None
+    """Dropout of what attention branches add; None: hidden_dropout."""
+    feed_forward_dropout: float | None = None
+    """Dropout of what feed-forward branches add; None: hidden_dropout."""
+    chunk_size_feed_forward: int = 0
+    """Tokens of a piece of the feed-forward layers; 0: all at once."""
+    loss_chunk: int = 0
+    """Tokens of a piece of the loss; 0: all at once."""
+    tie_word_embeddings: bool = False
+    """Predict with the token embeddings."""
+    pad_token_id: int | None = 0
+    """Padding."""
+    bos_token_id: int | None = None
+    """Begin of a text."""
+    eos_token_id: int | None = 1
+    """End of a text."""
+
+    def __post_init__(self) -> None:
+        for name in ("attention_pattern", "axial_shape", "axial_dims", "num_buckets"):
+            if isinstance(value := getattr(self, name), list):
+                setattr(self, name, tuple(value))
+        for name, choices in CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
+        self._check_numbers()
+        self._check_attention()
+        self._check_positions()
+        self._check_tokens()
+
+    def _check_numbers(self) -> None:
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_hashes", "window"):
+            check_integer(name, getattr(self, name), 1)
+        for name in ("factor_from", "local_window", "max_position_embeddings"):
+            check_integer(name, getattr(self, name), 1)
+        for name in ("embedding_size", "num_decoder_layers", "head_dim", "intermediate_size", "num_hashes_eval"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 1)
+        for name in ("chunk_size_feed_forward", "loss_chunk"):
+            check_integer(name, getattr(self, name), 0)
+        for name in ("embedding_dropout", "attention_dropout", "hidden_dropout"):
+            check_probability(name, getattr(self, name))
+        for name in ("lsh_dropout", "attention_output_dropout", "feed_forward_dropout"):
+            if getattr(self, name) is not None:
+                check_probability(name, getattr(self, name))
+        if not self.layer_norm_eps > 0:
+            raise ValueError(f"layer_norm_eps={self.layer_norm_eps!r} must be above 0")
+        if self.head_dim is None:
+            if self.hidden_size % self.num_attention_heads:
+                raise ValueError(
+                    f"num_attention_heads={self.num_attention_heads} does not divide hidden_size={self.hidden_size}; "
+                    "choose heads that do, or give head_dim"
+                )
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
+
+    def _check_attention(self) -> None:
+        if not self.attention_pattern:
+            raise ValueError(f"attention_pattern is empty; name at least one of {', '.join(ATTENTION_KINDS)}")
+        for kind in self.attention_pattern:
+            check_choice("attention_pattern", kind, ATTENTION_KINDS)
+        if self.rule_version != RULE_VERSION:
+            raise ValueError(
+                f"rule_version={self.rule_version!r} is unknown; this library computes version {RULE_VERSION}: "
+                "install the one that the checkpoint was made with"
+            )
+        if self.bucket_size is not None:
+            check_integer("bucket_size", self.bucket_size, 1)
+        check_chunks(self.chunk_length, self.chunks_before, self.chunks_after)
+        check_chunks(self.local_chunk_length, self.local_chunks_before, self.local_chunks_after)
+        if self.rule == "bucket":
+            check_bucket_limit(self.num_buckets)
+            if self.hash_rotations == "transformers":
+                raise ValueError("hash_rotations='transformers' goes with rule='chunk'; choose one of the two")
+        elif self.num_buckets is None:
+            limit = 2 * max(int((self.max_position_embeddings // self.chunk_length) ** 0.5), self.chunk_length)
+            buckets = automatic_buckets(self.max_position_embeddings, self.chunk_length, limit)
+            self.num_buckets = tuple(buckets) if isinstance(buckets, list) else buckets
+        else:
+            check_factors(self.num_buckets)
+
+    def _check_positions(self) -> None:
+        if self.position_embedding == "rotary" and self.head_dim is not None and self.head_dim % 2:
+            raise ValueError(f"head_dim={self.head_dim} is odd; rotary positions turn pairs: choose an even one")
+        if self.position_embedding == "sinusoidal" and self.hidden_size % 2:
+            raise ValueError(f"hidden_size={self.hidden_size} is odd; sinusoidal positions need an even one")
+        if self.position_embedding != "axial":
+            return
+        if self.axial_shape is None or self.axial_dims is None:
+            raise ValueError(
+                "position_embedding='axial' needs axial_shape (its product is the longest document) and axial_dims "
+                f"(they add up to hidden_size={self.hidden_size})"
+            )
+        for size in (*self.axial_shape, *self.axial_dims):
+            check_integer("axial_shape and axial_dims", size, 1)
+        if len(self.axial_shape) != len(self.axial_dims):
+            raise ValueError(
+                f"axial_shape={list(self.axial_shape)} has {len(self.axial_shape)} axes and axial_dims="
+                f"{list(self.axial_dims)} has {len(self.axial_dims)}; both need one number an axis"
+            )
+        if sum(self.axial_dims) != self.hidden_size:
+            raise ValueError(
+                f"axial_dims={list(self.axial_dims)} add up to {sum(self.axial_dims)}; they must add up to "
+                f"hidden_size={self.hidden_size}"
+            )
+
+    def _check_tokens(self) -> None:
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 0, self.vocab_size - 1)
+
+    @property
+    def length_limit(self) -> int | None:
+        """The longest document that the positions allow, tokens; None: any."""
+        if self.position_embedding == "learned":
+            return self.max_position_embeddings
+        if self.position_embedding == "axial" and self.axial_shape is not None:
+            return prod(self.axial_shape)
+        return None
