@@ -1,8 +1,8 @@
 """The fields of a model, without torch: the one source for `ReformerConfig`, the TOML file and the command line."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import prod
-from typing import Literal
+from typing import Any, Literal, Self
 
 from reformer.ops.bucket_counts import automatic_buckets, check_bucket_limit, check_chunks, check_factors
 from reformer.ops.checks import check_choice, check_integer, check_probability
@@ -226,6 +226,13 @@ class ModelSettings:
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), 0, self.vocab_size - 1)
+
+    @classmethod
+    def unchecked(cls, **values: Any) -> Self:
+        """Defaults under `values`, neither checked nor worked out: where flags are still to be laid over them."""
+        settings = object.__new__(cls)
+        settings.__dict__.update({field.name: field.default for field in fields(cls)} | values)
+        return settings
 
     @property
     def length_limit(self) -> int | None:

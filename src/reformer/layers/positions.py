@@ -18,7 +18,7 @@ def rotate(x: Float[Tensor, "b h l d"], position_ids: Int[Tensor, "b l"]) -> Flo
 
 
 def _waves(position_ids: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin of the angles [b, l, width / 2]; angles in fp64, since positions may be large."""
+    """Cosines and sines of the angles [b, l, width / 2]; angles in fp64, since positions may be large."""
     frequency = ROTARY_BASE ** (-torch.arange(0, width, 2, dtype=torch.float64, device=position_ids.device) / width)
     angle = position_ids.unsqueeze(-1).double() * frequency
     return angle.cos().to(dtype), angle.sin().to(dtype)
@@ -36,19 +36,20 @@ class SinusoidalPositions(nn.Module):
         return torch.stack((sin, cos), dim=-1).flatten(-2)
 
 
-class LearnedPositions(nn.Embedding):
+class LearnedPositions(nn.Module):
     """One learned vector a position; `max_positions` is a hard limit."""
 
     def __init__(self, max_positions: int, hidden_size: int) -> None:
-        super().__init__(max_positions, hidden_size)
+        super().__init__()
+        self.table = nn.Embedding(max_positions, hidden_size)
 
     @property
     def limit(self) -> int:
         """The most tokens of a document."""
-        return self.num_embeddings
+        return self.table.num_embeddings
 
-    def forward(self, input: Int[Tensor, "b l"], dtype: torch.dtype) -> Float[Tensor, "b l hidden"]:
-        return super().forward(input).to(dtype)
+    def forward(self, position_ids: Int[Tensor, "b l"], dtype: torch.dtype) -> Float[Tensor, "b l hidden"]:
+        return self.table(position_ids).to(dtype)
 
 
 class AxialPositions(nn.Module):

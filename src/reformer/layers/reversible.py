@@ -205,7 +205,7 @@ class _Frame:
         if frame is not None and frame.inputs is None:
             frame._recover()
         for below in reversed(pending):
-            assert below.above is not None and below.above.inputs is not None
+            assert below.above is not None
             below.outputs, below.above.inputs, below.above = below.above.inputs, None, None
             below._recover()
 

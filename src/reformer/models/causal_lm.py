@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import GenerationMixin
@@ -33,7 +32,9 @@ class ReformerForCausalLM(ReformerPreTrainedModel, GenerationMixin):
     def __init__(self, config: ReformerConfig) -> None:
         super().__init__(config)
         if not config.causal:
-            raise ValueError("causal=False: ReformerForCausalLM predicts the next token; make its config with causal=True")
+            raise ValueError(
+                "causal=False: ReformerForCausalLM predicts the next token; make its config with causal=True"
+            )
         self.model = ReformerModel(config)
         width = merged_width(config)
         embedding = config.embedding_size or config.hidden_size
@@ -86,7 +87,9 @@ class ReformerForCausalLM(ReformerPreTrainedModel, GenerationMixin):
         result = ReformerCausalLMOutput(hidden_states=output.hidden_states)
         if labels is not None:
             if labels.shape != hidden.shape[:2]:
-                raise ValueError(f"labels have shape {list(labels.shape)}; they must be [b, l] = {list(hidden.shape[:2])}")
+                raise ValueError(
+                    f"labels have shape {list(labels.shape)}; they must be [b, l] = {list(hidden.shape[:2])}"
+                )
             targets = next_token_targets(labels, attention_mask, segment_ids)
             sums = token_loss(hidden, targets, self._logits, self.config.loss_chunk)
             result.loss = sums.reduce(num_items_in_batch)

@@ -23,7 +23,8 @@ class Embeddings(nn.Module):
         if settings.position_embedding == "learned":
             self.position = LearnedPositions(settings.max_position_embeddings, settings.hidden_size)
         elif settings.position_embedding == "axial":
-            assert settings.axial_shape is not None and settings.axial_dims is not None
+            assert settings.axial_shape is not None
+            assert settings.axial_dims is not None
             self.position = AxialPositions(settings.axial_shape, settings.axial_dims)
         elif settings.position_embedding == "sinusoidal":
             self.position = SinusoidalPositions(settings.hidden_size)
@@ -43,7 +44,11 @@ class Embeddings(nn.Module):
         if inputs_embeds is None:
             assert input_ids is not None
             _check_range(
-                "input_ids", input_ids, self.token.num_embeddings, "vocab_size", "check that the tokenizer is the model's"
+                "input_ids",
+                input_ids,
+                self.token.num_embeddings,
+                "vocab_size",
+                "check that the tokenizer is the model's",
             )
             inputs_embeds = self.project(self.token(input_ids))
         if self.limit is not None:
@@ -59,4 +64,6 @@ def _check_range(name: str, values: Tensor, limit: int, what: str, advice: str) 
         return
     low, high = (int(x) for x in values.aminmax())
     if low < 0 or high >= limit:
-        raise ValueError(f"{name} hold {low if low < 0 else high}; {what} is {limit}, so 0 to {limit - 1} are valid: {advice}")
+        raise ValueError(
+            f"{name} hold {low if low < 0 else high}; {what} is {limit}, so 0 to {limit - 1} are valid: {advice}"
+        )

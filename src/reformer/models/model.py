@@ -44,8 +44,8 @@ class ReformerPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=module.in_features**-0.5)
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, LearnedPositions):  # an embedding, but of positions
-            init.normal_(module.weight, std=POSITION_STD)
+        elif isinstance(module, LearnedPositions):
+            init.normal_(module.table.weight, std=POSITION_STD)
         elif isinstance(module, AxialPositions):
             for table in module.tables:
                 init.normal_(table, std=POSITION_STD)
@@ -63,7 +63,7 @@ class ReformerPreTrainedModel(PreTrainedModel):
     def _init_stream_writer(self, linear: nn.Linear) -> None:
         init.normal_(linear.weight, std=(2 * self.config.num_hidden_layers * linear.in_features) ** -0.5)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None, **kwargs: Any) -> None:
         """Nothing to do: a reversible model stores no activations of its layers."""
         logger.warning_once("gradient checkpointing is ignored: a reversible model recovers its activations anyway")
 

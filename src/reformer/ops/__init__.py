@@ -1,0 +1,1 @@
+"""Floor 0: operations, tensors in and tensors out."""

@@ -76,7 +76,9 @@ def lsh_attention(
         window: the most neighbours on a side, tokens (`rule="bucket"`).
         bucket_size: mean tokens of a bucket at its fullest; `window` unless given (`rule="bucket"`).
         factor_from: buckets above which two hashes combine into one (`rule="bucket"`).
-        chunk_length, chunks_before, chunks_after: tokens a chunk, and chunks seen around it (`rule="chunk"`).
+        chunk_length: tokens of a chunk (`rule="chunk"`).
+        chunks_before: chunks seen in front of the own one (`rule="chunk"`).
+        chunks_after: chunks seen behind it (`rule="chunk"`).
         causal: see no later tokens.
         key_padding_mask: True for a real token; padding is seen by nobody and its output is 0.
         segment_ids: tokens see their own document only, a run of equal ids; ids must not decrease.
@@ -166,7 +168,7 @@ def local_attention(
 
 
 def normalise_keys(q: Float[Tensor, "b h l d"]) -> Float[Tensor, "b h l d"]:
-    """k = q * rsqrt(mean(q^2) + 1e-6) / sqrt(d), in fp32 or wider."""
+    """Return k = q * rsqrt(mean(q^2) + 1e-6) / sqrt(d), in fp32 or wider."""
     wide = q if q.dtype == torch.float64 else q.float()
     return F.rms_norm(wide, (q.shape[-1],), eps=KEY_EPS) * q.shape[-1] ** -0.5
 

@@ -49,9 +49,7 @@ class _Piece:
 class _Tiling:
     """Sorted rows, cut into pieces of tiles."""
 
-    def __init__(
-        self, rows: SortedRows, heads: int, length: int, options: CoreOptions, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, rows: SortedRows, heads: int, length: int, options: CoreOptions, dtype: torch.dtype) -> None:
         self.options, self.rows, self.length, self.dtype = options, rows, length, dtype
         pattern = options.pattern
         b, h, count = rows.token.shape
@@ -139,21 +137,23 @@ class _Tiling:
     def _share(self, rows: Tensor, tiles: slice) -> Tensor:
         """One over how often a pair is offered in all, over all rounds and slots."""
         pattern, place = self.options.pattern, self.rows.place
-        assert self.name is not None and place is not None
+        assert self.name is not None
+        assert place is not None
         place = place.flatten(0, 1)[rows]  # [heads, r, names]
         name = self.name[rows, tiles]
         at = [place[:, i].gather(1, name.flatten(1)).view_as(name) for i in range(self.rows.rounds)]
         query_at = [self._queries(x).unsqueeze(-1) for x in at]
         key_at = [x.unsqueeze(-2) for x in at]
         if pattern.window is None:
-            offers = sum(self._slots(i, j) for i in query_at for j in key_at)
+            offers = torch.stack([self._slots(i, j) for i in query_at for j in key_at]).sum(0)
         else:
             group = self.rows.group.flatten(0, 1)[rows]
             groups = [group.gather(1, x.flatten(1)).view_as(x) for x in at]
-            offers = sum(
+            offered = [
                 (self._queries(g).unsqueeze(-1) == g.unsqueeze(-2)) & ((i - j).abs() <= pattern.window)
                 for g, i, j in zip(groups, query_at, key_at, strict=True)
-            )
+            ]
+            offers = torch.stack(offered).sum(0)
         return offers.clamp(min=1).to(self.dtype).reciprocal()
 
     def _slots(self, query_at: Tensor, key_at: Tensor) -> Tensor:
@@ -216,7 +216,7 @@ class _Core(torch.autograd.Function):
         numerator = torch.zeros(flat[2].shape, dtype=dtype, device=q.device)
         denominator = torch.zeros_like(shift)
         for piece in tiling:
-            weights = _weights(piece, *flat[:2], shift, options.scale)[0]
+            weights = _weights(piece, flat[0], flat[1], shift, options.scale)[0]
             index = piece.query.flatten()
             denominator.index_add_(0, index, weights.sum(-1).flatten())
             if piece.dropped is not None:
@@ -225,7 +225,7 @@ class _Core(torch.autograd.Function):
         kept_denominator = denominator.masked_fill(denominator == 0, 1.0).mul_(1 - options.dropout_p)
         out = numerator.div_(kept_denominator.unsqueeze(-1)).view(v.shape)
         logsumexp = (shift + denominator.log()).view(q.shape[:3])
-        ctx.save_for_backward(q, k, v, out, logsumexp, *rows)
+        ctx.save_for_backward(q, k, v, out, logsumexp, *rows)  # type: ignore[arg-type]
         ctx.options, ctx.rounds = options, rounds  # type: ignore[attr-defined]
         ctx.mark_non_differentiable(logsumexp)
         return out, logsumexp
@@ -260,7 +260,9 @@ class _Core(torch.autograd.Function):
 
 def _sorted_rows(tensors: Sequence[Tensor | None], rounds: int) -> SortedRows:
     token, group, query, name, place = tensors
-    assert token is not None and group is not None and query is not None
+    assert token is not None
+    assert group is not None
+    assert query is not None
     return SortedRows(token, group, query, rounds, name, place)
 
 
@@ -273,7 +275,5 @@ def neighbour_attention(
 ) -> tuple[Float[Tensor, "b h l e"], Float[Tensor, "b h l"]]:
     """Attend along sorted rows; outputs in fp32 or wider and log-sum-exps (-inf where nothing is offered)."""
     shared = (x.expand(q.shape[0], -1, -1) for x in (rows.token, rows.group, rows.query))
-    out, logsumexp = _Core.apply(  # type: ignore[no-untyped-call]
-        q, k, v, options, rows.rounds, *shared, rows.name, rows.place
-    )
+    out, logsumexp = _Core.apply(q, k, v, options, rows.rounds, *shared, rows.name, rows.place)
     return out, logsumexp

@@ -16,7 +16,7 @@ from reformer.ops.ranks import Ranks, compute_ranks
 
 
 def normalised_keys(q: Float[Tensor, "b h l d"]) -> Float[Tensor, "b h l d"]:
-    """k = q * rsqrt(mean(q^2) + 1e-6) / sqrt(d)."""
+    """Return k = q * rsqrt(mean(q^2) + 1e-6) / sqrt(d)."""
     return q * torch.rsqrt(q.pow(2).mean(-1, keepdim=True) + 1e-6) / q.shape[-1] ** 0.5
 
 

@@ -1,0 +1,5 @@
+"""`python -m reformer`."""
+
+from reformer.cli.main import main
+
+raise SystemExit(main())

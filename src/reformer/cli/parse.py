@@ -1,0 +1,31 @@
+"""Command lines to dataclasses by tyro; what it finds wrong becomes one line."""
+
+import io
+import re
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from typing import TypeVar
+
+import tyro
+
+T = TypeVar("T")
+
+
+def parse(command: type[T], argv: Sequence[str], verb: str, default: T | None = None) -> T:
+    """Parse, or print the help and exit with 0; ValueError for a command line that does not fit."""
+    errors = io.StringIO()
+    marked = tyro.conf.OmitArgPrefixes[tyro.conf.FlagCreatePairsOff[command]]  # type: ignore[valid-type]
+    try:
+        with redirect_stderr(errors):
+            return tyro.cli(marked, prog=f"reformer {verb}", args=list(argv), default=default)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(_one_line(errors.getvalue()) or f"see reformer {verb} --help") from None
+
+
+def _one_line(box: str) -> str:
+    """The text of tyro's error box, without its title, its frame and its advice to read the help."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()[1:]]
+    text = " ".join(line for line in lines if line)
+    return re.sub(r"Error parsing \w+: ", "", text.split(" For full helptext")[0])

@@ -1,0 +1,56 @@
+"""How a model is trained, without torch: for the TOML file and the command line."""
+
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from reformer.ops.checks import check_integer, check_probability
+
+
+@dataclass(kw_only=True)
+class TrainingSettings:
+    """One training run. Values are checked when an instance is made."""
+
+    length: int = 2048
+    """Tokens of a window."""
+    batch_size: int = 1
+    """Windows of a micro-batch."""
+    accumulation: int = 1
+    """Micro-batches of a step."""
+    steps: int = 1000
+    """Optimizer steps."""
+    learning_rate: float = 1e-3
+    """Largest learning rate of AdamW."""
+    warmup_steps: int = 50
+    """Steps in which the learning rate rises; it falls along a cosine afterwards."""
+    weight_decay: float = 0.1
+    """Decay of matrices (not of norms and biases)."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    bf16: bool = False
+    """Compute in bf16 autocast; weights and streams stay in fp32."""
+    held_out: float = 0.05
+    """Share of the text that is held out for evaluation."""
+    seed: int = 0
+    """Seed of weights, order and dropout."""
+    log_steps: int = 20
+    """Steps between two lines of the log."""
+
+    def __post_init__(self) -> None:
+        check_integer("length", self.length, 2)
+        for name in ("batch_size", "accumulation", "steps", "log_steps"):
+            check_integer(name, getattr(self, name), 1)
+        for name in ("warmup_steps", "seed"):
+            check_integer(name, getattr(self, name), 0)
+        check_probability("held_out", self.held_out)
+        for name in ("learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be above 0")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay={self.weight_decay!r} must be at least 0")
+
+    @classmethod
+    def unchecked(cls, **values: Any) -> Self:
+        """Defaults under `values`, not checked: where flags are still to be laid over them."""
+        settings = object.__new__(cls)
+        settings.__dict__.update({field.name: field.default for field in fields(cls)} | values)
+        return settings
