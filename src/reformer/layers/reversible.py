@@ -88,7 +88,7 @@ def _run(
     return x1, x2
 
 
-@torch.compiler.disable(recursive=False)  # the hooks stay out of a compiled graph; the branches may be compiled
+@torch.compiler.disable  # the second run is eager, so the first must be: compile the branches themselves instead
 def _run_reversibly(
     blocks: Sequence[nn.Module],
     x1: Tensor,
@@ -123,6 +123,7 @@ class _Slot:
         self.tensor: Tensor | None = None
 
 
+@torch.compiler.disable
 def _fill(slot: _Slot) -> Tensor:
     if torch.is_grad_enabled():
         raise RuntimeError(

@@ -103,8 +103,8 @@ def lsh_attention(
     check_integer("num_hashes", num_hashes, 1)
     check_probability("dropout_p", dropout_p)
     ranks = compute_ranks(qk.shape[0], qk.shape[2], key_padding_mask, segment_ids, qk.device)
-    if not qk.shape[2]:
-        return torch.zeros_like(v)
+    if not qk.numel():
+        return qk * v
     qk, v = _without_padding(qk, key_padding_mask), _without_padding(v, key_padding_mask)
     once = duplicates == "once"
     draw = _Rotations(rotations, seed, share_rotations, (qk.shape[1], num_hashes, qk.shape[3]))
@@ -153,8 +153,8 @@ def local_attention(
     check_choice("rule", rule, ("window", "chunk"))
     check_probability("dropout_p", dropout_p)
     ranks = compute_ranks(q.shape[0], q.shape[2], key_padding_mask, segment_ids, q.device)
-    if not q.shape[2]:
-        return torch.zeros_like(v)
+    if not q.numel():
+        return q * k * v
     q, k, v = (_without_padding(x, key_padding_mask) for x in (q, k, v))
     if rule == "window":
         check_integer("window", window, 1)

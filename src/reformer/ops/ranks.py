@@ -70,8 +70,8 @@ def _document_starts(real: Tensor, segment_ids: Tensor | None, slots: Tensor) ->
     if falls.any():
         row, slot = falls.nonzero()[0].tolist()
         raise ValueError(
-            f"segment_ids fall from {int(before[row, slot])} to {int(segment_ids[row, slot])} at row {row}, slot {slot}: "
-            "a document is a run of equal ids and ids must not decrease; number documents in their order"
+            f"segment_ids fall from {int(before[row, slot])} to {int(segment_ids[row, slot])} at row {row}, slot "
+            f"{slot}: a document is a run of equal ids and ids must not decrease; number documents in their order"
         )
     return starts | (follows & (segment_ids != before))
 
