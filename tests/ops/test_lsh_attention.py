@@ -46,7 +46,9 @@ def compare(q: Tensor, v: Tensor, rounds: int, seed: int, **options: Any) -> flo
     weight = torch.randn_like(out)
     grads = torch.autograd.grad(out, (q, v), weight)
     expected_grads = torch.autograd.grad(expected, (q, v), weight)
-    return max(float((a - b).detach().abs().max()) for a, b in zip((out, *grads), (expected, *expected_grads), strict=True))
+    return max(
+        float((a - b).detach().abs().max()) for a, b in zip((out, *grads), (expected, *expected_grads), strict=True)
+    )
 
 
 RULES = [

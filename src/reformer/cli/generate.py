@@ -49,10 +49,12 @@ def run(argv: Sequence[str]) -> None:
     quiet_libraries()
     model = load_checkpoint(command.model)
     sampling = Sampling(command.temperature, command.top_k, command.top_p, command.seed)
-    sys.stdout.write(command.prompt)
-    for text in generate_text(
-        model, command.prompt.encode("utf-8", "surrogateescape"), command.max_new_tokens, sampling
-    ):
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+    prompt = command.prompt.encode("utf-8", "surrogateescape")
+    _write(prompt.decode("utf-8", "replace"))
+    generate_text(model, prompt, command.max_new_tokens, _write, sampling)
+    _write("\n")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

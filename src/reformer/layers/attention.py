@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from reformer.layers.positions import rotate
+from reformer.layers.streams import StreamLinear
 from reformer.ops.attention import Duplicates, LocalRule, Rule, local_attention, lsh_attention
 from reformer.ops.hashing import derive_seed, draw_seed
 from reformer.ops.ranks import Ranks, compute_ranks
@@ -30,7 +31,7 @@ class _Attention(nn.Module):
         self.num_heads, self.head_dim = num_heads, head_dim
         for name in projections:
             self.add_module(name, nn.Linear(hidden_size, num_heads * head_dim, bias=False))
-        self.out = nn.Linear(num_heads * head_dim, hidden_size, bias=False)
+        self.out = StreamLinear(num_heads * head_dim, hidden_size, bias=False)
 
     def _heads(self, projection: nn.Linear, x: Tensor) -> Tensor:
         return projection(x).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)

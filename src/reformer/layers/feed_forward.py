@@ -6,6 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from reformer.layers.streams import StreamLinear
+
 ACTIVATIONS = ("gelu", "relu", "silu", "swiglu")
 
 
@@ -22,7 +24,7 @@ class FeedForward(nn.Module):
             raise ValueError(f"activation={activation!r} is none of {', '.join(ACTIVATIONS)}")
         self.activation, self.chunk_size = activation, chunk_size
         self.dense_in = nn.Linear(hidden_size, intermediate_size * (2 if activation == "swiglu" else 1))
-        self.dense_out = nn.Linear(intermediate_size, hidden_size)
+        self.dense_out = StreamLinear(intermediate_size, hidden_size)
 
     def forward(self, x: Float[Tensor, "b l hidden"]) -> Float[Tensor, "b l hidden"]:
         if not self.chunk_size or x.shape[1] <= self.chunk_size:

@@ -1,6 +1,5 @@
 """Normalisation of the residual streams, computed in the streams' own precision."""
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -27,8 +26,3 @@ def make_norm(kind: str, width: int, eps: float) -> nn.Module:
     if kind == "rmsnorm":
         return RMSNorm(width, eps)
     return LayerNorm(width, eps)
-
-
-def stream_type(dtype: torch.dtype) -> torch.dtype:
-    """The type of the residual streams of a model of that type: fp32, or wider if the model is."""
-    return torch.promote_types(dtype, torch.float32)

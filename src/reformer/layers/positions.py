@@ -36,12 +36,16 @@ class SinusoidalPositions(nn.Module):
         return torch.stack((sin, cos), dim=-1).flatten(-2)
 
 
+class PositionTable(nn.Embedding):
+    """A vector a position; models initialise it unlike the embeddings of tokens."""
+
+
 class LearnedPositions(nn.Module):
     """One learned vector a position; `max_positions` is a hard limit."""
 
     def __init__(self, max_positions: int, hidden_size: int) -> None:
         super().__init__()
-        self.table = nn.Embedding(max_positions, hidden_size)
+        self.table = PositionTable(max_positions, hidden_size)
 
     @property
     def limit(self) -> int:
@@ -62,9 +66,7 @@ class AxialPositions(nn.Module):
     def __init__(self, shape: Sequence[int], dims: Sequence[int]) -> None:
         super().__init__()
         self.shape = tuple(shape)
-        self.tables = nn.ParameterList(
-            nn.Parameter(torch.randn(size, dim)) for size, dim in zip(shape, dims, strict=True)
-        )
+        self.tables = nn.ModuleList(PositionTable(size, dim) for size, dim in zip(shape, dims, strict=True))
 
     @property
     def limit(self) -> int:
@@ -75,5 +77,5 @@ class AxialPositions(nn.Module):
         parts, below = [], prod(self.shape)
         for size, table in zip(self.shape, self.tables, strict=True):
             below //= size
-            parts.append(table[position_ids // below % size])
+            parts.append(table(position_ids // below % size))
         return torch.cat(parts, dim=-1).to(dtype)

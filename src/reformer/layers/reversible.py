@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from reformer.layers.norm import stream_type
+from reformer.layers.streams import stream_type
 from reformer.ops.replay import Tape
 
 Kwargs = Mapping[str, Any]

@@ -43,6 +43,12 @@ class ReformerForCausalLM(ReformerPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(embedding if narrow else width, config.vocab_size)
         self.post_init()
 
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any
+    ) -> Any:
+        """Pass the whole text at each step: there is no cache to go on from."""
+        return super().prepare_inputs_for_generation(input_ids, None, **kwargs)  # type: ignore[misc, arg-type]
+
     def get_output_embeddings(self) -> nn.Linear:
         """The layer from hidden states to logits."""
         return self.lm_head

@@ -13,7 +13,7 @@ _OWN = tuple(field.name for field in fields(ModelSettings))
 _OF_THE_BASE = {
     *(field.name for field in fields(PreTrainedConfig)),
     *("num_labels", "torch_dtype", "name_or_path", "attn_implementation", "experts_implementation", "model_type"),
-    *("output_attentions", "auto_map", "use_cache", "_commit_hash", "is_decoder", "tie_last_hidden_states"),
+    *("output_attentions", "auto_map", "use_cache", "is_decoder", "tie_last_hidden_states"),
 }
 
 
@@ -30,7 +30,7 @@ class ReformerConfig(PreTrainedConfig):
     def __init__(self, **kwargs: Any) -> None:
         own = {name: kwargs.pop(name) for name in _OWN if name in kwargs}
         for name in kwargs:
-            if name not in _OF_THE_BASE:
+            if name not in _OF_THE_BASE and not name.startswith("_"):
                 raise ValueError(f"ReformerConfig has no field {name!r}{nearest(name, _OWN)}")
         if kwargs.get("output_attentions"):
             raise ValueError(

@@ -10,10 +10,9 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
-from reformer.layers.attention import FullAttention, LocalAttention, LSHAttention
-from reformer.layers.feed_forward import FeedForward
 from reformer.layers.norm import make_norm
-from reformer.layers.positions import AxialPositions, LearnedPositions
+from reformer.layers.positions import PositionTable
+from reformer.layers.streams import StreamLinear
 from reformer.models.config import ReformerConfig
 from reformer.models.embeddings import Embeddings
 from reformer.models.stack import make_stack
@@ -29,7 +28,8 @@ class ReformerPreTrainedModel(PreTrainedModel):
     """Weights, loading and saving that all Reformer models share.
 
     Initialisation: linear weights N(0, 1 / inputs), those that write to a stream divided by sqrt(2 * layers);
-    token embeddings N(0, 1), positions N(0, 0.1^2); biases 0; norms 1.
+    token embeddings N(0, 1), or N(0, 1 / width) where they are the output layer too; positions N(0, 0.1^2); biases
+    0; norms 1.
     """
 
     config_class = ReformerConfig
@@ -41,27 +41,18 @@ class ReformerPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
-            init.normal_(module.weight, std=module.in_features**-0.5)
+            writers = 2 * self.config.num_hidden_layers if isinstance(module, StreamLinear) else 1
+            init.normal_(module.weight, std=(module.in_features * writers) ** -0.5)
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, LearnedPositions):
-            init.normal_(module.table.weight, std=POSITION_STD)
-        elif isinstance(module, AxialPositions):
-            for table in module.tables:
-                init.normal_(table, std=POSITION_STD)
+        elif isinstance(module, PositionTable):
+            init.normal_(module.weight, std=POSITION_STD)
         elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight, std=1.0)
+            init.normal_(module.weight, std=module.embedding_dim**-0.5 if self.config.tie_word_embeddings else 1.0)
         elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
             init.ones_(module.weight)
             if isinstance(module, nn.LayerNorm):
                 init.zeros_(module.bias)
-        elif isinstance(module, LSHAttention | LocalAttention | FullAttention):
-            self._init_stream_writer(module.out)
-        elif isinstance(module, FeedForward):
-            self._init_stream_writer(module.dense_out)
-
-    def _init_stream_writer(self, linear: nn.Linear) -> None:
-        init.normal_(linear.weight, std=(2 * self.config.num_hidden_layers * linear.in_features) ** -0.5)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None, **kwargs: Any) -> None:
         """Nothing to do: a reversible model stores no activations of its layers."""

@@ -1,9 +1,7 @@
 """Text from a byte-level model, piece by piece, through transformers' `generate`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from queue import Queue
-from threading import Thread
 from typing import Any
 
 import torch
@@ -25,26 +23,30 @@ class Sampling:
     seed: int | None = None
 
 
-class _Tokens(BaseStreamer):
-    """Hands tokens from the thread that generates to the one that prints; the prompt is left out."""
+class _Writer(BaseStreamer):
+    """Decodes each new token and hands on the text; the prompt is left out."""
 
-    def __init__(self) -> None:
-        self.queue: Queue[int | BaseException | None] = Queue()
-        self.prompt_seen = False
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self.write, self.decoder, self.prompt_seen = write, ByteDecoder(), False
 
     def put(self, value: Tensor) -> None:
-        if self.prompt_seen:
-            self.queue.put(int(value))
+        if self.prompt_seen and (text := self.decoder.feed(int(value))):
+            self.write(text)
         self.prompt_seen = True
 
     def end(self) -> None:
-        self.queue.put(None)
+        if rest := self.decoder.finish():
+            self.write(rest)
 
 
 def generate_text(
-    model: ReformerForCausalLM, prompt: bytes, max_new_tokens: int, sampling: Sampling | None = None
-) -> Iterator[str]:
-    """Yield the text behind a prompt as it comes; it ends at the end token or after `max_new_tokens` bytes.
+    model: ReformerForCausalLM,
+    prompt: bytes,
+    max_new_tokens: int,
+    write: Callable[[str], object],
+    sampling: Sampling | None = None,
+) -> None:
+    """Write the text behind a prompt as it comes; it ends at the end token or after `max_new_tokens` bytes.
 
     Raises ValueError for a prompt that leaves no room under a hard limit of positions.
     """
@@ -61,22 +63,6 @@ def generate_text(
         options |= {"temperature": sampling.temperature, "top_k": sampling.top_k or 0, "top_p": sampling.top_p or 1.0}
     if sampling.seed is not None:
         torch.manual_seed(sampling.seed)
-    streamer = _Tokens()
-
-    def work() -> None:
-        try:
-            model.generate(  # type: ignore[misc]
-                tokens, max_new_tokens=max_new_tokens, streamer=streamer, pad_token_id=PAD, **options
-            )
-        except BaseException as error:
-            streamer.queue.put(error)
-
-    Thread(target=work, daemon=True).start()
-    decoder = ByteDecoder()
-    while (item := streamer.queue.get()) is not None:
-        if isinstance(item, BaseException):
-            raise item
-        if text := decoder.feed(item):
-            yield text
-    if rest := decoder.finish():
-        yield rest
+    model.generate(  # type: ignore[misc]
+        tokens, max_new_tokens=max_new_tokens, streamer=_Writer(write), pad_token_id=PAD, **options
+    )

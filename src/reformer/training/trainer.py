@@ -33,7 +33,7 @@ class ReformerTrainer(Trainer):
         loss, outputs = super().compute_loss(model, inputs, *args, **kwargs)
         if not torch.isfinite(loss):
             raise NonFiniteLoss(
-                f"the loss is {float(loss)} at step {self.state.global_step + 1}; "
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}; "
                 "try a smaller learning rate, more warm-up steps or a smaller clip"
             )
         self._correct += int(outputs.correct)

@@ -1,0 +1,39 @@
+"""What a result file says of where it was measured."""
+
+import json
+import platform
+import sys
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def describe() -> dict[str, Any]:
+    """Machine, versions, command and date."""
+    return {
+        "date": date.today().isoformat(),
+        "command": f"python {Path(sys.argv[0]).parent.name}/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
+        "machine": f"{_processor()}, {torch.get_num_threads()} threads",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers", "numpy")},
+    }
+
+
+def save(name: str, rows: Any, **more: Any) -> Path:
+    """Write results/NAME.json."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({**describe(), **more, "rows": rows}, indent=1) + "\n")
+    return path
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.processor()

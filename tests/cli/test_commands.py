@@ -1,0 +1,153 @@
+"""The command as a person calls it: in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TINY = "--hidden-size 32 --num-hidden-layers 2 --num-attention-heads 2 --window 8 --length 64 --steps 4 --log-steps 2"
+
+
+def reformer(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "reformer", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "text.txt").write_text("to be or not to be, that is the question. " * 100)
+    done = reformer("train", "text.txt", "--out", "model", *TINY.split(), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "bits/byte" in done.stderr
+    assert "saved to model after 4 steps" in done.stderr
+    return folder
+
+
+def test_evaluate(run: Path) -> None:
+    text = reformer("evaluate", "model", "text.txt", cwd=run)
+    assert text.returncode == 0, text.stderr
+    assert "bits per byte" in text.stdout
+    assert "windows of 64 tokens" in text.stdout
+    found = reformer("evaluate", "model", "text.txt", "--json", "--length", "32", cwd=run)
+    result = json.loads(found.stdout)
+    assert result["bytes"] == 4200
+    assert result["length"] == 32
+    assert set(result) == {"loss", "bits_per_byte", "perplexity", "accuracy", "bytes", "length", "files"}
+
+
+def test_generate(run: Path) -> None:
+    arguments = ("generate", "model", "--prompt", "to be", "--max-new-tokens", "12", "--seed", "1", "--top-k", "20")
+    one, two = reformer(*arguments, cwd=run), reformer(*arguments, cwd=run)
+    assert one.returncode == 0, one.stderr
+    assert one.stdout == two.stdout
+    assert one.stdout.startswith("to be")
+    assert one.stderr == ""
+
+
+def test_the_run_file_and_flags_over_it(run: Path) -> None:
+    (run / "more.toml").write_text("[training]\nsteps = 3\nlength = 48\n")
+    done = reformer("train", "text.txt", "--out", "again", "--config", "model/run.toml", "--steps", "2", cwd=run)
+    assert done.returncode == 0, done.stderr
+    written = (run / "again" / "run.toml").read_text()
+    assert "steps = 2" in written
+    assert "hidden_size = 32" in written
+    over = reformer(
+        "train", "text.txt", "--out", "third", "--preset", "demo", "--config", "more.toml", *TINY.split(), cwd=run
+    )
+    assert over.returncode == 0, over.stderr
+    third = (run / "third" / "run.toml").read_text()
+    assert "steps = 4" in third  # the flag
+    assert "length = 64" in third
+    assert "local_window = 64" in third  # the preset
+
+
+BAD = [
+    ("train none.txt --out x", "none.txt does not exist; give a file or a folder of text"),
+    ("train empty.txt --out x", "empty.txt is empty"),
+    ("train folder --out x", "folder holds no text"),
+    ("train text.txt", "--out is missing"),
+    ("train text.txt --out x --preset demmo", "preset 'demmo' is none of demo; did you mean 'demo'?"),
+    ("train text.txt --out x --hidden-sise 3", "--hidden-size"),
+    ("train text.txt --out x --hidden-size three", "three"),
+    ("train text.txt --out x --config wrong.toml", "[model] has no key 'hiden_size'; did you mean 'hidden_size'?"),
+    ("train text.txt --out x --config none.toml", "none.toml does not exist"),
+    ("train text.txt --out x --window 0", "window=0 must be an integer of at least 1"),
+    ("train text.txt --out x --num-attention-heads 3", "num_attention_heads=3 does not divide hidden_size=256"),
+    ("train text.txt --out x --position-embedding axial", "needs axial_shape"),
+    (
+        "train text.txt --out x --position-embedding axial --axial-shape 4 4 --axial-dims 8 8",
+        "axial_dims=[8, 8] add up to 16; they must add up to hidden_size=256",
+    ),
+    (
+        "train text.txt --out x --position-embedding learned --max-position-embeddings 100",
+        "length=2048 is over 100, the longest document of learned positions",
+    ),
+    ("train text.txt --out x --held-out 1.5", "held_out=1.5"),
+    (
+        "train text.txt --out model",
+        "model holds another run or other files; choose another folder, or give --overwrite",
+    ),
+    ("train text.txt --out text.txt", "text.txt is a file"),
+    ("evaluate none text.txt", "none is not a folder"),
+    ("evaluate folder text.txt", "holds no checkpoint"),
+    ("evaluate model none.txt", "none.txt does not exist"),
+    ("evaluate model text.txt --length 1", "length=1 must be"),
+    ("generate none", "none is not a folder"),
+    ("generate model --top-p 2", "top-p=2.0 must be above 0 and at most 1"),
+    ("generate model --temperature -1", "temperature=-1.0"),
+    ("generate model --max-new-tokens 0", "max-new-tokens=0"),
+    ("trian", "no verb 'trian'; did you mean 'train'?"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BAD, ids=[line for line, _ in BAD])
+def test_bad_input_gets_one_line(run: Path, line: str, message: str) -> None:
+    (run / "empty.txt").write_bytes(b"")
+    (run / "folder").mkdir(exist_ok=True)
+    (run / "wrong.toml").write_text("[model]\nhiden_size = 3\n")
+    before = sorted(path.name for path in run.iterdir())
+    done = reformer(*line.split(), cwd=run)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    said = done.stderr.strip().splitlines()
+    assert message in said[-1]
+    assert [text for text in said if text.startswith("reformer: ")] == [said[-1]]
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_help_and_version() -> None:
+    for arguments in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["generate", "--help"]):
+        done = reformer(*arguments)
+        assert done.returncode == 0
+        assert "usage: reformer" in done.stdout
+    assert reformer("--version").stdout.strip() == "0.1.0"
+    assert reformer().returncode == 2
+
+
+def test_debug_shows_the_traceback(run: Path) -> None:
+    assert "Traceback" in reformer("evaluate", "none", "--debug", cwd=run).stderr
+
+
+def test_ctrl_c_saves_and_says_so(run: Path) -> None:
+    command = [sys.executable, "-m", "reformer", "train", "text.txt", "--out", "broken-off", *TINY.split()]
+    command[command.index("--steps") + 1] = "100000"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=run, env=environment) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("step      4"):
+                break
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(60) == 130
+    assert rest.strip().splitlines()[-1].startswith("reformer: interrupted at step")
+    assert reformer("generate", "broken-off", "--max-new-tokens", "2", cwd=run).returncode == 0

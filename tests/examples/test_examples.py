@@ -1,0 +1,38 @@
+"""The examples run, in small."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(name: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, EXAMPLES / name, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_articles_listing_prints_the_articles_lines() -> None:
+    out = run("article_listing.py", "--epochs", "2", "--steps", "4", "--test-steps", "1", "--log-steps", "2")
+    number = r"\d+\.\d+(e-\d+)?"
+    steps = "".join(rf"Step: {n}\n\tLoss: {number}\n" for n in (2, 4))
+    more = "".join(rf"Step: {n}\n\tLoss: {number}\n" for n in (6, 8))
+    epoch = rf"Epoch: {{}} \tAverage Test Loss: {number} \tAverage Test Accuracy: {number}\n"
+    assert re.fullmatch(steps + epoch.format(1) + more + epoch.format(2), out), out
+
+
+def test_the_demo(tmp_path: Path) -> None:
+    out = run("demo.py", "--out", str(tmp_path / "demo"), "--steps", "3", "--held-out-bytes", "5000")
+    found = dict(re.findall(r"^  (\S.*?)\s{2,}(\d+\.\d+)$", out, re.MULTILINE))
+    assert list(found) == [
+        "order-0 byte model",
+        "order-2 byte model",
+        "Reformer before training",
+        "Reformer after training",
+    ]
+    assert 4.0 < float(found["order-0 byte model"]) < 5.5
+    assert float(found["order-2 byte model"]) < 3.5
+    assert float(found["Reformer after training"]) < float(found["Reformer before training"])
+    assert (tmp_path / "demo" / "model.safetensors").exists()

@@ -1,0 +1,42 @@
+import math
+
+import torch
+
+from reformer.layers.norm import make_norm
+from reformer.layers.positions import AxialPositions, LearnedPositions, SinusoidalPositions
+
+
+def test_axial_positions_are_a_grid() -> None:
+    axial = AxialPositions((3, 4, 2), (2, 5, 1))
+    positions = torch.arange(24)[None]
+    out = axial(positions, torch.float32)
+    assert out.shape == (1, 24, 8)
+    assert axial.limit == 24
+    for p in range(24):
+        i, j, k = p // 8, p // 2 % 4, p % 2
+        a, b, c = (table.weight for table in axial.tables)
+        assert torch.equal(out[0, p], torch.cat((a[i], b[j], c[k])))
+
+
+def test_sinusoidal_positions() -> None:
+    out = SinusoidalPositions(6)(torch.tensor([[0, 5]]), torch.float64)
+    assert out[0, 0].tolist() == [0, 1, 0, 1, 0, 1]
+    angle = 5 / 10_000 ** (2 / 6)
+    assert abs(float(out[0, 1, 2]) - math.sin(angle)) < 1e-12
+    assert abs(float(out[0, 1, 3]) - math.cos(angle)) < 1e-12
+
+
+def test_learned_positions() -> None:
+    learned = LearnedPositions(7, 4)
+    assert learned.limit == 7
+    assert torch.equal(learned(torch.tensor([[6]]), torch.float64)[0, 0], learned.table.weight[6].double())
+
+
+def test_norms_compute_in_the_streams_type() -> None:
+    for kind in ("layernorm", "rmsnorm"):
+        norm = make_norm(kind, 16, 1e-6).to(torch.bfloat16)
+        x = torch.randn(2, 3, 16) + 100
+        out = norm(x)
+        assert out.dtype == torch.bfloat16
+        exact = make_norm(kind, 16, 1e-6)(x)
+        assert (out.float() - exact).abs().max() < 0.02

@@ -1,0 +1,131 @@
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoConfig
+
+from reformer.models import ReformerConfig
+from reformer.models.model import ReformerModel
+from reformer.settings import ModelSettings
+
+OTHER_VALUES: dict[str, Any] = {
+    "vocab_size": 99,
+    "hidden_size": 48,
+    "embedding_size": 24,
+    "num_hidden_layers": 5,
+    "num_decoder_layers": 2,
+    "share_layers": True,
+    "attention_pattern": ("lsh", "full"),
+    "num_attention_heads": 3,
+    "head_dim": 10,
+    "intermediate_size": 77,
+    "hidden_act": "swiglu",
+    "norm": "rmsnorm",
+    "layer_norm_eps": 1e-12,
+    "position_embedding": "axial",
+    "axial_shape": (4, 8),
+    "axial_dims": (16, 32),
+    "max_position_embeddings": 333,
+    "causal": False,
+    "reversible": False,
+    "stream_merge": "mean",
+    "num_hashes": 7,
+    "num_hashes_eval": 9,
+    "share_rotations": True,
+    "num_buckets": (4, 6),
+    "rule": "chunk",
+    "window": 13,
+    "bucket_size": 5,
+    "factor_from": 17,
+    "rule_version": 1,
+    "chunk_length": 11,
+    "chunks_before": 2,
+    "chunks_after": 1,
+    "duplicates": "once",
+    "logit_scale": 0.125,
+    "hash_seed": 5,
+    "hash_rotations": "transformers",
+    "local_rule": "chunk",
+    "local_window": 19,
+    "local_chunk_length": 21,
+    "local_chunks_before": 0,
+    "local_chunks_after": 2,
+    "embedding_dropout": 0.1,
+    "attention_dropout": 0.2,
+    "lsh_dropout": 0.3,
+    "hidden_dropout": 0.4,
+    "attention_output_dropout": 0.5,
+    "feed_forward_dropout": 0.6,
+    "chunk_size_feed_forward": 32,
+    "loss_chunk": 64,
+    "tie_word_embeddings": True,
+    "pad_token_id": 2,
+    "bos_token_id": 3,
+    "eos_token_id": 4,
+}
+
+
+def test_every_field_survives_its_round_trip(tmp_path: Path) -> None:
+    names = {field.name for field in fields(ModelSettings)}
+    assert names == set(OTHER_VALUES), "a new field belongs into this test"
+    config = ReformerConfig(**OTHER_VALUES)
+    config.save_pretrained(tmp_path)
+    for loaded in (
+        ReformerConfig.from_pretrained(tmp_path),
+        AutoConfig.from_pretrained(tmp_path),
+        ReformerConfig(**json.loads(config.to_json_string(use_diff=False))),
+    ):
+        for name, value in OTHER_VALUES.items():
+            assert getattr(loaded, name) == value, name
+        assert loaded.settings == config.settings
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "reformer_torch"
+
+
+def test_defaults_survive_too(tmp_path: Path) -> None:
+    ReformerConfig().save_pretrained(tmp_path)
+    assert ReformerConfig.from_pretrained(tmp_path).settings == ModelSettings()
+
+
+def test_derived_values() -> None:
+    config = ReformerConfig(hidden_size=96, num_attention_heads=3)
+    assert (config.head_dim, config.intermediate_size, config.num_buckets) == (32, 384, None)
+    assert ReformerConfig(rule="chunk", max_position_embeddings=4096).num_buckets == 128
+    long = ReformerConfig(rule="chunk", max_position_embeddings=524_288, chunk_length=64)
+    assert long.num_buckets == (128, 128)
+    assert ReformerConfig(rule="chunk", max_position_embeddings=30).num_buckets == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_hashs": 3}, "no field 'num_hashs'; did you mean 'num_hashes'"),
+        ({"num_attention_heads": 5}, "num_attention_heads=5 does not divide hidden_size=256"),
+        ({"window": 0}, "window=0 must be an integer of at least 1"),
+        ({"norm": "layer_norm"}, "norm='layer_norm' is none of layernorm, rmsnorm; did you mean 'layernorm'"),
+        ({"attention_pattern": ["local", "lhs"]}, "did you mean 'lsh'"),
+        ({"attention_pattern": []}, "attention_pattern is empty"),
+        ({"position_embedding": "axial"}, "needs axial_shape"),
+        ({"position_embedding": "axial", "axial_shape": [4, 4], "axial_dims": [100, 100]}, "add up to 200; they must"),
+        ({"position_embedding": "axial", "axial_shape": [4], "axial_dims": [100, 156]}, "has 1 axes"),
+        ({"head_dim": 3}, "head_dim=3 is odd"),
+        ({"rule_version": 2}, "rule_version=2 is unknown"),
+        ({"num_buckets": 48}, "a power of two"),
+        ({"rule": "chunk", "num_buckets": [4, 3]}, "an even number"),
+        ({"hash_rotations": "transformers"}, "goes with rule='chunk'"),
+        ({"hidden_dropout": 1.0}, "hidden_dropout=1.0"),
+        ({"pad_token_id": 259}, "pad_token_id=259 must be an integer of from 0 to 258"),
+        ({"output_attentions": True}, "never forms the matrix"),
+    ],
+)
+def test_bad_values(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ReformerConfig(**settings)
+
+
+def test_a_value_changed_later_is_checked_by_the_model() -> None:
+    config = ReformerConfig()
+    config.num_hashes = 0
+    with pytest.raises(ValueError, match="num_hashes=0"):
+        ReformerModel(config)

@@ -1,0 +1,233 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from reformer.data.corpus import Document
+from reformer.settings import ModelSettings
+from reformer.training.checkpoint import load_checkpoint
+from reformer.training.evaluate import evaluate
+from reformer.training.folder import RunFolder
+from reformer.training.generate import Sampling, generate_text
+from reformer.training.run import Interrupted, build_model, train
+from reformer.training.run_file import read_run_file, write_run_file
+from reformer.training.settings import TrainingSettings
+from reformer.training.trainer import NonFiniteLoss, ReformerTrainer
+
+pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
+
+TEXT = [Document("a", b"the quick brown fox jumps over the lazy dog. " * 200)]
+MODEL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "window": 8}
+
+
+def settings(**changes: Any) -> ModelSettings:
+    return ModelSettings(**{**MODEL, **changes})
+
+
+def training(**changes: Any) -> TrainingSettings:
+    return TrainingSettings(
+        **{
+            "length": 64,
+            "batch_size": 2,
+            "steps": 6,
+            "warmup_steps": 2,
+            "log_steps": 2,
+            "learning_rate": 3e-3,
+            **changes,
+        }
+    )
+
+
+def test_a_run_learns_logs_and_saves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+    out = tmp_path / "run"
+    model = train(TEXT, settings(), training(steps=40), out, say=said.append)
+    log = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step")]
+    assert len(log) == 21  # the first step, then every second
+    assert log[-1].startswith("step 40/40  loss ")
+    for word in ("bits/byte", "accuracy", "grad norm", "tokens/s", "left 0:00:00"):
+        assert word in log[-1]
+    first, last = (float(line.split("bits/byte ")[1].split()[0]) for line in (log[0], log[-1]))
+    assert first > 7
+    assert last < 4.5
+    assert "weights" in said[0]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "run.toml",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]  # nothing is left beside it
+    x = torch.randint(3, 259, (1, 50))
+    assert torch.equal(load_checkpoint(out)(x).logits, model.eval()(x).logits)
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(out)(x).logits, model(x).logits)
+    tables = read_run_file(out / "run.toml")
+    assert ModelSettings(**tables["model"]) == settings()
+    assert TrainingSettings(**tables["training"]) == training(steps=40)
+
+
+def test_the_run_file_repeats_the_run(tmp_path: Path) -> None:
+    one = train(TEXT, settings(hidden_dropout=0.1), training(), tmp_path / "one", say=lambda _: None)
+    tables = read_run_file(tmp_path / "one" / "run.toml")
+    two = train(
+        TEXT,
+        ModelSettings(**tables["model"]),
+        TrainingSettings(**tables["training"]),
+        tmp_path / "two",
+        say=lambda _: None,
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_accumulation_and_bf16(tmp_path: Path) -> None:
+    losses = []
+    for i, changes in enumerate(
+        ({"batch_size": 4}, {"batch_size": 1, "accumulation": 4}, {"bf16": True, "batch_size": 4})
+    ):
+        model = train(TEXT, settings(), training(steps=3, **changes), tmp_path / str(i), say=lambda _: None)
+        losses.append(evaluate(model, TEXT, 64).loss)
+    assert abs(losses[0] - losses[1]) < 0.3  # other rotations for each micro-batch
+    assert abs(losses[0] - losses[2]) < 0.3
+
+
+def test_a_short_text_is_one_window(tmp_path: Path) -> None:
+    said: list[str] = []
+    train([Document("a", b"short text")], settings(), training(steps=2), tmp_path / "run", say=said.append)
+    assert said[0].startswith("the text has 11 tokens, less than one window of 64")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    model = build_model(settings(), 0)
+    torch.nn.init.constant_(model.lm_head.bias, torch.nan)
+    with pytest.raises(NonFiniteLoss, match="the loss is nan at step 1; try a smaller learning rate"):
+        train(TEXT, settings(), training(), out, model=model, say=lambda _: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_saves_what_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = ReformerTrainer.compute_loss
+
+    def interrupt(self: ReformerTrainer, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(ReformerTrainer, "compute_loss", interrupt)
+    with pytest.raises(Interrupted, match="interrupted at step 3"):
+        train(TEXT, settings(), training(), tmp_path / "run", say=lambda _: None)
+    assert load_checkpoint(tmp_path / "run").num_parameters() > 0
+
+
+def test_folders_that_hold_something(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(TEXT, settings(), training(steps=1), out, say=lambda _: None)
+    before = (out / "model.safetensors").read_bytes()
+    with pytest.raises(
+        ValueError, match="holds another run or other files; choose another folder, or give --overwrite"
+    ):
+        train(TEXT, settings(), training(steps=1), out, say=lambda _: None)
+    train(TEXT, settings(), training(steps=2), out, overwrite=True, say=lambda _: None)
+    assert (out / "model.safetensors").read_bytes() != before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="is not the folder of a run"):
+        RunFolder(tmp_path / "mine", overwrite=True)
+    with pytest.raises(ValueError, match="is a file"):
+        RunFolder(tmp_path / "mine" / "thesis.txt")
+
+
+def test_settings_that_do_not_fit(tmp_path: Path) -> None:
+    learned = settings(position_embedding="learned", max_position_embeddings=32)
+    for model, message in (
+        (learned, "length=64 is over 32, the longest document of learned positions"),
+        (settings(vocab_size=200, eos_token_id=1), "vocab_size=200 is too small for bytes"),
+        (settings(causal=False), "causal=False"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(TEXT, model, training(), tmp_path / "run", say=lambda _: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluation_is_exact_and_deterministic() -> None:
+    model = build_model(settings(), 0).eval()
+    documents = [Document("a", bytes(range(200))), Document("b", b"hello")]
+    result = evaluate(model, documents, 50)
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    assert evaluate(model, documents, 50) == result
+    assert torch.equal(torch.get_rng_state(), state)
+    assert result.bytes == 205
+    assert abs(result.bits_per_byte - result.loss / math.log(2)) < 1e-12
+    assert abs(result.perplexity - math.exp(result.loss)) < 1e-9
+    batched = evaluate(model, documents, 50, batch_size=3)
+    assert abs(batched.loss - result.loss) < 1e-5
+    whole = evaluate(model, documents[1:], 50)
+    tokens = torch.tensor([[1, *(b + 3 for b in b"hello")]])
+    assert abs(whole.loss - float(model(tokens, labels=tokens).loss)) < 1e-6
+    with pytest.raises(ValueError, match="no document"):
+        evaluate(model, [], 50)
+    with pytest.raises(ValueError, match="length=1 must be"):
+        evaluate(model, documents, 1)
+
+
+def test_generation_writes_bytes_and_follows_its_seed() -> None:
+    model = build_model(settings(), 0).eval()
+
+    def write(**sampling: Any) -> str:
+        pieces: list[str] = []
+        generate_text(model, b"the ", 20, pieces.append, Sampling(**sampling))
+        return "".join(pieces)
+
+    assert write(seed=1) == write(seed=1)
+    assert write(seed=1) != write(seed=2)
+    assert write(temperature=0.0) == write(temperature=0.0)
+    assert 0 < len(write(seed=1, top_k=5, top_p=0.9)) <= 20
+    limited = build_model(settings(position_embedding="learned", max_position_embeddings=16), 0)
+    with pytest.raises(ValueError, match="the prompt's 5 tokens and 20 new ones are over 16"):
+        generate_text(limited, b"the ", 20, print)
+
+
+def test_run_files(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    write_run_file(path, settings(num_buckets=8), training())
+    assert read_run_file(path)["model"]["num_buckets"] == 8
+    for text, message in (
+        ("[model]\nhiden_size = 3", "has no key 'hiden_size'; did you mean 'hidden_size'"),
+        ("[models]\nhidden_size = 3", r"no table \[models\]; did you mean 'model'"),
+        ("[model\n", "is no TOML file"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_run_file(path)
+    with pytest.raises(ValueError, match="does not exist"):
+        read_run_file(tmp_path / "none.toml")
+
+
+def test_checkpoints_that_are_none(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(TEXT, settings(), training(steps=1), out, say=lambda _: None)
+    weights = out / "model.safetensors"
+    config = json.loads((out / "config.json").read_text())
+
+    def complains(message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            load_checkpoint(out)
+
+    weights.write_bytes(weights.read_bytes()[:5000])
+    complains("holds no checkpoint that can be read")
+    weights.unlink()
+    complains("half a checkpoint")
+    (out / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
+    weights.write_bytes(b"")
+    complains("holds no checkpoint that can be read")
+    (out / "config.json").write_text(json.dumps({**config, "rule_version": 9}))
+    complains("rule_version=9 is unknown")
+    (out / "config.json").unlink()
+    complains("config.json is missing")
+    with pytest.raises(ValueError, match="is not a folder"):
+        load_checkpoint(tmp_path / "none")
