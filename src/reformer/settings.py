@@ -24,7 +24,19 @@ ATTENTION_KINDS = ("local", "lsh", "full")
 
 
 @dataclass(kw_only=True)
-class ModelSettings:
+class Settings:
+    """Fields that are checked when an instance is made."""
+
+    @classmethod
+    def unchecked(cls, **values: Any) -> Self:
+        """Defaults under `values`, neither checked nor worked out: where flags are still to be laid over them."""
+        settings = object.__new__(cls)
+        settings.__dict__.update({field.name: field.default for field in fields(cls)} | values)
+        return settings
+
+
+@dataclass(kw_only=True)
+class ModelSettings(Settings):
     """What a model is. Values are checked and normalised when an instance is made."""
 
     vocab_size: int = 259
@@ -226,13 +238,6 @@ class ModelSettings:
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), 0, self.vocab_size - 1)
-
-    @classmethod
-    def unchecked(cls, **values: Any) -> Self:
-        """Defaults under `values`, neither checked nor worked out: where flags are still to be laid over them."""
-        settings = object.__new__(cls)
-        settings.__dict__.update({field.name: field.default for field in fields(cls)} | values)
-        return settings
 
     @property
     def length_limit(self) -> int | None:

@@ -151,3 +151,13 @@ def test_ctrl_c_saves_and_says_so(run: Path) -> None:
         assert process.wait(60) == 130
     assert rest.strip().splitlines()[-1].startswith("reformer: interrupted at step")
     assert reformer("generate", "broken-off", "--max-new-tokens", "2", cwd=run).returncode == 0
+
+
+def test_two_processes(run: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reformer", "train"]
+    command += ["text.txt", "--out", "two", *TINY.split()]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=run, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("saved to two after 4 steps") == 1
+    assert (run / "two" / "model.safetensors").exists()

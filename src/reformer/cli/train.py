@@ -11,6 +11,7 @@ import tyro
 from reformer.cli.parse import parse
 from reformer.presets import load_preset
 from reformer.settings import ModelSettings
+from reformer.training.processes import is_main_process
 from reformer.training.run_file import check_tables, read_run_file
 from reformer.training.settings import TrainingSettings
 
@@ -62,8 +63,9 @@ def run(argv: Sequence[str]) -> None:
 
 
 def say(message: str) -> None:
-    """Progress goes to standard error."""
-    print(message, file=sys.stderr, flush=True)
+    """Progress of the main process goes to standard error."""
+    if is_main_process():
+        print(message, file=sys.stderr, flush=True)
 
 
 def _tables(argv: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from reformer.settings import ModelSettings
+from reformer.training.processes import is_main_process
 from reformer.training.run_file import write_run_file
 from reformer.training.settings import TrainingSettings
 
@@ -15,11 +16,15 @@ RUN_FILE = "run.toml"
 class RunFolder:
     """Claims `out` before a run and fills it at its end; what was there stays until then.
 
+    Of several processes only the main one touches the disk.
+
     Raises ValueError when `out` holds something and `overwrite` is not given, or cannot be made.
     """
 
     def __init__(self, out: Path, overwrite: bool = False) -> None:
-        self.out, self.staging = out, out.with_name(f".{out.name}.partial")
+        self.out, self.staging, self.main = out, out.with_name(f".{out.name}.partial"), is_main_process()
+        if not self.main:
+            return
         if out.exists() and not out.is_dir():
             raise ValueError(f"{out} is a file; --out names the folder of the run")
         if out.is_dir() and any(out.iterdir()) and not overwrite:
@@ -34,12 +39,18 @@ class RunFolder:
 
     def save(self, model: PreTrainedModel, settings: ModelSettings, training: TrainingSettings) -> None:
         """Weights, configuration and run file, all or nothing."""
+        if not self.main:
+            return
         model.save_pretrained(self.staging)
         write_run_file(self.staging / RUN_FILE, settings, training)
+        former = self.out.with_name(f".{self.out.name}.former")
         if self.out.exists():
-            shutil.rmtree(self.out)
+            self.out.rename(former)
         self.staging.rename(self.out)
+        shutil.rmtree(former, ignore_errors=True)
 
     def discard(self) -> None:
         """Leave nothing behind."""
+        if not self.main:
+            return
         shutil.rmtree(self.staging, ignore_errors=True)

@@ -62,9 +62,10 @@ def train(
         except KeyboardInterrupt:
             interrupted = True
         progress.stop()
-        if trainer.is_world_process_zero():
-            folder.save(trainer.accelerator.unwrap_model(trainer.model), settings, training)
-            say(f"saved to {out} after {trainer.state.global_step} steps")
+        folder.save(trainer.accelerator.unwrap_model(trainer.model), settings, training)
+        say(f"saved to {out} after {trainer.state.global_step} steps")
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
         if interrupted:
             raise Interrupted(f"interrupted at step {trainer.state.global_step}; what was trained is in {out}")
     finally:

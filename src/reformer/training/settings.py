@@ -1,13 +1,13 @@
 """How a model is trained, without torch: for the TOML file and the command line."""
 
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
 
 from reformer.ops.checks import check_integer, check_probability
+from reformer.settings import Settings
 
 
 @dataclass(kw_only=True)
-class TrainingSettings:
+class TrainingSettings(Settings):
     """One training run. Values are checked when an instance is made."""
 
     length: int = 2048
@@ -47,10 +47,3 @@ class TrainingSettings:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be above 0")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay={self.weight_decay!r} must be at least 0")
-
-    @classmethod
-    def unchecked(cls, **values: Any) -> Self:
-        """Defaults under `values`, not checked: where flags are still to be laid over them."""
-        settings = object.__new__(cls)
-        settings.__dict__.update({field.name: field.default for field in fields(cls)} | values)
-        return settings

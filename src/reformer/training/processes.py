@@ -1,0 +1,8 @@
+"""Which of several processes this is."""
+
+import os
+
+
+def is_main_process() -> bool:
+    """True for the process that prints and saves: the only one, or the first that torchrun started."""
+    return int(os.environ.get("RANK", "0")) == 0
