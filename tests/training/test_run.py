@@ -168,7 +168,7 @@ def test_evaluation_is_exact_and_deterministic() -> None:
     assert abs(batched.loss - result.loss) < 1e-5
     whole = evaluate(model, documents[1:], 50)
     tokens = torch.tensor([[1, *(b + 3 for b in b"hello")]])
-    assert abs(whole.loss - float(model(tokens, labels=tokens).loss)) < 1e-6
+    assert abs(whole.loss - model(tokens, labels=tokens).loss.item()) < 1e-6
     with pytest.raises(ValueError, match="no document"):
         evaluate(model, [], 50)
     with pytest.raises(ValueError, match="length=1 must be"):
