@@ -15,7 +15,7 @@ from reformer.presets import load_preset
 from reformer.settings import ModelSettings
 from reformer.training.evaluate import evaluate
 from reformer.training.generate import Sampling, generate_text
-from reformer.training.run import build_model, train
+from reformer.training.run import Interrupted, build_model, train
 from reformer.training.settings import TrainingSettings
 
 PROMPT = "def "
@@ -77,4 +77,8 @@ def tell(message: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (Interrupted, KeyboardInterrupt) as stop:
+        tell(f"demo: {str(stop) or 'interrupted'}")
+        raise SystemExit(130) from None

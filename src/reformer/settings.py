@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, fields
 from math import prod
-from typing import Any, Literal, Self
+from types import UnionType
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from reformer.ops.bucket_counts import automatic_buckets, check_bucket_limit, check_chunks, check_factors
 from reformer.ops.checks import check_choice, check_integer, check_probability
@@ -10,22 +11,21 @@ from reformer.ops.checks import check_choice, check_integer, check_probability
 RULE_VERSION = 1
 """The meaning of `rule="bucket"` that this library computes."""
 
-CHOICES = {
-    "hidden_act": ("gelu", "relu", "silu", "swiglu"),
-    "norm": ("layernorm", "rmsnorm"),
-    "position_embedding": ("rotary", "axial", "learned", "sinusoidal", "none"),
-    "stream_merge": ("concat", "mean"),
-    "rule": ("bucket", "chunk"),
-    "duplicates": ("count", "once"),
-    "hash_rotations": ("own", "transformers"),
-    "local_rule": ("window", "chunk"),
-}
 ATTENTION_KINDS = ("local", "lsh", "full")
 
 
 @dataclass(kw_only=True)
 class Settings:
-    """Fields that are checked when an instance is made."""
+    """Fields whose types and values are checked when an instance is made."""
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if isinstance(value, list):
+                value = tuple(value)
+                setattr(self, name, value)
+            if not _fits(value, kind):
+                raise ValueError(f"{name}={value!r} is of the wrong kind; it must be {_in_words(kind)}")
 
     @classmethod
     def unchecked(cls, **values: Any) -> Self:
@@ -33,6 +33,28 @@ class Settings:
         settings = object.__new__(cls)
         settings.__dict__.update({field.name: field.default for field in fields(cls)} | values)
         return settings
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value is of an annotated kind; integers are numbers too, truth values are neither."""
+    if get_origin(kind) in (Union, UnionType):
+        return any(_fits(value, part) for part in get_args(kind))
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(part, get_args(kind)[0]) for part in value)
+    if kind in (int, float):
+        return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _in_words(kind: Any) -> str:
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(_in_words(part) for part in get_args(kind))
+    if get_origin(kind) is tuple:
+        return f"a list of {_in_words(get_args(kind)[0]).removeprefix('a ').removeprefix('an ')}s"
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
+    return names.get(kind, str(kind))
 
 
 @dataclass(kw_only=True)
@@ -148,11 +170,10 @@ class ModelSettings(Settings):
     """End of a text."""
 
     def __post_init__(self) -> None:
-        for name in ("attention_pattern", "axial_shape", "axial_dims", "num_buckets"):
-            if isinstance(value := getattr(self, name), list):
-                setattr(self, name, tuple(value))
-        for name, choices in CHOICES.items():
-            check_choice(name, getattr(self, name), choices)
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal:
+                check_choice(name, getattr(self, name), get_args(kind))
+        super().__post_init__()
         self._check_numbers()
         self._check_attention()
         self._check_positions()

@@ -80,6 +80,13 @@ def test_rotary_depends_on_distance_only() -> None:
     assert F.mse_loss(rotate(q, torch.tensor([[0]])), q) == 0
 
 
+def test_rotations_of_transformers_need_the_chunk_rule() -> None:
+    with pytest.raises(ValueError, match="needs rule='chunk' and num_buckets"):
+        LSHAttention(16, 2, hash_rotations="transformers")
+    with pytest.raises(ValueError, match="hash_rotations='owm' is none of own, transformers; did you mean 'own'"):
+        LSHAttention(16, 2, hash_rotations="owm")
+
+
 def test_heads_that_do_not_divide() -> None:
     with pytest.raises(ValueError, match="num_heads=3 does not divide hidden_size=16"):
         LSHAttention(16, 3)

@@ -11,7 +11,6 @@ def test_axial_positions_are_a_grid() -> None:
     positions = torch.arange(24)[None]
     out = axial(positions, torch.float32)
     assert out.shape == (1, 24, 8)
-    assert axial.limit == 24
     for p in range(24):
         i, j, k = p // 8, p // 2 % 4, p % 2
         a, b, c = (table.weight for table in axial.tables)
@@ -28,7 +27,6 @@ def test_sinusoidal_positions() -> None:
 
 def test_learned_positions() -> None:
     learned = LearnedPositions(7, 4)
-    assert learned.limit == 7
     assert torch.equal(learned(torch.tensor([[6]]), torch.float64)[0, 0], learned.table.weight[6].double())
 
 

@@ -288,6 +288,30 @@ def test_an_output_changed_in_place_is_an_error() -> None:
         (y1.sum() + y2.sum()).backward()
 
 
+def test_weights_changed_before_the_backward_are_an_error() -> None:
+    model = sequence(True)
+    x = torch.randn(1, 9, WIDTH, dtype=torch.float64)
+    loss = loss_of(*model(x, x))
+    with torch.no_grad():
+        model.blocks[2].g.norm.weight.mul_(2)
+    with pytest.raises(RuntimeError, match=r"weights of Branch \(g of a reversible block\) were changed in place"):
+        loss.backward()
+
+
+def test_modes_are_replayed() -> None:
+    found = []
+    for reversible in (True, False):
+        model = sequence(reversible)
+        torch.manual_seed(1)
+        x = torch.randn(1, 9, WIDTH, dtype=torch.float64)
+        loss = loss_of(*model(x, x))
+        model.eval()
+        loss.backward()
+        assert not any(module.training for module in model.modules())
+        found.append([p.grad for p in model.parameters()])
+    assert all((a - b).abs().max() < 1e-10 for a, b in zip(*found, strict=True))
+
+
 def test_branches_run_once_forward_and_once_more_backward() -> None:
     model = sequence(True)
     calls = []

@@ -215,6 +215,7 @@ def test_a_batch_without_a_predicted_token(make: Make) -> None:
             assert loss == 0
             assert all(p.grad is None or (p.grad == 0).all() for p in lm.parameters())
             assert lm.lm_head.weight.grad is not None
+            assert lm(x, **{"labels": x, **kwargs}, num_items_in_batch=torch.tensor(0)).loss == 0
 
 
 def test_hidden_states_and_logits_to_keep(make: Make) -> None:
@@ -280,6 +281,11 @@ def test_gradient_checkpointing_is_harmless(make: Make) -> None:
         ({"input_ids": torch.tensor([[3, 40]])}, "input_ids hold 40; vocab_size is 40, so 0 to 39 are valid"),
         ({"input_ids": torch.tensor([[3, -1]])}, "input_ids hold -1"),
         ({"input_ids": torch.tensor([3, 4])}, r"input_ids have shape \[2\]; they must be \[b, l\]"),
+        ({"input_ids": tokens().float()}, "input_ids are torch.float32; they must be integers"),
+        ({"input_ids": tokens(), "position_ids": torch.zeros(2, 3, dtype=torch.long)}, "position_ids have shape"),
+        ({"inputs_embeds": torch.zeros(1, 3, 5)}, "their width must be that of the token embeddings, 16"),
+        ({"input_ids": tokens(), "labels": tokens() + 40}, "vocab_size is 40, so 0 to 39 are valid, and -100"),
+        ({"input_ids": tokens(), "logits_to_keep": -1}, "logits_to_keep=-1"),
         ({}, "give either input_ids or inputs_embeds"),
         ({"input_ids": tokens(), "attention_mask": torch.ones(2, 3)}, "key_padding_mask has shape"),
         ({"input_ids": tokens(), "attention_mask": torch.ones(2, 1, 45, 45)}, r"it must be \[b, l\]"),

@@ -116,6 +116,11 @@ def test_derived_values() -> None:
         ({"hash_rotations": "transformers"}, "goes with rule='chunk'"),
         ({"hidden_dropout": 1.0}, "hidden_dropout=1.0"),
         ({"pad_token_id": 259}, "pad_token_id=259 must be an integer of from 0 to 258"),
+        ({"causal": "false"}, "causal='false' is of the wrong kind; it must be true or false"),
+        ({"attention_pattern": 3}, "attention_pattern=3 is of the wrong kind; it must be a list of texts"),
+        ({"logit_scale": "x"}, "logit_scale='x' is of the wrong kind; it must be a number"),
+        ({"hash_seed": 1.5}, "hash_seed=1.5 is of the wrong kind; it must be an integer"),
+        ({"head_dim": "8"}, "head_dim='8' is of the wrong kind; it must be an integer or none"),
         ({"output_attentions": True}, "never forms the matrix"),
     ],
 )

@@ -64,7 +64,7 @@ def test_what_comes_later_changes_nothing_before(kind: str) -> None:
             assert moved(whole, changed, t) < 1e-10, f"seed {seed}, t {t}"
             cut = [None if x is None else x[:, :t] for x in (mask, segments)]
             assert moved(run(q[:, :, :t], v[:, :, :t], *cut), whole, t) < 1e-10, f"seed {seed}, t {t}"
-            if t % 7 == 0:
+            if seed == 0:
                 keys = selected_keys(q, mask, segments, t)
                 assert keys == selected_keys(other_q, other_mask, other_segments, t)
                 assert keys == selected_keys(q[:, :, :t], *cut, t)
@@ -96,8 +96,7 @@ def test_padding_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("rule", ["bucket"])
-def test_a_packed_document_gives_what_it_gives_alone(rule: str, causal: bool) -> None:
+def test_a_packed_document_gives_what_it_gives_alone(causal: bool) -> None:
     """Outputs and gradients."""
     for seed in range(10):
         torch.manual_seed(seed)
@@ -105,13 +104,13 @@ def test_a_packed_document_gives_what_it_gives_alone(rule: str, causal: bool) ->
         q, v = (torch.randn(1, 2, sum(lengths), 6, dtype=torch.float64, requires_grad=True) for _ in range(2))
         segments = torch.repeat_interleave(torch.tensor([0, 3, 4, 9]), torch.tensor(lengths))[None]
         weight = torch.randn_like(q)
-        out = lsh_attention(q, v, segment_ids=segments, causal=causal, rule=rule, **OPTIONS)
+        out = lsh_attention(q, v, segment_ids=segments, causal=causal, **OPTIONS)
         grads = torch.autograd.grad(out, (q, v), weight)
         start = 0
         for length in lengths:
             part = slice(start, start + length)
             alone = [x.detach()[:, :, part].clone().requires_grad_() for x in (q, v)]
-            expected = lsh_attention(*alone, causal=causal, rule=rule, **OPTIONS)
+            expected = lsh_attention(*alone, causal=causal, **OPTIONS)
             expected_grads = torch.autograd.grad(expected, alone, weight[:, :, part])
             for a, b in zip((out, *grads), (expected, *expected_grads), strict=True):
                 assert (a[:, :, part] - b).abs().max() < 1e-11, f"seed {seed}"

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -96,11 +99,22 @@ def test_hash_ignores_autocast_and_matmul_precision() -> None:
     q = torch.randn(1, 2, 600, 16)
     rotations = draw_rotations(0, 2, 2, 16, 32)
     expected = hash_octaves(q, rotations, [3, 6], 256)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(hash_octaves(q, rotations, [3, 6], 256), expected)
+    backend = torch.backends.mkldnn.matmul
+    before = backend.fp32_precision
     try:
-        with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(hash_octaves(q, rotations, [3, 6], 256), expected)
-        assert torch.get_float32_matmul_precision() == "medium"
+        backend.fp32_precision = "bf16"
+        assert torch.equal(hash_octaves(q, rotations, [3, 6], 256), expected)
+        assert backend.fp32_precision == "bf16"
     finally:
-        torch.set_float32_matmul_precision(before)
+        backend.fp32_precision = before
+
+
+def test_hash_after_the_legacy_setting() -> None:
+    code = (
+        "import torch; torch.set_float32_matmul_precision('high'); from reformer import lsh_attention; "
+        "q = torch.randn(1, 1, 9, 4); lsh_attention(q, q); "
+        "assert torch.get_float32_matmul_precision() == 'high'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -96,7 +96,7 @@ def test_many_random_settings() -> None:
             "chunks_before": rnd.choice([0, 1, 2]),
             "chunks_after": rnd.choice([0, 1]),
             "duplicates": rnd.choice(["count", "once"]),
-            "scale": rnd.choice([1.0, 0.5]),
+            "scale": rnd.choice([1.0, 0.5, -2.0]),
             "num_buckets": rnd.choice([None, 1, 4, 16]) if rule == "bucket" else rnd.choice([2, 6, [2, 4]]),
         }
         length = rnd.choice([1, 2, 3, 17, 40, 97])
@@ -139,12 +139,15 @@ def test_dropout_keeps_the_mean_and_drops_that_share() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("causal", [True, False])
-def test_lower_precision_on_identical_buckets(rule: dict[str, Any], dtype: torch.dtype, causal: bool) -> None:
+@pytest.mark.parametrize("length", [21, 150])
+@pytest.mark.parametrize("duplicates", ["count", "once"])
+def test_lower_precision_on_identical_buckets(
+    rule: dict[str, Any], dtype: torch.dtype, causal: bool, length: int, duplicates: str
+) -> None:
     """Inputs are rounded first, so that buckets agree; the reference computes in fp64 from there."""
-    q, v = (x.to(dtype) for x in inputs(2, 2, 150, 16, torch.float32))
+    q, v = (x.to(dtype) for x in inputs(2, 2, length, 16, torch.float32))
     rotations = draw_rotations(0, 2, 4, 16, ROTATIONS)
-    mask = masks("padding", 2, 150)["key_padding_mask"]
-    options = {**rule, "causal": causal, "key_padding_mask": mask}
+    options = {**rule, "causal": causal, "duplicates": duplicates, **masks("padding and documents", 2, length)}
     q, v = q.requires_grad_(), v.requires_grad_()
     out = lsh_attention(q, v, num_hashes=4, rotations=rotations, **options)
     wide_q, wide_v = (x.detach().double().requires_grad_() for x in (q, v))

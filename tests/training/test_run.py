@@ -47,7 +47,7 @@ def test_a_run_learns_logs_and_saves(tmp_path: Path, capsys: pytest.CaptureFixtu
     out = tmp_path / "run"
     model = train(TEXT, settings(), training(steps=40), out, say=said.append)
     log = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step")]
-    assert len(log) == 21  # the first step, then every second
+    assert len(log) == 21  # the first step, then every second, and the last
     assert log[-1].startswith("step 40/40  loss ")
     for word in ("bits/byte", "accuracy", "grad norm", "tokens/s", "left 0:00:00"):
         assert word in log[-1]
@@ -92,6 +92,23 @@ def test_accumulation_and_bf16(tmp_path: Path) -> None:
         losses.append(evaluate(model, TEXT, 64).loss)
     assert abs(losses[0] - losses[1]) < 0.3  # other rotations for each micro-batch
     assert abs(losses[0] - losses[2]) < 0.3
+
+
+def test_accumulation_counts_tokens_not_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the Trainer: rows of different real lengths, one batch of 4 or four micro-batches of 1."""
+    monkeypatch.setattr("reformer.models.model.draw_seed", lambda: 5)
+    rows = torch.randint(3, 259, (4, 30))
+    labels = rows.masked_fill(torch.arange(30) >= torch.tensor([30, 3, 17, 29])[:, None], -100)
+    data = [{"input_ids": x, "labels": y} for x, y in zip(rows, labels, strict=True)]
+    found = []
+    for batch_size, accumulation in ((4, 1), (1, 4)):
+        model = build_model(settings(), 0)
+        run = training(steps=1, batch_size=batch_size, accumulation=accumulation, warmup_steps=0)
+        trainer = ReformerTrainer(model, data, run, str(tmp_path))
+        trainer.train()
+        line = trainer.state.log_history[0]
+        found.append((line["loss"], float(line["grad_norm"])))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 def test_a_short_text_is_one_window(tmp_path: Path) -> None:
@@ -139,6 +156,43 @@ def test_folders_that_hold_something(tmp_path: Path) -> None:
         RunFolder(tmp_path / "mine", overwrite=True)
     with pytest.raises(ValueError, match="is a file"):
         RunFolder(tmp_path / "mine" / "thesis.txt")
+
+
+def test_what_was_trained_is_never_lost(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for stale in (".run.partial", ".run.former"):  # what a killed process left
+        (tmp_path / stale).mkdir()
+        (tmp_path / stale / "x").write_text("x")
+    train(TEXT, settings(), training(steps=1), out, say=lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+    folder = RunFolder(tmp_path / "late")
+    (tmp_path / "late").mkdir()
+    (tmp_path / "late" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match=r"what was trained is in .*\.late\.partial"):
+        folder.save(build_model(settings(), 0), settings(), training())
+    folder.discard()
+    assert (tmp_path / "late" / "thesis.txt").exists()
+    assert (tmp_path / ".late.partial" / "model.safetensors").exists()
+
+    (tmp_path / "link").symlink_to(out, target_is_directory=True)
+    train(TEXT, settings(), training(steps=1), tmp_path / "link", overwrite=True, say=lambda _: None)
+    assert (tmp_path / "link").is_symlink()
+    assert load_checkpoint(out).num_parameters() > 0
+
+    nested = RunFolder(tmp_path / "a" / "b" / "c")
+    nested.discard()
+    assert not (tmp_path / "a").exists()
+
+
+def test_ctrl_c_before_the_first_step_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ReformerTrainer, "compute_loss", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(TEXT, settings(), training(), tmp_path / "run", say=lambda _: None)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_settings_that_do_not_fit(tmp_path: Path) -> None:
@@ -194,8 +248,11 @@ def test_generation_writes_bytes_and_follows_its_seed() -> None:
 
 def test_run_files(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
-    write_run_file(path, settings(num_buckets=8), training())
-    assert read_run_file(path)["model"]["num_buckets"] == 8
+    given = settings(num_buckets=8, pad_token_id=None, eos_token_id=None, attention_pattern=("lsh",))
+    write_run_file(path, given, training())
+    tables = read_run_file(path)
+    assert ModelSettings(**tables["model"]) == given
+    assert TrainingSettings(**tables["training"]) == training()
     for text, message in (
         ("[model]\nhiden_size = 3", "has no key 'hiden_size'; did you mean 'hidden_size'"),
         ("[models]\nhidden_size = 3", r"no table \[models\]; did you mean 'model'"),
@@ -222,9 +279,14 @@ def test_checkpoints_that_are_none(tmp_path: Path) -> None:
     complains("holds no checkpoint that can be read")
     weights.unlink()
     complains("half a checkpoint")
-    (out / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
     weights.write_bytes(b"")
     complains("holds no checkpoint that can be read")
+    (out / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
+    complains("its model_type is 'gpt2', not 'reformer_torch'")
+    (out / "config.json").write_text("[1]")
+    complains("its model_type is None")
+    (out / "config.json").write_text(json.dumps({**config, "attention_pattern": 3}))
+    complains("attention_pattern=3 is of the wrong kind")
     (out / "config.json").write_text(json.dumps({**config, "rule_version": 9}))
     complains("rule_version=9 is unknown")
     (out / "config.json").unlink()

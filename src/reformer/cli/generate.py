@@ -35,8 +35,10 @@ def run(argv: Sequence[str]) -> None:
     """Parse, load, write."""
     command = parse(Generate, argv, "generate")
     check_integer("max-new-tokens", command.max_new_tokens, 1)
-    if not command.temperature >= 0:
-        raise ValueError(f"temperature={command.temperature} must be at least 0")
+    if command.temperature and not 0.01 <= command.temperature <= 100:
+        raise ValueError(f"temperature={command.temperature} must be 0 (the likeliest byte), or from 0.01 to 100")
+    if command.seed is not None:
+        check_integer("seed", command.seed, 0, 2**63 - 1)
     if command.top_k is not None:
         check_integer("top-k", command.top_k, 1)
     if command.top_p is not None and not 0 < command.top_p <= 1:
@@ -44,12 +46,13 @@ def run(argv: Sequence[str]) -> None:
 
     from reformer.cli.quiet import quiet_libraries
     from reformer.training.checkpoint import load_checkpoint
-    from reformer.training.generate import Sampling, generate_text
+    from reformer.training.generate import Sampling, check_room, generate_text
 
     quiet_libraries()
     model = load_checkpoint(command.model)
     sampling = Sampling(command.temperature, command.top_k, command.top_p, command.seed)
     prompt = command.prompt.encode("utf-8", "surrogateescape")
+    check_room(model, prompt, command.max_new_tokens)
     _write(prompt.decode("utf-8", "replace"))
     generate_text(model, prompt, command.max_new_tokens, _write, sampling)
     _write("\n")

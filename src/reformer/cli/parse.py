@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from typing import TypeVar
@@ -16,7 +17,7 @@ def parse(command: type[T], argv: Sequence[str], verb: str, default: T | None = 
     errors = io.StringIO()
     marked = tyro.conf.OmitArgPrefixes[tyro.conf.FlagCreatePairsOff[command]]  # type: ignore[valid-type]
     try:
-        with redirect_stderr(errors):
+        with redirect_stderr(errors), warnings.catch_warnings(action="ignore"):
             return tyro.cli(marked, prog=f"reformer {verb}", args=list(argv), default=default)
     except SystemExit as stop:
         if not stop.code:

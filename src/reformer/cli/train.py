@@ -48,12 +48,17 @@ def run(argv: Sequence[str]) -> None:
     command = parse(Train, argv, "train", default)
     if command.out is None:
         raise ValueError("--out is missing; name the folder for the model")
+    if not command.out.name:
+        raise ValueError(f"--out {command.out} has no name of its own; name a folder for the model")
 
     from reformer.cli.quiet import quiet_libraries
     from reformer.data.corpus import read_documents, split_held_out, standard_library
-    from reformer.training.run import train
+    from reformer.training.folder import check_out
+    from reformer.training.run import check_fit, train
 
     quiet_libraries()
+    check_out(command.out, command.overwrite)
+    check_fit(command.model, command.training)
     documents = read_documents(command.files) if command.files else standard_library()
     kept, held_out = split_held_out(documents, command.training.held_out)
     if not kept:

@@ -1,5 +1,6 @@
 """Attention layers with their projections: by content (LSH), by place (local), and exact (full)."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from reformer.layers.positions import rotate
 from reformer.layers.streams import StreamLinear
 from reformer.ops.attention import Duplicates, LocalRule, Rule, local_attention, lsh_attention
+from reformer.ops.checks import check_choice
 from reformer.ops.hashing import derive_seed, draw_seed
 from reformer.ops.ranks import Ranks, compute_ranks
 
@@ -76,6 +78,9 @@ class LSHAttention(_Attention):
         hash_rotations: str = "own",
     ) -> None:
         super().__init__(hidden_size, num_heads, head_dim, ("query_key", "value"))
+        check_choice("hash_rotations", hash_rotations, ("own", "transformers"))
+        if hash_rotations == "transformers" and (rule != "chunk" or num_buckets is None):
+            raise ValueError("hash_rotations='transformers' needs rule='chunk' and num_buckets; give both")
         self.num_hashes, self.num_hashes_eval = num_hashes, num_hashes_eval
         self.dropout, self.hash_seed, self.hash_rotations = dropout, hash_seed, hash_rotations
         self.options: dict[str, Any] = {
@@ -238,18 +243,16 @@ class FullAttention(_Attention):
         ]
         return self._merge(torch.cat(pieces, dim=2).masked_fill(padding, 0.0))
 
-    def _masks(self, ranks: Ranks) -> list[tuple[int, Tensor]]:
-        """Masks [b, 1, piece, l]; padding sees itself, so that no row is empty."""
+    def _masks(self, ranks: Ranks) -> Iterator[tuple[int, Tensor]]:
+        """Masks [b, 1, piece, l], one at a time; padding sees padding, so that no row is empty."""
         length = ranks.real.shape[1]
         slots = torch.arange(length, device=ranks.real.device)
-        masks = []
         for start in range(0, length, FULL_PIECE):
             query = slice(start, start + FULL_PIECE)
             allowed = ranks.document[:, query, None] == ranks.document[:, None, :]
             if self.causal:
                 allowed = allowed & (slots[query, None] >= slots)
-            masks.append((start, allowed[:, None]))
-        return masks
+            yield start, allowed[:, None]
 
 
 def _positions(x: Tensor, key_padding_mask: Tensor | None, segment_ids: Tensor | None, given: Tensor | None) -> Tensor:

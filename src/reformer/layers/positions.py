@@ -47,11 +47,6 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.table = PositionTable(max_positions, hidden_size)
 
-    @property
-    def limit(self) -> int:
-        """The most tokens of a document."""
-        return self.table.num_embeddings
-
     def forward(self, position_ids: Int[Tensor, "b l"], dtype: torch.dtype) -> Float[Tensor, "b l hidden"]:
         return self.table(position_ids).to(dtype)
 
@@ -67,11 +62,6 @@ class AxialPositions(nn.Module):
         super().__init__()
         self.shape = tuple(shape)
         self.tables = nn.ModuleList(PositionTable(size, dim) for size, dim in zip(shape, dims, strict=True))
-
-    @property
-    def limit(self) -> int:
-        """The most tokens of a document."""
-        return prod(self.shape)
 
     def forward(self, position_ids: Int[Tensor, "b l"], dtype: torch.dtype) -> Float[Tensor, "b l hidden"]:
         parts, below = [], prod(self.shape)

@@ -146,6 +146,8 @@ class _Branch:
     def record(self, frame: "_Frame", x: Tensor) -> Tensor:
         """The first run: nothing that it saves is kept."""
         self.needs_grad = x.requires_grad
+        self.modes = [(module, module.training) for module in self.module.modules()]
+        self.weights = [(p, p._version) for p in self.module.parameters() if not p.is_inference()]
         self.random = _random_state(x)
         self.autocast = _autocast_state(x.device.type)
 
@@ -171,8 +173,13 @@ class _Branch:
         def unpack(_: None) -> Tensor:
             raise RuntimeError("the graph of a recovered block has no backward of its own")
 
+        if any(p._version != version for p, version in self.weights):
+            raise RuntimeError(
+                f"weights of {type(self.module).__name__} ({self.name} of a reversible block) were changed in place "
+                "between its forward and its backward"
+            )
         _set_random_state(self.random)
-        with saved_tensors_hooks(pack, unpack), self.tape.replay(), _autocast(self.autocast):
+        with saved_tensors_hooks(pack, unpack), self.tape.replay(), _autocast(self.autocast), _modes(self.modes):
             out = self.module(x.requires_grad_(self.needs_grad), **self.kwargs)
         if count != len(self.slots):
             raise RuntimeError(
@@ -236,6 +243,19 @@ def _set_random_state(state: _RandomState) -> None:
     cpu, device_type, devices, states = state
     torch.set_rng_state(cpu)
     set_device_states(devices, states, device_type=device_type)
+
+
+@contextmanager
+def _modes(modes: Sequence[tuple[nn.Module, bool]]) -> Iterator[None]:
+    """Every module in training or evaluation mode as it was."""
+    now = [module.training for module, _ in modes]
+    for module, training in modes:
+        module.training = training
+    try:
+        yield
+    finally:
+        for (module, _), training in zip(modes, now, strict=True):
+            module.training = training
 
 
 _AutocastState = tuple[str, bool, torch.dtype, bool]

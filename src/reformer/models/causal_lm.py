@@ -9,8 +9,9 @@ from transformers import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from reformer.models.config import ReformerConfig
-from reformer.models.loss import next_token_targets, token_loss
+from reformer.models.loss import check_labels, next_token_targets, token_loss
 from reformer.models.model import ReformerModel, ReformerPreTrainedModel, merged_width
+from reformer.ops.checks import check_integer
 
 
 @dataclass
@@ -27,6 +28,7 @@ class ReformerForCausalLM(ReformerPreTrainedModel, GenerationMixin):
     With `loss_chunk`, an output that has a loss has no logits, since they are never whole.
     """
 
+    accepts_loss_kwargs = True  # the Trainer then passes num_items_in_batch
     _tied_weights_keys = {"lm_head.weight": "model.embeddings.token.weight"}
 
     def __init__(self, config: ReformerConfig) -> None:
@@ -96,11 +98,14 @@ class ReformerForCausalLM(ReformerPreTrainedModel, GenerationMixin):
                 raise ValueError(
                     f"labels have shape {list(labels.shape)}; they must be [b, l] = {list(hidden.shape[:2])}"
                 )
+            check_labels(labels, self.config.vocab_size)
             targets = next_token_targets(labels, attention_mask, segment_ids)
             sums = token_loss(hidden, targets, self._logits, self.config.loss_chunk)
             result.loss = sums.reduce(num_items_in_batch)
             result.correct, result.predicted = sums.correct, sums.predicted
         if labels is None or not self.config.loss_chunk:
+            if isinstance(logits_to_keep, int):
+                check_integer("logits_to_keep", logits_to_keep, 0)
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             result.logits = self._logits(hidden[:, kept])
         return result if return_dict is None or return_dict else result.to_tuple()

@@ -13,7 +13,16 @@ _OWN = tuple(field.name for field in fields(ModelSettings))
 _OF_THE_BASE = {
     *(field.name for field in fields(PreTrainedConfig)),
     *("num_labels", "torch_dtype", "name_or_path", "attn_implementation", "experts_implementation", "model_type"),
-    *("output_attentions", "auto_map", "use_cache", "is_decoder", "tie_last_hidden_states"),
+    *(
+        "output_attentions",
+        "auto_map",
+        "use_cache",
+        "_name_or_path",
+        "_commit_hash",
+        "gradient_checkpointing",
+        "is_decoder",
+        "tie_last_hidden_states",
+    ),
 }
 
 
@@ -26,18 +35,20 @@ class ReformerConfig(PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = "reformer_torch"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "correct", "predicted"]
 
     def __init__(self, **kwargs: Any) -> None:
         own = {name: kwargs.pop(name) for name in _OWN if name in kwargs}
         for name in kwargs:
-            if name not in _OF_THE_BASE and not name.startswith("_"):
+            if name not in _OF_THE_BASE:
                 raise ValueError(f"ReformerConfig has no field {name!r}{nearest(name, _OWN)}")
         if kwargs.get("output_attentions"):
             raise ValueError(
                 "output_attentions=True: LSH attention never forms the matrix of probabilities; leave it False"
             )
         self._adopt(ModelSettings(**own))
-        kwargs.pop("model_type", None)
+        for name in ("model_type", "gradient_checkpointing"):  # the one is a class's, the other has nothing to do
+            kwargs.pop(name, None)
         super().__init__(**kwargs, **self._base_fields())
 
     @property

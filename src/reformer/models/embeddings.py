@@ -37,7 +37,7 @@ class Embeddings(nn.Module):
         inputs_embeds: Float[Tensor, "b l hidden"] | None,
         position_ids: Int[Tensor, "b l"],
     ) -> Float[Tensor, "b l hidden"]:
-        """Embed; `inputs_embeds` stand in for token embeddings behind their projection.
+        """Embed; `inputs_embeds` stand in for what `token` gives.
 
         Raises ValueError for tokens out of the vocabulary and positions over a hard limit.
         """
@@ -50,7 +50,13 @@ class Embeddings(nn.Module):
                 "vocab_size",
                 "check that the tokenizer is the model's",
             )
-            inputs_embeds = self.project(self.token(input_ids))
+            inputs_embeds = self.token(input_ids)
+        if inputs_embeds.shape[-1] != self.token.embedding_dim:
+            raise ValueError(
+                f"inputs_embeds have shape {list(inputs_embeds.shape)}; their width must be that of the token "
+                f"embeddings, {self.token.embedding_dim}"
+            )
+        inputs_embeds = self.project(inputs_embeds)
         if self.limit is not None:
             advice = "use shorter texts, or rotary or sinusoidal positions"
             _check_range("position_ids", position_ids, self.limit, "the longest document of its positions", advice)

@@ -26,7 +26,21 @@ class TokenLoss(NamedTuple):
         """Mean over predicted tokens, or the sum divided by `num_items_in_batch`; 0, with its graph, without any."""
         if num_items_in_batch is None:
             return self.nll / self.predicted.clamp(min=1)
-        return self.nll / num_items_in_batch
+        if isinstance(num_items_in_batch, Tensor):
+            return self.nll / num_items_in_batch.clamp(min=1)
+        return self.nll / max(num_items_in_batch, 1)
+
+
+def check_labels(labels: Int[Tensor, "b l"], vocab_size: int) -> None:
+    """ValueError for labels that are neither tokens nor -100."""
+    if torch.compiler.is_compiling() or not labels.numel():
+        return
+    wrong = (labels != IGNORED) & ((labels < 0) | (labels >= vocab_size))
+    if wrong.any():
+        raise ValueError(
+            f"labels hold {int(labels[wrong][0])}; vocab_size is {vocab_size}, so 0 to {vocab_size - 1} are valid, "
+            f"and {IGNORED} for what is not to be predicted"
+        )
 
 
 def next_token_targets(

@@ -56,7 +56,12 @@ class ReformerPreTrainedModel(PreTrainedModel):
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None, **kwargs: Any) -> None:
         """Nothing to do: a reversible model stores no activations of its layers."""
-        logger.warning_once("gradient checkpointing is ignored: a reversible model recovers its activations anyway")
+        if self.config.reversible:
+            logger.warning_once("gradient checkpointing is ignored: a reversible model recovers its activations anyway")
+        else:
+            logger.warning_once(
+                "gradient checkpointing is ignored: use reversible=True, the same function in less memory"
+            )
 
 
 class ReformerModel(ReformerPreTrainedModel):
@@ -101,7 +106,12 @@ class ReformerModel(ReformerPreTrainedModel):
         b, length = inputs.shape[:2]
         mask = None if attention_mask is None else _two_dimensional(attention_mask).bool()
         ranks = compute_ranks(b, length, mask, segment_ids, inputs.device)
+        if mask is not None and mask.all():
+            mask = None  # nothing is padded: the ways without masks are faster
         positions = ranks.rank.expand(b, -1) if position_ids is None else position_ids
+        if positions.shape not in ((b, length), (1, length)):
+            raise ValueError(f"position_ids have shape {list(positions.shape)}; they must be [b, l] = [{b}, {length}]")
+        positions = positions.expand(b, -1)
         x = self.embeddings(input_ids, inputs_embeds, positions)
 
         states: list[Tensor] = []
@@ -150,6 +160,8 @@ def _one_of(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
     if inputs_embeds is not None:
         inputs, name, shape = (inputs_embeds, "inputs_embeds", "[b, l, hidden]")
     assert inputs is not None
+    if inputs_embeds is None and (inputs.is_floating_point() or inputs.dtype == torch.bool):
+        raise ValueError(f"input_ids are {inputs.dtype}; they must be integers")
     if inputs.dim() != shape.count(",") + 1:
         raise ValueError(f"{name} have shape {list(inputs.shape)}; they must be {shape}")
     return inputs

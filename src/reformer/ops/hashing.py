@@ -7,6 +7,7 @@ one and more, so a running argmax gives all n in one pass.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -150,12 +151,13 @@ def _nested_argmax(x: Tensor, octaves: Sequence[int]) -> list[Tensor]:
 @contextmanager
 def _exact_matmul() -> Iterator[None]:
     """Products in the precision of their type: neither TF32 nor bf16 inside, whatever the caller has set."""
-    before = torch.get_float32_matmul_precision()
-    if before == "highest":
-        yield
-        return
-    torch.set_float32_matmul_precision("highest")
+    mkldnn: Any = torch.backends.mkldnn
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
     try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision

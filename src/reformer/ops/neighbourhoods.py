@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from reformer.ops.ranks import Ranks
+from reformer.ops.ranks import NO_DOCUMENT, Ranks
 
-NOBODY = -1  # the group of a row that nobody sees and that sees nobody
+NOBODY = NO_DOCUMENT  # the group of a row that nobody sees and that sees nobody
 
 _AFTER_ALL = 1 << 30  # sorts behind every group
 

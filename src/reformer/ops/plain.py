@@ -188,7 +188,7 @@ def _shift(q: Tensor, k: Tensor, tiling: _Tiling, dtype: torch.dtype) -> Tensor:
     """What is subtracted from the logits of each query: their bound where that is safe, else their maximum."""
     options = tiling.options
     if options.keys_bounded:
-        bound = options.scale * q.to(dtype).norm(dim=-1)
+        bound = abs(options.scale) * q.to(dtype).norm(dim=-1)
         if not bool((2 * bound > SAFE_EXPONENT).any()):
             return bound
     shift = torch.full(q.shape[:1], -torch.inf, dtype=dtype, device=q.device)

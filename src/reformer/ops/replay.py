@@ -18,11 +18,6 @@ class Tape:
         self.values: list[Tensor] = []
         self.reading: Iterator[Tensor] | None = None
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the tape holds."""
-        return sum(value.nbytes for value in self.values)
-
     @contextmanager
     def record(self) -> Iterator[None]:
         """Write what is remembered inside on this tape."""
@@ -53,7 +48,10 @@ def remembered(compute: Callable[[], Tensor]) -> Tensor:
     if tape is None:
         return compute()
     if tape.reading is not None:
-        return next(tape.reading)
+        value = next(tape.reading, None)
+        if value is None:
+            raise RuntimeError("a branch of a reversible block remembers more in its second run than in its first")
+        return value
     value = compute()
     tape.values.append(value)
     return value

@@ -1,5 +1,6 @@
 """Loading a checkpoint folder, with an error that says what is wrong with it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ def load_checkpoint(folder: Path) -> ReformerForCausalLM:
     if not (folder / WEIGHTS).exists() and not (folder / SHARDS).exists():
         raise ValueError(f"{folder} holds half a checkpoint ({WEIGHTS} is missing); train it again")
     try:
+        written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        found = written.get("model_type") if isinstance(written, dict) else None
+        if found != ReformerConfig.model_type:
+            raise ValueError(f"its model_type is {found!r}, not {ReformerConfig.model_type!r}")
         config = ReformerConfig.from_pretrained(folder)
-        if not isinstance(config, ReformerConfig) or config.model_type != ReformerConfig.model_type:
-            raise ValueError(f"its model_type is not {ReformerConfig.model_type}")
         loaded: Any = ReformerForCausalLM.from_pretrained(folder, config=config, output_loading_info=True)
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{folder} holds no checkpoint that can be read: {reason}") from None
     model, report = loaded

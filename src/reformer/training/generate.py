@@ -51,13 +51,8 @@ def generate_text(
     Raises ValueError for a prompt that leaves no room under a hard limit of positions.
     """
     sampling = sampling or Sampling()
+    check_room(model, prompt, max_new_tokens)
     tokens = torch.tensor([[END, *encode(prompt).tolist()]], device=model.device)
-    limit = model.config.settings.length_limit
-    if limit is not None and tokens.shape[1] + max_new_tokens > limit:
-        raise ValueError(
-            f"the prompt's {tokens.shape[1]} tokens and {max_new_tokens} new ones are over {limit}, the longest "
-            "document of this model; shorten one of them"
-        )
     options: dict[str, Any] = {"do_sample": sampling.temperature > 0, "suppress_tokens": [PAD, UNKNOWN]}
     if sampling.temperature > 0:
         options |= {"temperature": sampling.temperature, "top_k": sampling.top_k or 0, "top_p": sampling.top_p or 1.0}
@@ -66,3 +61,13 @@ def generate_text(
     model.generate(  # type: ignore[misc]
         tokens, max_new_tokens=max_new_tokens, streamer=_Writer(write), pad_token_id=PAD, **options
     )
+
+
+def check_room(model: ReformerForCausalLM, prompt: bytes, max_new_tokens: int) -> None:
+    """ValueError when prompt and new bytes are over a hard limit of positions."""
+    limit, size = model.config.settings.length_limit, len(prompt) + 1  # the end token stands in front
+    if limit is not None and size + max_new_tokens > limit:
+        raise ValueError(
+            f"the prompt's {size} tokens and {max_new_tokens} new ones are over {limit}, the longest document of this "
+            "model; shorten one of them"
+        )

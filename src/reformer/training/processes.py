@@ -5,4 +5,4 @@ import os
 
 def is_main_process() -> bool:
     """True for the process that prints and saves: the only one, or the first that torchrun started."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return "LOCAL_RANK" not in os.environ or int(os.environ.get("RANK", "0")) == 0

@@ -27,7 +27,8 @@ class ProgressLines(TrainerCallback):
             self.task = self.bar.add_task("training", total=state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Move the bar."""
+        """Move the bar; log the last step too."""
+        control.should_log |= state.global_step == state.max_steps
         if state.is_world_process_zero:
             self.bar.update(self.task, completed=state.global_step)
 

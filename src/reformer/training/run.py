@@ -60,6 +60,8 @@ def train(
         try:
             trainer.train()
         except KeyboardInterrupt:
+            if not trainer.state.global_step:
+                raise  # nothing was trained yet
             interrupted = True
         progress.stop()
         folder.save(trainer.accelerator.unwrap_model(trainer.model), settings, training)

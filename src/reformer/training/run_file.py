@@ -11,6 +11,8 @@ from reformer.ops.checks import nearest
 from reformer.settings import ModelSettings
 from reformer.training.settings import TrainingSettings
 
+NONE = "none"  # TOML has no word for it
+
 TABLES: dict[str, type[ModelSettings] | type[TrainingSettings]] = {
     "model": ModelSettings,
     "training": TrainingSettings,
@@ -26,7 +28,10 @@ def read_run_file(path: Path) -> dict[str, dict[str, Any]]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path} is no TOML file: {error}") from None
     check_tables(tables, str(path))
-    return tables
+    return {
+        table: {key: None if value == NONE else value for key, value in values.items()}
+        for table, values in tables.items()
+    }
 
 
 def check_tables(tables: dict[str, Any], where: str) -> None:
@@ -43,9 +48,9 @@ def check_tables(tables: dict[str, Any], where: str) -> None:
 
 
 def write_run_file(path: Path, model: ModelSettings, training: TrainingSettings) -> None:
-    """Write every setting that is not None; fed back, the file repeats the run."""
+    """Write every setting; fed back, the file repeats the run."""
     tables = {
-        name: {key: value for key, value in asdict(settings).items() if value is not None}
+        name: {key: NONE if value is None else value for key, value in asdict(settings).items()}
         for name, settings in (("model", model), ("training", training))
     }
     path.write_text(tomli_w.dumps(tables), encoding="utf-8")

@@ -36,11 +36,12 @@ class TrainingSettings(Settings):
     """Steps between two lines of the log."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_integer("length", self.length, 2)
         for name in ("batch_size", "accumulation", "steps", "log_steps"):
             check_integer(name, getattr(self, name), 1)
-        for name in ("warmup_steps", "seed"):
-            check_integer(name, getattr(self, name), 0)
+        check_integer("warmup_steps", self.warmup_steps, 0)
+        check_integer("seed", self.seed, 0, 2**32 - 1)
         check_probability("held_out", self.held_out)
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:

@@ -25,10 +25,11 @@ class ReformerTrainer(Trainer):
         super().__init__(model=model, args=_arguments(settings, output_dir), train_dataset=data)
         self.remove_callback(PrinterCallback)
         self._correct, self._predicted = 0, 0
-        self._since = time.perf_counter()
+        self._since: float | None = None
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's loss; counts what was predicted and how much of it rightly."""
+        self._since = self._since or time.perf_counter()
         kwargs["return_outputs"] = True
         loss, outputs = super().compute_loss(model, inputs, *args, **kwargs)
         if not torch.isfinite(loss):
@@ -42,7 +43,7 @@ class ReformerTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add bits per byte, token accuracy and tokens per second to the lines of the training loss."""
-        if "loss" in logs and self._predicted:
+        if "loss" in logs and self._since is not None:
             now = time.perf_counter()
             logs["bits_per_byte"] = logs["loss"] / math.log(2)
             logs["accuracy"] = self._correct / self._predicted
