@@ -155,7 +155,7 @@ def test_lower_precision_on_identical_buckets(
     weight = torch.randn_like(expected).to(dtype)
     grads = torch.autograd.grad(out, (q, v), weight)
     expected_grads = torch.autograd.grad(expected, (wide_q, wide_v), weight.double())
-    tolerance = 4 * torch.finfo(dtype).eps
+    tolerance = (16 if dtype == torch.float32 else 4) * torch.finfo(dtype).eps
     assert out.dtype == dtype
     for a, b in zip((out, *grads), (expected, *expected_grads), strict=True):
         assert (a.double() - b).abs().max() < tolerance * max(1.0, float(b.detach().abs().max()))
