@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check
