@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from reformer.layers.streams import StreamLinear
+from reformer.ops.checks import check_choice
 
 ACTIVATIONS = ("gelu", "relu", "silu", "swiglu")
 
@@ -20,8 +21,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int, activation: str = "gelu", chunk_size: int = 0) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation={activation!r} is none of {', '.join(ACTIVATIONS)}")
+        check_choice("activation", activation, ACTIVATIONS)
         self.activation, self.chunk_size = activation, chunk_size
         self.dense_in = nn.Linear(hidden_size, intermediate_size * (2 if activation == "swiglu" else 1))
         self.dense_out = StreamLinear(intermediate_size, hidden_size)
