@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from reformer.ops import attention, plain
+from reformer.ops import attention
 from reformer.ops.attention import lsh_attention
 from reformer.ops.hashing import draw_rotations
+from reformer.ops.plain import core
 from reformer.ops.reference import lsh_attention_reference
 
 ROTATIONS = 300
@@ -186,7 +187,7 @@ def test_pieces_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     q, v = inputs(3, 2, 300, 8)
     whole = lsh_attention(q, v, seed=0, window=8, dropout_p=0.0)
     for piece in (1, 10_000, 100_000):
-        monkeypatch.setattr(plain, "PIECE", piece)
+        monkeypatch.setattr(core, "PIECE", piece)
         assert (lsh_attention(q, v, seed=0, window=8) - whole).abs().max() < 1e-14
 
 

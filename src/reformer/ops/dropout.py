@@ -32,4 +32,20 @@ def key_stream(key: Tensor, slot: Tensor) -> Tensor:
 
 def dropped(query: Tensor, key: Tensor, p: float) -> Tensor:
     """True for the pairs that dropout with probability `p` takes away, from the streams of query and key."""
-    return _mix(query ^ key) < min(round(p * _INT32), _INT32 - 1) - _INT32 // 2
+    return _mix(query ^ key) < drop_threshold(p)
+
+
+def batch_head_stream(seed: int, batch_head: int) -> int:
+    """What `query_stream` has mixed before it comes to the round, as an unsigned number."""
+
+    def mix(x: int) -> int:
+        x = (x ^ x >> 16) * 0x7FEB352D % _INT32
+        x = (x ^ x >> 15) * 0x846CA68B % _INT32
+        return x ^ x >> 16
+
+    return mix(mix(mix(seed % _INT32) ^ (seed >> 32) % _INT32) ^ batch_head)
+
+
+def drop_threshold(p: float) -> int:
+    """What the signed mix of a pair's streams must lie below for the pair to be dropped."""
+    return min(round(p * _INT32), _INT32 - 1) - _INT32 // 2

@@ -37,9 +37,7 @@ def compute_ranks(
 
     Raises ValueError for masks of another shape and for segment ids that decrease among real tokens.
     """
-    for name, value in (("key_padding_mask", key_padding_mask), ("segment_ids", segment_ids)):
-        if value is not None and value.shape != (batch, length):
-            raise ValueError(f"{name} has shape {list(value.shape)}; it must be [b, l] = [{batch}, {length}]")
+    check_masks(batch, length, key_padding_mask, segment_ids)
     slots = torch.arange(length, device=device)
     if key_padding_mask is None and segment_ids is None:
         everywhere = torch.ones(1, length, dtype=torch.bool, device=device)
@@ -55,6 +53,15 @@ def compute_ranks(
     start = torch.where(first_of_document, seen - 1, 0).cummax(1).values
     rank = torch.where(real, seen - 1 - start, 0)
     return Ranks(real, document, rank, _last_rank(document, rank))
+
+
+def check_masks(
+    batch: int, length: int, key_padding_mask: Bool[Tensor, "b l"] | None, segment_ids: Int[Tensor, "b l"] | None
+) -> None:
+    """ValueError for masks of another shape than [b, l]."""
+    for name, value in (("key_padding_mask", key_padding_mask), ("segment_ids", segment_ids)):
+        if value is not None and value.shape != (batch, length):
+            raise ValueError(f"{name} has shape {list(value.shape)}; it must be [b, l] = [{batch}, {length}]")
 
 
 def _document_starts(real: Tensor, segment_ids: Tensor | None, slots: Tensor) -> Tensor:

@@ -1,0 +1,35 @@
+"""The choice among backends. A backend is a module with `lsh` and `local` of the same signatures."""
+
+import logging
+from functools import lru_cache
+from types import ModuleType
+
+from reformer.ops.plain import backend as plain
+
+logger = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "plain", "numba")
+
+
+def choose_backend(name: str, device_type: str) -> ModuleType:
+    """The backend of that name; "auto" is the fastest that the device and the installation have.
+
+    Raises ValueError for one that does not run there.
+    """
+    if name == "numba" and device_type != "cpu":
+        raise ValueError(f"backend='numba' computes on the CPU and the tensors are on {device_type}; choose 'auto'")
+    if name == "plain" or device_type != "cpu":
+        return plain
+    return _cpu_backend() or plain
+
+
+@lru_cache
+def _cpu_backend() -> ModuleType | None:
+    try:
+        from reformer.ops.cpu import backend
+    except (ImportError, OSError) as reason:
+        logger.warning(
+            "attention on this CPU falls back to the slower plain backend: numba is not to be had (%s)", reason
+        )
+        return None
+    return backend

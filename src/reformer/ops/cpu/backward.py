@@ -1,0 +1,131 @@
+"""The backward of one (batch, head), from the merged output and log-sum-exp (design, section 2, identity 2)."""
+
+import numpy as np
+
+from reformer.ops.cpu.jit import entry_kernel, kernel
+from reformer.ops.cpu.mask import drop_pairs, mask_pairs, share_of_offers
+from reformer.ops.cpu.rows import KEYS, QUERIES, key_factors, pack, padded, run_tokens, scatter
+from reformer.ops.cpu.simd import VECTOR_BYTES, exp, load, store, subtract, times, transpose
+from reformer.ops.cpu.tiles import (
+    empty_bounds,
+    keys_of_lanes,
+    multiply_scores,
+    set_bounds,
+    sum_over_keys,
+    sum_over_queries,
+)
+
+
+@kernel
+def _probabilities(scores, bounds, queries, logsumexp, lanes):
+    """Scores = exp(scores - logsumexp)."""
+    for i in range(0, queries, lanes):
+        first, last = keys_of_lanes(bounds, i, queries, lanes)
+        shift = load(logsumexp, i)
+        for j in range(first, last):
+            store(exp(subtract(load(scores, j * QUERIES + i), shift)), scores, j * QUERIES + i)
+
+
+@kernel
+def _score_gradients(scores, slopes, bounds, queries, delta, lanes):
+    """Slopes = scores * (slopes - delta): from gradients of probabilities to those of scores."""
+    for i in range(0, queries, lanes):
+        first, last = keys_of_lanes(bounds, i, queries, lanes)
+        mean = load(delta, i)
+        for j in range(first, last):
+            at = j * QUERIES + i
+            store(times(load(scores, at), subtract(load(slopes, at), mean)), slopes, at)
+
+
+@kernel
+def _begin(out, logsumexp, grad, dq, dk, dv, delta, rows, options):
+    """Delta = do . o; gradients start at 0, or at do for a value that stood alone."""
+    for t in range(options.length):
+        at, grad_at, total = out.first + t * out.row, grad.first + t * grad.row, out.data.dtype.type(0)
+        alone = logsumexp[t] == -np.inf and rows.document[t] >= 0
+        for x in range(options.width):
+            total += out.data[at + x] * grad.data[grad_at + x]
+            dq.data[dq.first + t * dq.row + x] = 0
+            dk.data[dk.first + t * dk.row + x] = 0
+            dv.data[dv.first + t * dv.row + x] = grad.data[grad_at + x] if alone else 0
+        delta[t] = total
+
+
+@kernel
+def _through_key_norm(q, factors, dk, dq, options):
+    """Add to dq what comes through k = q * factor(q), once per token."""
+    for t in range(options.length):
+        if factors[t] == 0:
+            continue
+        at, q_at, k_at = dq.first + t * dq.row, q.first + t * q.row, dk.first + t * dk.row
+        along = q.data.dtype.type(0)
+        for x in range(options.width):
+            along += q.data[q_at + x] * dk.data[k_at + x]
+        along *= factors[t] * factors[t]
+        for x in range(options.width):
+            dq.data[at + x] += factors[t] * (dk.data[k_at + x] - along * q.data[q_at + x])
+
+
+@entry_kernel
+def differentiate_head(q, k, v, out, logsumexp, grad, dq, dk, dv, rows, options, kind):
+    """Write `dq`, `dk` (scratch where keys are the queries) and `dv`."""
+    dtype, number, width = kind.dtype, kind.dtype.type, options.width
+    lanes = np.int64(VECTOR_BYTES // kind.itemsize)
+    stride = padded(width, lanes)
+    queries, columns, query_sums = (
+        np.empty(QUERIES * stride, dtype),
+        np.empty(QUERIES * stride, dtype),
+        np.empty(QUERIES * stride, dtype),
+    )
+    grads, grad_columns = np.empty(QUERIES * stride, dtype), np.empty(QUERIES * stride, dtype)
+    keys, values, key_sums = (
+        np.empty(KEYS * stride, dtype),
+        np.empty(KEYS * stride, dtype),
+        np.empty(KEYS * stride, dtype),
+    )
+    scores, slopes = np.empty(KEYS * QUERIES, dtype), np.empty(KEYS * QUERIES, dtype)
+    z, run_delta, delta = np.empty(QUERIES, dtype), np.empty(QUERIES, dtype), np.empty(options.length, dtype)
+    query_tokens, key_tokens, bounds = np.empty(QUERIES, np.int32), np.empty(KEYS, np.int32), empty_bounds()
+    none, factors = np.empty(0, dtype), np.empty(options.length if options.shared else 0, dtype)
+    if options.shared:
+        key_factors(q, rows.document, options, factors)
+    _begin(out, logsumexp, grad, dq, dk, dv, delta, rows, options)
+
+    for run in range(rows.runs.shape[0]):
+        n, total = np.int64(rows.runs[run, 1] - rows.runs[run, 0]), np.int64(rows.runs[run, 3] - rows.runs[run, 2])
+        z[:], run_delta[:] = 0, 0
+        for key in range(0, total, KEYS):
+            count = min(total - key, KEYS)
+            run_tokens(rows, run, key, count, query_tokens, key_tokens)
+            if key == 0:
+                pack(q, query_tokens, n, width, number(options.scale), none, queries, stride)
+                pack(grad, query_tokens, n, width, number(1 / options.keep), none, grads, stride)
+                transpose(queries, 0, stride, columns, 0, QUERIES, padded(n, lanes), stride)
+                transpose(grads, 0, stride, grad_columns, 0, QUERIES, padded(n, lanes), stride)
+                for i in range(n):
+                    t = query_tokens[i]
+                    if t >= 0 and logsumexp[t] > -np.inf:
+                        z[i], run_delta[i] = logsumexp[t], delta[t]
+            pack(k, key_tokens, count, width, number(1), factors, keys, stride)
+            pack(v, key_tokens, count, width, number(1), none, values, stride)
+            set_bounds(rows, run, key, count, n, options, bounds, lanes)
+            multiply_scores(keys, columns, stride, bounds, count, scores)
+            multiply_scores(values, grad_columns, stride, bounds, count, slopes)
+            mask_pairs(scores, rows, run, key, count, query_tokens, key_tokens, n, options, bounds)
+            _probabilities(scores, bounds, n, z, lanes)
+            if options.once:
+                share_of_offers(scores, rows, run, key, count, n, options)
+            if options.keep < 1:
+                drop_pairs(slopes, rows, run, key, count, query_tokens, key_tokens, n, options, bounds)
+            _score_gradients(scores, slopes, bounds, n, run_delta, lanes)
+            if options.keep < 1:
+                drop_pairs(scores, rows, run, key, count, query_tokens, key_tokens, n, options, bounds)
+            sum_over_queries(scores, grads, stride, bounds, count, key_sums)
+            scatter(key_sums, stride, key_tokens, count, number(1), dv, width)
+            sum_over_queries(slopes, queries, stride, bounds, count, key_sums)
+            scatter(key_sums, stride, key_tokens, count, number(1), dk, width)
+            sum_over_keys(slopes, keys, stride, bounds, n, query_sums, key > 0)
+        scatter(query_sums, stride, query_tokens, n, number(options.scale), dq, width)
+
+    if options.shared:
+        _through_key_norm(q, factors, dk, dq, options)

@@ -1,0 +1,151 @@
+"""The forward of one (batch, head).
+
+Runs of all rounds add to each token's own row; the softmax is merged under a running maximum, which is safe for any
+norm of the queries.
+"""
+
+import numpy as np
+
+from reformer.ops.cpu.jit import entry_kernel, kernel
+from reformer.ops.cpu.mask import drop_pairs, mask_pairs, share_of_offers
+from reformer.ops.cpu.rows import KEYS, QUERIES, key_factors, pack, padded, run_tokens
+from reformer.ops.cpu.simd import (
+    VECTOR_BYTES,
+    exp,
+    load,
+    maximum,
+    plus,
+    spread,
+    store,
+    subtract,
+    times,
+    times_plus,
+    transpose,
+)
+from reformer.ops.cpu.tiles import empty_bounds, keys_of_lanes, multiply_scores, set_bounds, sum_over_keys
+
+
+@kernel
+def _soften(scores, bounds, queries, most, rescale, denominator, lanes):
+    """Scores = exp(scores - maximum), under the maximum of this block and those before it.
+
+    `rescale` is what brings earlier sums under it; `denominator` is brought, and this block's sums are added.
+    """
+    least = spread(scores.dtype.type(-1e30))  # a query that was offered nothing yet: exp(-inf + 1e30) is 0
+    for i in range(0, queries, lanes):
+        first, last = keys_of_lanes(bounds, i, queries, lanes)
+        before = load(most, i)
+        highest = before
+        for j in range(first, last):
+            highest = maximum(load(scores, j * QUERIES + i), highest)
+        store(highest, most, i)
+        shift = maximum(highest, least)
+        factor = exp(subtract(before, shift))
+        total = times(load(denominator, i), factor)
+        store(factor, rescale, i)
+        for j in range(first, last):
+            p = exp(subtract(load(scores, j * QUERIES + i), shift))
+            store(p, scores, j * QUERIES + i)
+            total = plus(total, p)
+        store(total, denominator, i)
+
+
+@kernel
+def _sum_scores(scores, bounds, queries, denominator, lanes):
+    for i in range(0, queries, lanes):
+        first, last = keys_of_lanes(bounds, i, queries, lanes)
+        total = load(denominator, i)
+        for j in range(first, last):
+            total = plus(total, load(scores, j * QUERIES + i))
+        store(total, denominator, i)
+
+
+@kernel
+def _merge(sums, most, denominator, stride, tokens, queries, out, all_most, all_denominators, width, lanes):
+    """Add a run's numerators and denominators to those of its tokens."""
+    whole = width // lanes * lanes
+    for i in range(queries):
+        t = np.int64(tokens[i])
+        if t < 0 or denominator[i] <= 0:
+            continue
+        highest = max(all_most[t], most[i])
+        old, new = exp(all_most[t] - highest), exp(most[i] - highest)
+        all_most[t] = highest
+        all_denominators[t] = all_denominators[t] * old + denominator[i] * new
+        at, olds, news = out.first + t * out.row, spread(old), spread(new)
+        for x in range(0, whole, lanes):
+            more = times(load(sums, i * stride + x), news)
+            store(times_plus(load(out.data, at + x), olds, more), out.data, at + x)
+        for x in range(whole, width):
+            out.data[at + x] = out.data[at + x] * old + sums[i * stride + x] * new
+
+
+@kernel
+def _finish(v, out, logsumexp, most, denominator, rows, options):
+    """Divide by the denominators; a token that was offered nothing takes its own value."""
+    for t in range(options.length):
+        logsumexp[t] = most[t] + np.log(denominator[t]) if denominator[t] > 0 else -np.inf
+        at, source = out.first + t * out.row, v.first + t * v.row
+        if denominator[t] > 0:
+            factor = out.data.dtype.type(1 / (denominator[t] * options.keep))
+            for x in range(options.width):
+                out.data[at + x] *= factor
+        elif rows.document[t] >= 0:
+            for x in range(options.width):
+                out.data[at + x] = v.data[source + x]
+
+
+@entry_kernel
+def attend_head(q, k, v, out, logsumexp, rows, options, kind):
+    """Write outputs and log-sum-exps (-inf where nothing is offered); `kind` is an empty array of their type."""
+    dtype, number, width = kind.dtype, kind.dtype.type, options.width
+    lanes = np.int64(VECTOR_BYTES // kind.itemsize)
+    stride = padded(width, lanes)
+    queries, columns, sums = (
+        np.empty(QUERIES * stride, dtype),
+        np.empty(QUERIES * stride, dtype),
+        np.empty(QUERIES * stride, dtype),
+    )
+    keys, values, scores = (
+        np.empty(KEYS * stride, dtype),
+        np.empty(KEYS * stride, dtype),
+        np.empty(KEYS * QUERIES, dtype),
+    )
+    run_most, rescale, run_denominator = np.empty(QUERIES, dtype), np.empty(QUERIES, dtype), np.empty(QUERIES, dtype)
+    query_tokens, key_tokens, bounds = np.empty(QUERIES, np.int32), np.empty(KEYS, np.int32), empty_bounds()
+    none, factors = np.empty(0, dtype), np.empty(options.length if options.shared else 0, dtype)
+    if options.shared:
+        key_factors(q, rows.document, options, factors)
+    most, denominator = np.full(options.length, -np.inf, dtype), np.zeros(options.length, dtype)
+    for t in range(options.length):
+        at = out.first + t * out.row
+        out.data[at : at + width] = 0
+
+    for run in range(rows.runs.shape[0]):
+        n, total = np.int64(rows.runs[run, 1] - rows.runs[run, 0]), np.int64(rows.runs[run, 3] - rows.runs[run, 2])
+        run_most[:], run_denominator[:] = -np.inf, 0
+        for key in range(0, total, KEYS):
+            count = min(total - key, KEYS)
+            run_tokens(rows, run, key, count, query_tokens, key_tokens)
+            if key == 0:
+                pack(q, query_tokens, n, width, number(options.scale), none, queries, stride)
+                transpose(queries, 0, stride, columns, 0, QUERIES, padded(n, lanes), stride)
+            pack(k, key_tokens, count, width, number(1), factors, keys, stride)
+            pack(v, key_tokens, count, width, number(1), none, values, stride)
+            set_bounds(rows, run, key, count, n, options, bounds, lanes)
+            multiply_scores(keys, columns, stride, bounds, count, scores)
+            mask_pairs(scores, rows, run, key, count, query_tokens, key_tokens, n, options, bounds)
+            before = run_denominator.copy() if options.once else run_denominator
+            _soften(scores, bounds, n, run_most, rescale, run_denominator, lanes)
+            if options.once:
+                share_of_offers(scores, rows, run, key, count, n, options)
+                run_denominator[:] = before * rescale
+                _sum_scores(scores, bounds, n, run_denominator, lanes)
+            if options.keep < 1:
+                drop_pairs(scores, rows, run, key, count, query_tokens, key_tokens, n, options, bounds)
+            if key:
+                for i in range(n):
+                    sums[i * stride : (i + 1) * stride] *= rescale[i]
+            sum_over_keys(scores, values, stride, bounds, n, sums, key > 0)
+        _merge(sums, run_most, run_denominator, stride, query_tokens, n, out, most, denominator, width, lanes)
+    _finish(v, out, logsumexp, most, denominator, rows, options)

@@ -1,0 +1,254 @@
+"""From tensors to kernels: one task a (batch, head), on as many threads as torch uses.
+
+Kernels do not hold the interpreter's lock. Each (batch, head) is one task from its sort to its last gradient, so the
+results are the same at any number of threads.
+"""
+
+from collections.abc import Callable
+from itertools import count
+from math import prod
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reformer.ops.arguments import Attending, Hashing
+from reformer.ops.cpu import hashing as hash_kernels
+from reformer.ops.cpu import order
+from reformer.ops.cpu.backward import differentiate_head
+from reformer.ops.cpu.forward import attend_head
+from reformer.ops.cpu.rows import Head, Options, Rows
+from reformer.ops.cpu.simd import ROWS
+from reformer.ops.dropout import batch_head_stream, drop_threshold
+from reformer.ops.hashing import columns_for
+
+
+def run_tasks(tasks: int, run: Callable[[int], None]) -> None:
+    """Call `run` with 0 .. tasks - 1 on torch's number of threads; the first exception is raised here."""
+    numbers = count()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            while (number := next(numbers)) < tasks:
+                run(number)
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [Thread(target=work) for _ in range(min(torch.get_num_threads(), tasks) - 1)]
+    for thread in threads:
+        thread.start()
+    work()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+class Heads:
+    """A tensor [b, h, l, d] as flat memory, from which kernels take one (batch, head) at a time."""
+
+    def __init__(self, x: Tensor) -> None:
+        x = x.detach()
+        self.strides = x.stride()
+        span = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, self.strides, strict=True))
+        self.data = x.as_strided((span,), (1,)).numpy()
+
+    def head(self, batch: int, head: int) -> Any:
+        """The [l, d] of one (batch, head)."""
+        return Head(self.data, batch * self.strides[0] + head * self.strides[1], self.strides[2])
+
+
+def in_kernel_type(x: Tensor) -> Tensor:
+    """fp64 as it is and anything else in fp32, the numbers of a token side by side."""
+    x = x if x.dtype == torch.float64 else x.float()
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def empty_heads(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Fresh memory [b, h, l, d] in which the heads of a token lie side by side, as the projections want them."""
+    b, h, length, d = like.shape
+    return like.new_empty(b, length, h, d, dtype=dtype).transpose(1, 2)
+
+
+def most_rows(sequences: list[Any], bucket_size: int, log2_limit: int, causal: bool) -> int:
+    """Rows of the batch row that has most of them, and one at least."""
+    return max(1, *(order.count_rows(starts, bucket_size, log2_limit, causal) for _, starts in sequences))
+
+
+def hash_rows(
+    q: Tensor, document: Tensor, hashing: Hashing, rule: str, bucket_size: int, log2_limit: int, causal: bool
+) -> Tensor:
+    """The bucket of every row of `order`'s layout, or, by chunks, of every token: [b, h, r, bytes].
+
+    In bytes, so that the type does not depend on the length.
+    """
+    b, h, length, width = q.shape
+    sequences = [order.documents_of(row) for row in document.numpy()]
+    if rule == "bucket":
+        longest = max(int(np.diff(starts).max(initial=1)) for _, starts in sequences)
+        last = order.octave_of(longest - 1, bucket_size, log2_limit)
+        rows = most_rows(sequences, bucket_size, log2_limit, causal)
+        columns, most = columns_for(range(last + 1), hashing.factor_from), 1 << last
+    else:
+        rows, columns, most = length, sum(hashing.factors) // 2, prod(hashing.factors)
+    matrix = _columns_side_by_side(hashing.draw(h, width, columns), columns, q.dtype)
+    kept = np.uint8 if most <= 1 << 8 else np.uint16 if most <= 1 << 16 else np.int32  # it grows with depth
+    buckets = np.zeros((b, h, hashing.rounds, rows), kept)
+    flat, heads = matrix.flatten().numpy(), Heads(q)
+    kind = np.empty(0, flat.dtype)
+
+    def run(task: int) -> None:
+        batch, head = divmod(task, h)
+        place = (flat, head * matrix.stride(0), matrix.shape[2], buckets[batch, head])
+        if rule == "bucket":
+            hash_kernels.hash_octaves(
+                heads.head(batch, head),
+                *sequences[batch % len(sequences)],
+                *place,
+                bucket_size,
+                log2_limit,
+                causal,
+                hashing.factor_from,
+                width,
+                kind,
+            )
+        else:
+            factors = np.array(hashing.factors)
+            hash_kernels.hash_factors(heads.head(batch, head), length, *place, factors, width, kind)
+
+    run_tasks(b * h, run)
+    return torch.from_numpy(buckets.view(np.uint8))
+
+
+def _columns_side_by_side(rotations: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
+    """[h, r, columns, d] with columns up to a multiple of what a kernel takes at once."""
+    h, r, width, _ = rotations.shape
+    padded = -(-max(columns, 1) // ROWS) * ROWS
+    matrix = torch.zeros(h, r, padded, width, dtype=dtype)
+    matrix[:, :, :columns] = rotations[..., :columns].transpose(2, 3)
+    return matrix
+
+
+def sorted_rows(buckets: Tensor | None, document: Tensor, at: Attending) -> Callable[[int, int], Any]:
+    """A function from (batch, head) to the rows of that head, without a hash the same for all heads."""
+    documents = document.numpy()
+    chunk, before, after = at.chunk_length, at.chunks_before * at.chunk_length, at.chunks_after * at.chunk_length
+    nothing = np.empty(0, np.int32), np.empty((1, 0), np.int32), np.empty((1, 0), np.int32)
+    if buckets is None:
+        local = [
+            order.window_rows(row, at.window - 1, at.causal)
+            if at.rule == "local window"
+            else order.local_chunk_rows(row, chunk, before, after)
+            for row in documents
+        ]
+        return lambda batch, _: Rows(*local[batch % len(local)], documents[batch % len(local)], *nothing)  # type: ignore[call-arg]
+    sequences = [order.documents_of(row) for row in documents]
+    count = document.shape[1]
+    if at.rule == "bucket":
+        count = most_rows(sequences, at.bucket_size, at.log2_limit, at.causal)
+    hashed = buckets.numpy().view({1: np.uint8, 2: np.uint16, 4: np.int32}[buckets.shape[3] // count])
+
+    def rows(batch: int, head: int) -> Any:
+        row = documents[batch % documents.shape[0]]
+        if at.rule == "chunk":
+            tokens, names, runs, place = order.sort_chunks(hashed[batch, head], row, chunk, before, after, at.once)
+            return Rows(tokens, runs, row, names, place, place)
+        tokens, names, runs, place, group = order.sort_buckets(
+            hashed[batch, head],
+            *sequences[batch % len(sequences)],
+            at.bucket_size,
+            at.log2_limit,
+            at.causal,
+            at.window,
+            at.once,
+        )
+        return Rows(tokens, runs, row, names, place, group)
+
+    return rows
+
+
+def options_of(at: Attending, q: Tensor, rounds: int, shared: bool, task: int) -> Any:
+    """What kernels need to know besides arrays."""
+    local = at.rule.startswith("local")
+    return Options(
+        width=q.shape[3],
+        length=q.shape[2],
+        scale=float(at.scale),
+        window=-1 if at.rule.endswith("chunk") else at.window - local,
+        causal=at.causal,
+        include_self=int(local),
+        once=at.once,
+        chunk=at.chunk_length,
+        before=at.chunks_before * at.chunk_length,
+        after=at.chunks_after * at.chunk_length,
+        rounds=rounds,
+        keep=1.0 - at.dropout_p,
+        threshold=drop_threshold(at.dropout_p),
+        stream=batch_head_stream(at.dropout_seed, task),
+        shared=shared,
+    )
+
+
+def attend(
+    q: Tensor, k: Tensor | None, v: Tensor, buckets: Tensor | None, document: Tensor, at: Attending
+) -> tuple[Tensor, Tensor]:
+    """Outputs [b, h, l, d] and log-sum-exps [b, h, l]; without `k`, keys are the normalised queries."""
+    out, logsumexp = empty_heads(v), torch.empty(v.shape[:3], dtype=v.dtype)
+    heads_q, heads_k, heads_v, heads_out = (Heads(x) for x in (q, q if k is None else k, v, out))
+    rows, z, kind = sorted_rows(buckets, document, at), logsumexp.numpy(), np.empty(0, heads_q.data.dtype)
+    rounds = 1 if buckets is None else buckets.shape[2]
+
+    def run(task: int) -> None:
+        place = divmod(task, q.shape[1])
+        attend_head(
+            *(heads.head(*place) for heads in (heads_q, heads_k, heads_v, heads_out)),
+            z[place],
+            rows(*place),
+            options_of(at, q, rounds, k is None, task),
+            kind,
+        )
+
+    run_tasks(q.shape[0] * q.shape[1], run)
+    return out, logsumexp
+
+
+def attend_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor,
+    buckets: Tensor | None,
+    document: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    at: Attending,
+) -> list[Tensor]:
+    """Gradients of queries, of values, and of keys that are not the queries."""
+    dq, dv = empty_heads(q), empty_heads(v)
+    dk = None if k is None else empty_heads(k)
+    inputs = [Heads(x) for x in (q, q if k is None else k, v, out)]
+    heads_grad, heads_dq, heads_dv = (Heads(x) for x in (grad, dq, dv))
+    heads_dk = None if dk is None else Heads(dk)
+    rows, z, kind = sorted_rows(buckets, document, at), logsumexp.numpy(), np.empty(0, heads_dq.data.dtype)
+    rounds = 1 if buckets is None else buckets.shape[2]
+
+    def run(task: int) -> None:
+        place = divmod(task, q.shape[1])
+        scratch = Head(np.empty(q.shape[2] * q.shape[3] if dk is None else 0, kind.dtype), 0, q.shape[3])
+        differentiate_head(
+            *(heads.head(*place) for heads in inputs),
+            z[place],
+            heads_grad.head(*place),
+            heads_dq.head(*place),
+            scratch if heads_dk is None else heads_dk.head(*place),
+            heads_dv.head(*place),
+            rows(*place),
+            options_of(at, q, rounds, k is None, task),
+            kind,
+        )
+
+    run_tasks(q.shape[0] * q.shape[1], run)
+    return [dq, dv] if dk is None else [dq, dv, dk]

@@ -1,0 +1,92 @@
+"""What kernels work on: rows of tokens, runs of them, gathering and adding up."""
+
+from collections import namedtuple
+
+import numpy as np
+
+from reformer.ops.cpu.jit import kernel
+from reformer.ops.cpu.simd import ROWS, VECTOR_BYTES, load, spread, store, times, times_plus
+
+QUERIES = 64  # most query rows of a run: its scores against a block of keys stay in L1
+KEYS = 128  # rows of a block of keys; a run may have several
+
+Options = namedtuple(
+    "Options",
+    "width length scale window causal include_self once chunk before after rounds keep threshold stream shared",
+)
+"""Numbers that a kernel needs: head width, tokens, factor of the logits; `window` in rows, or -1 for the chunk rules
+(then `chunk`, `before`, `after`, in rows); `keep` = 1 - dropout, its threshold and random stream; `shared`: keys are
+the queries, normalised."""
+
+Rows = namedtuple("Rows", "tokens runs document names place group")
+"""Sorted rows of one (batch, head): tokens (-1: nobody), runs [n, 5] (queries from and to, keys from and to, round),
+the document of every token, and for `once` the name of each row, and for each round and name its place and group."""
+
+Head = namedtuple("Head", "data first row")
+"""The [l, d] of one (batch, head) in a flat array: the first number and the distance from token to token."""
+
+
+@kernel
+def padded(n, multiple):
+    """The next multiple."""
+    return (n + multiple - 1) // multiple * multiple
+
+
+@kernel
+def pack(head, tokens, count, width, factor, by_token, target, stride):
+    """Gather rows of tokens, times `factor` and, if given, a number of each token; zeros up to a whole block."""
+    n = np.int64(VECTOR_BYTES // target.itemsize)
+    whole = width // n * n
+    for i in range(padded(count, max(n, ROWS))):
+        at = i * stride
+        if i >= count or tokens[i] < 0:
+            target[at : at + stride] = 0
+            continue
+        t = np.int64(tokens[i])
+        source = head.first + t * head.row
+        f = factor * by_token[t] if by_token.size else factor
+        factors = spread(f)
+        for x in range(0, whole, n):
+            store(times(load(head.data, source + x), factors), target, at + x)
+        if whole < stride:
+            for x in range(whole, width):
+                target[at + x] = head.data[source + x] * f
+            target[at + width : at + stride] = 0
+
+
+@kernel
+def scatter(source, stride, tokens, count, factor, target, width):
+    """Add rows, times `factor`, to those of their tokens."""
+    n = np.int64(VECTOR_BYTES // source.itemsize)
+    whole, factors = width // n * n, spread(factor)
+    for i in range(count):
+        if tokens[i] < 0:
+            continue
+        at = target.first + np.int64(tokens[i]) * target.row
+        for x in range(0, whole, n):
+            store(times_plus(load(source, i * stride + x), factors, load(target.data, at + x)), target.data, at + x)
+        for x in range(whole, width):
+            target.data[at + x] += source[i * stride + x] * factor
+
+
+@kernel
+def run_tokens(rows, run, key, count, query_tokens, key_tokens):
+    """Tokens of a run's queries and of a block of its keys; rows of the chunk rules lie on a ring."""
+    n = np.int64(rows.tokens.size)
+    for i in range(rows.runs[run, 1] - rows.runs[run, 0]):
+        query_tokens[i] = rows.tokens[rows.runs[run, 0] + i]
+    at = (np.int64(rows.runs[run, 2]) + key) % n
+    for j in range(count):
+        key_tokens[j] = rows.tokens[at]
+        at = at + 1 if at + 1 < n else 0
+
+
+@kernel
+def key_factors(q, document, options, out):
+    """K = q * out[t], as the design's section 2 defines keys; 0 for padding."""
+    width = options.width
+    for t in range(options.length):
+        at, total = q.first + t * q.row, 0.0
+        for x in range(width):
+            total += np.float64(q.data[at + x]) * np.float64(q.data[at + x])
+        out[t] = 1 / np.sqrt(total / width + 1e-6) / np.sqrt(np.float64(width)) if document[t] >= 0 else 0

@@ -1,0 +1,1 @@
+"""The plain backend: ordinary PyTorch operations, on every device."""

@@ -1,0 +1,119 @@
+"""`lsh` and `local` of the plain backend: hash, lay out and sort rows, attend."""
+
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from reformer.ops.arguments import NO_LIMIT, Attending, Hashing
+from reformer.ops.hashing import columns_for, hash_factors, hash_octaves
+from reformer.ops.neighbourhoods import (
+    Pattern,
+    SortedRows,
+    bucket_pattern,
+    chunk_pattern,
+    local_chunk_rows,
+    local_window_pattern,
+    local_window_rows,
+    octave_rows,
+    row_buckets,
+    sort_bucket_rows,
+    sort_chunk_rows,
+)
+from reformer.ops.plain.core import CoreOptions, neighbour_attention
+from reformer.ops.ranks import Ranks, compute_ranks
+from reformer.ops.replay import remembered
+
+KEY_EPS = 1e-6
+
+
+def lsh(
+    qk: Float[Tensor, "b h l d"],
+    v: Float[Tensor, "b h l d"],
+    key_padding_mask: Bool[Tensor, "b l"] | None,
+    segment_ids: Int[Tensor, "b l"] | None,
+    hashing: Hashing,
+    at: Attending,
+) -> Float[Tensor, "b h l d"]:
+    """LSH attention; a token that is offered nothing takes its own value."""
+    ranks = compute_ranks(qk.shape[0], qk.shape[2], key_padding_mask, segment_ids, qk.device)
+    qk, v = _without_padding(qk, key_padding_mask), _without_padding(v, key_padding_mask)
+    if at.rule == "bucket":
+        rows, pattern = _bucket_rows(qk, ranks, hashing, at), bucket_pattern(at.window, at.causal)
+    else:
+        rows, pattern = _chunk_rows(qk, ranks, hashing, at), _chunk_pattern(at, include_self=False)
+    out, nothing_offered = _attend(qk, normalise_keys(qk), v, rows, pattern, at, keys_bounded=True)
+    return torch.where((nothing_offered & ranks.real[:, None]).unsqueeze(-1), v.to(out.dtype), out)
+
+
+def local(
+    q: Float[Tensor, "b h l d"],
+    k: Float[Tensor, "b h l d"],
+    v: Float[Tensor, "b h l d"],
+    key_padding_mask: Bool[Tensor, "b l"] | None,
+    segment_ids: Int[Tensor, "b l"] | None,
+    at: Attending,
+) -> Float[Tensor, "b h l d"]:
+    """Attention to near tokens, self included."""
+    ranks = compute_ranks(q.shape[0], q.shape[2], key_padding_mask, segment_ids, q.device)
+    q, k, v = (_without_padding(x, key_padding_mask) for x in (q, k, v))
+    if at.rule == "local window":
+        rows, pattern = local_window_rows(ranks), local_window_pattern(at.window, at.causal)
+    else:
+        rows, pattern = local_chunk_rows(ranks, at.chunk_length), _chunk_pattern(at, include_self=True)
+    return _attend(q, k, v, rows, pattern, at, keys_bounded=False)[0]
+
+
+def normalise_keys(q: Float[Tensor, "b h l d"]) -> Float[Tensor, "b h l d"]:
+    """Return k = q * rsqrt(mean(q^2) + 1e-6) / sqrt(d), in fp32 or wider."""
+    wide = q if q.dtype == torch.float64 else q.float()
+    return F.rms_norm(wide, (q.shape[-1],), eps=KEY_EPS) * q.shape[-1] ** -0.5
+
+
+def _bucket_rows(qk: Tensor, ranks: Ranks, hashing: Hashing, at: Attending) -> SortedRows:
+    limit = None if at.log2_limit == NO_LIMIT else 1 << at.log2_limit
+    layout = octave_rows(ranks, at.bucket_size, limit, at.causal)
+    octaves = list(range(int(layout.octave.max()) + 1 if layout.octave.numel() else 1))
+
+    def buckets() -> Tensor:
+        rotations = hashing.draw(qk.shape[1], qk.shape[3], columns_for(octaves, hashing.factor_from))
+        hashed = hash_octaves(qk, rotations, octaves, hashing.factor_from)
+        return row_buckets(hashed, layout).to(bucket_type(1 << octaves[-1]))
+
+    return sort_bucket_rows(remembered(buckets), layout, name_rows=at.once)
+
+
+def _chunk_rows(qk: Tensor, ranks: Ranks, hashing: Hashing, at: Attending) -> SortedRows:
+    def buckets() -> Tensor:
+        rotations = hashing.draw(qk.shape[1], qk.shape[3], sum(hashing.factors) // 2)
+        return hash_factors(qk, rotations, hashing.factors).to(bucket_type(prod(hashing.factors)))
+
+    return sort_chunk_rows(remembered(buckets), ranks, at.chunk_length, name_rows=at.once)
+
+
+def bucket_type(count: int) -> torch.dtype:
+    """The narrowest type for so many buckets: they are what a reversible layer keeps, and that grows with depth."""
+    return torch.uint8 if count <= 1 << 8 else torch.int16 if count <= 1 << 15 else torch.int32
+
+
+def _chunk_pattern(at: Attending, include_self: bool) -> Pattern:
+    return chunk_pattern(at.chunk_length, at.chunks_before, at.chunks_after, at.causal, include_self)
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, rows: SortedRows, pattern: Pattern, at: Attending, keys_bounded: bool
+) -> tuple[Tensor, Tensor]:
+    """Outputs, and where nothing was offered."""
+    options = CoreOptions(pattern, at.scale, at.once, at.dropout_p, at.dropout_seed, keys_bounded)
+    with torch.autocast(q.device.type, enabled=False):
+        out, logsumexp = neighbour_attention(q, k, v, rows, options)
+    return out, logsumexp == -torch.inf
+
+
+def _without_padding(x: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+    """Zeros in place of padding, whatever stands there."""
+    if key_padding_mask is None:
+        return x
+    return x.masked_fill(~key_padding_mask.to(device=x.device, dtype=torch.bool)[:, None, :, None], 0.0)
