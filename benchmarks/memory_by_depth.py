@@ -6,16 +6,15 @@ included; MALLOC_MMAP_THRESHOLD_ keeps glibc from holding on to freed blocks. Li
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from memory import MIB, in_fresh_process, resident
+
 MODES = ("reversible", "checkpointed", "plain")
-MIB = 2**20
 
 
 def measure(mode: str, layers: int, length: int, width: int) -> dict[str, float]:
@@ -57,13 +56,6 @@ def measure(mode: str, layers: int, length: int, width: int) -> dict[str, float]
     }
 
 
-def resident(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"no {field} in /proc/self/status")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, nargs="+", default=[6, 24])
@@ -82,11 +74,8 @@ def main() -> None:
     print(f"{'':14}{'layers':>7}{'peak MiB':>10}{'after forward':>15}{'seconds':>9}")
     for mode in arguments.modes:
         for layers in arguments.layers:
-            command = [sys.executable, __file__, "--one", mode, "--layers", str(layers)]
-            command += ["--length", str(arguments.length), "--width", str(arguments.width)]
-            environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-            row = {"mode": mode, "layers": layers, **json.loads(done.stdout)}
+            size = f"--layers={layers}", f"--length={arguments.length}", f"--width={arguments.width}"
+            row = {"mode": mode, "layers": layers, **in_fresh_process(__file__, f"--one={mode}", *size)}
             rows.append(row)
             print(
                 f"{mode:14}{layers:7}{row['peak_mib']:10.0f}{row['after_forward_mib']:15.0f}{row['seconds']:9.1f}",

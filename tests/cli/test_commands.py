@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -144,7 +145,9 @@ def test_ctrl_c_saves_and_says_so(run: Path) -> None:
     command = [sys.executable, "-m", "reformer", "train", "text.txt", "--out", "broken-off", *TINY.split()]
     command[command.index("--steps") + 1] = "100000"
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=run, env=environment) as process:
+    options = {"stderr": subprocess.PIPE, "text": True, "cwd": run, "env": environment}
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
+    with subprocess.Popen(command, preexec_fn=heed, **options) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("step      4"):

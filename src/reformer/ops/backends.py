@@ -1,7 +1,6 @@
 """The choice among backends. A backend is a module with `lsh` and `local` of the same signatures."""
 
 import logging
-from functools import lru_cache
 from types import ModuleType
 
 from reformer.ops.plain import backend as plain
@@ -23,11 +22,16 @@ def choose_backend(name: str, device_type: str) -> ModuleType:
     return _cpu_backend() or plain
 
 
-@lru_cache
+_missing: list[str] = []  # why numba is not to be had, once that was said
+
+
 def _cpu_backend() -> ModuleType | None:
+    if _missing:
+        return None
     try:
         from reformer.ops.cpu import backend
     except (ImportError, OSError) as reason:
+        _missing.append(str(reason))
         logger.warning(
             "attention on this CPU falls back to the slower plain backend: numba is not to be had (%s)", reason
         )

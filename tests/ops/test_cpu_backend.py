@@ -1,0 +1,200 @@
+"""What is particular to the compiled CPU kernels; the other tests of this folder run on them too."""
+
+import logging
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from reformer.ops import backends
+from reformer.ops.arguments import NO_LIMIT, Hashing
+from reformer.ops.attention import local_attention, lsh_attention
+from reformer.ops.cpu import backend as cpu
+from reformer.ops.cpu import kernels
+from reformer.ops.cpu.rows import KEYS
+from reformer.ops.cpu.simd import exp, lanes, multiply, transpose
+from reformer.ops.hashing import columns_for, draw_rotations, hash_octaves
+from reformer.ops.neighbourhoods import octave_rows, row_buckets
+from reformer.ops.ranks import compute_ranks
+from reformer.ops.reference import lsh_attention_reference
+
+
+@pytest.fixture(autouse=True)
+def backend() -> str:
+    """These tests name the backend themselves."""
+    return "numba"
+
+
+def gradients(q: Tensor, v: Tensor, **options: Any) -> list[Tensor]:
+    q, v = q.detach().requires_grad_(), v.detach().requires_grad_()
+    out = lsh_attention(q, v, backend="numba", **options)
+    return [out.detach(), *torch.autograd.grad(out.sin().sum(), (q, v))]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_vector_code(dtype: Any) -> None:
+    n, rng = lanes(dtype), np.random.default_rng(0)
+    for rows, terms, vectors in ((4, 1, 1), (8, 7, 2), (12, 20, 3), (4, 33, 9)):
+        a, b = rng.standard_normal((rows, terms)).astype(dtype), rng.standard_normal((terms, vectors * n)).astype(dtype)
+        c = np.ones((rows, vectors * n), dtype)
+        for add, expected in ((True, 1 + a @ b), (False, a @ b)):
+            multiply(
+                a.ravel(), 0, terms, 1, b.ravel(), 0, vectors * n, terms, c.reshape(-1), 0, vectors * n, rows,
+                vectors * n, add,
+            )  # fmt: skip
+            np.testing.assert_allclose(c, expected, rtol=0, atol=50 * np.finfo(dtype).eps)
+    source, target = rng.standard_normal((2 * n, 3 * n)).astype(dtype), np.zeros((3 * n, 2 * n), dtype)
+    transpose(source.reshape(-1), 0, 3 * n, target.reshape(-1), 0, 2 * n, 2 * n, 3 * n)
+    np.testing.assert_array_equal(target, source.T)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exp_is_exact_to_an_ulp(dtype: Any) -> None:
+    from reformer.ops.cpu.jit import kernel
+
+    @kernel
+    def fill(x: Any, out: Any) -> None:
+        for i in range(x.size):
+            out[i] = exp(x[i])
+
+    x = np.concatenate([np.linspace(-86, 80, 100_001), np.linspace(-1, 1, 1001)]).astype(dtype)
+    out = np.empty_like(x)
+    fill(x, out)
+    true = np.exp(x.astype(np.longdouble))
+    assert float((abs(out - true) / true).max()) < np.finfo(dtype).eps
+    below = np.array([-np.inf, -1000.0], dtype)
+    fill(below, out)
+    assert (out[:2] == 0).all()
+
+
+@pytest.mark.parametrize("duplicates", ["count", "once"])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("width", [3, 16, 33, 128])
+def test_runs_of_several_blocks_of_keys(causal: bool, duplicates: str, width: int) -> None:
+    """Windows and chunks above what a tile holds, and head widths that fill no vector."""
+    torch.manual_seed(0)
+    length = 400
+    q, v = (torch.randn(1, 1, length, width, dtype=torch.float64) for _ in range(2))
+    rotations = draw_rotations(0, 1, 2, width, 300)
+    rules: list[dict[str, Any]] = [
+        {"window": KEYS + 40, "bucket_size": 100},
+        {"rule": "chunk", "chunk_length": KEYS // 2 + 5, "num_buckets": 4, "chunks_before": 2},
+    ]
+    for rule in rules:
+        options = {**rule, "causal": causal, "duplicates": duplicates, "rotations": rotations, "num_hashes": 2}
+        out, dq, dv = gradients(q, v, **options)
+        wide_q, wide_v = q.clone().requires_grad_(), v.clone().requires_grad_()
+        reference = {name: value for name, value in options.items() if name not in ("rotations", "num_hashes")}
+        expected = lsh_attention_reference(wide_q, wide_v, rotations, **reference)
+        expected_grads = torch.autograd.grad(expected.sin().sum(), (wide_q, wide_v))
+        for a, b in zip((out, dq, dv), (expected, *expected_grads), strict=True):
+            assert (a - b).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("factor_from", [256, 8])
+def test_hashes_equal_those_of_matrix_products(causal: bool, factor_from: int) -> None:
+    torch.manual_seed(0)
+    q = torch.randn(2, 3, 700, 24, dtype=torch.float64)  # in fp64 there are no near-ties
+    mask = torch.rand(2, 700) < 0.8
+    segments = (torch.rand(2, 700) < 0.01).long().cumsum(1)
+    ranks = compute_ranks(2, 700, mask, segments)
+    layout = octave_rows(ranks, 4, None, causal)
+    octaves = list(range(int(layout.octave.max()) + 1))
+    rotations = draw_rotations(1, 3, 2, 24, columns_for(octaves, factor_from))
+    expected = row_buckets(hash_octaves(q, rotations, octaves, factor_from), layout)
+    hashing = Hashing(2, rotations, 0, False, factor_from, ())
+    found = kernels.hash_rows(q, ranks.document.int(), hashing, "bucket", 4, NO_LIMIT, causal)
+    # the layouts differ in order: compare the bucket of each (token, octave)
+    for row in range(2):
+        places = torch.arange(int(layout.exists[row].sum()))
+        by_document = sorted(
+            places.tolist(), key=lambda n: (int(ranks.document[row, layout.token[row, n]]), int(layout.octave[row, n]))
+        )
+        assert torch.equal(found[row, :, :, : len(by_document)].long(), expected[row][..., by_document].long())
+
+
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
+    q, v = torch.randn(2, 3, 500, 16), torch.randn(2, 3, 500, 16)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results.append(gradients(q, v, seed=0, window=16, dropout_p=0.0))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_calls_from_several_threads_at_once() -> None:
+    q, v = torch.randn(1, 4, 700, 16), torch.randn(1, 4, 700, 16)
+    expected = gradients(q, v, seed=3)
+    with ThreadPoolExecutor(6) as pool:
+        for found in pool.map(lambda _: gradients(q, v, seed=3), range(24)):
+            assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_memory_may_lie_anyhow() -> None:
+    q, v = torch.randn(2, 100, 3, 8), torch.randn(3, 2, 8, 100)
+    q, v = q.transpose(1, 2), v.permute(1, 0, 3, 2)
+    strided = gradients(q, v, seed=0, window=8)
+    for a, b in zip(strided, gradients(q.contiguous(), v.contiguous(), seed=0, window=8), strict=True):
+        assert torch.equal(a, b)
+    one = q[:, :, :1].expand(-1, -1, 100, -1)
+    assert torch.equal(gradients(one, v, seed=0)[0], gradients(one.contiguous(), v, seed=0)[0])
+
+
+def test_operators_keep_the_rules_of_torch_library() -> None:
+    q, k, v = (torch.randn(1, 2, 40, 8, requires_grad=True) for _ in range(3))
+    mask = torch.rand(1, 40) < 0.7
+    hashing = (2, None, 5, False, 256, [], "bucket", 8, NO_LIMIT, True)
+    torch.library.opcheck(cpu.hash_tokens, (q.detach(), mask, None, *hashing))
+    buckets = cpu.hash_tokens(q.detach(), mask, None, *hashing)
+    attending = ("bucket", 8, 8, NO_LIMIT, 64, 1, 0, True, False, 1.0, 0.0, 0)
+    torch.library.opcheck(cpu.attend, (q, None, v, buckets, mask, None, *attending))
+    torch.library.opcheck(cpu.attend, (q, k, v, None, None, None, "local window", *attending[1:]))
+
+
+def test_compiling_keeps_one_graph() -> None:
+    def both(q: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        hashed = lsh_attention(q, v, key_padding_mask=mask, seed=1, window=8, backend="numba")
+        return hashed + local_attention(q, v, v, window=5, backend="numba")
+
+    mask = torch.rand(2, 90) < 0.8
+    compiled = torch.compile(both, backend="aot_eager", fullgraph=True)
+    for length in (90, 90, 41):  # the second length recompiles
+        q, v = (torch.randn(2, 2, length, 8, requires_grad=True) for _ in range(2))
+        found, expected = (f(q, v, mask[:, :length]) for f in (compiled, both))
+        assert torch.equal(found, expected)
+        for a, b in zip(*(torch.autograd.grad(x.sin().sum(), (q, v)) for x in (found, expected)), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_without_numba_the_plain_backend_serves_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "reformer.ops.cpu", None)  # as if its import failed
+    monkeypatch.setattr(backends, "_missing", [])
+    q = torch.randn(1, 1, 30, 8)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert torch.equal(lsh_attention(q, q, seed=0), lsh_attention(q, q, seed=0, backend="plain"))
+    assert sum("falls back to the slower plain backend" in record.message for record in caplog.records) == 1
+
+
+def test_other_devices_are_refused() -> None:
+    q = torch.randn(1, 1, 4, 4, device="meta")
+    with pytest.raises(ValueError, match="backend='numba' computes on the CPU and the tensors are on meta"):
+        lsh_attention(q, q, backend="numba")
+
+
+def test_importing_the_operations_compiles_and_loads_nothing() -> None:
+    code = "import sys, reformer.ops.attention; print('numba' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
