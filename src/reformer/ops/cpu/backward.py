@@ -4,8 +4,8 @@ import numpy as np
 
 from reformer.ops.cpu.jit import entry_kernel, kernel
 from reformer.ops.cpu.mask import drop_pairs, mask_pairs, share_of_offers
-from reformer.ops.cpu.rows import KEYS, QUERIES, key_factors, pack, padded, run_tokens, scatter
-from reformer.ops.cpu.simd import VECTOR_BYTES, exp, load, store, subtract, times, transpose
+from reformer.ops.cpu.rows import KEYS, QUERIES, clear, key_factors, pack, padded, run_tokens, scatter
+from reformer.ops.cpu.simd import VECTOR_BYTES, dot, exp, load, store, subtract, times, transpose
 from reformer.ops.cpu.tiles import (
     empty_bounds,
     keys_of_lanes,
@@ -40,30 +40,27 @@ def _score_gradients(scores, slopes, bounds, queries, delta, lanes):
 @kernel
 def _begin(out, logsumexp, grad, dq, dk, dv, delta, rows, options):
     """Delta = do . o; gradients start at 0, or at do for a value that stood alone."""
+    width = options.width
+    for gradient in (dq, dk, dv):
+        clear(gradient, options.length, width)
     for t in range(options.length):
-        at, grad_at, total = out.first + t * out.row, grad.first + t * grad.row, out.data.dtype.type(0)
-        alone = logsumexp[t] == -np.inf and rows.document[t] >= 0
-        for x in range(options.width):
-            total += out.data[at + x] * grad.data[grad_at + x]
-            dq.data[dq.first + t * dq.row + x] = 0
-            dk.data[dk.first + t * dk.row + x] = 0
-            dv.data[dv.first + t * dv.row + x] = grad.data[grad_at + x] if alone else 0
-        delta[t] = total
+        grad_at, dv_at = grad.first + t * grad.row, dv.first + t * dv.row
+        delta[t] = dot(out.data, out.first + t * out.row, grad.data, grad_at, width)
+        if logsumexp[t] == -np.inf and rows.document[t] >= 0:
+            dv.data[dv_at : dv_at + width] = grad.data[grad_at : grad_at + width]
 
 
 @kernel
 def _through_key_norm(q, factors, dk, dq, options):
     """Add to dq what comes through k = q * factor(q), once per token."""
     for t in range(options.length):
-        if factors[t] == 0:
+        factor = factors[t]
+        if factor == 0:
             continue
         at, q_at, k_at = dq.first + t * dq.row, q.first + t * q.row, dk.first + t * dk.row
-        along = q.data.dtype.type(0)
+        along = dot(q.data, q_at, dk.data, k_at, options.width) * factor * factor
         for x in range(options.width):
-            along += q.data[q_at + x] * dk.data[k_at + x]
-        along *= factors[t] * factors[t]
-        for x in range(options.width):
-            dq.data[at + x] += factors[t] * (dk.data[k_at + x] - along * q.data[q_at + x])
+            dq.data[at + x] += factor * (dk.data[k_at + x] - along * q.data[q_at + x])
 
 
 @entry_kernel

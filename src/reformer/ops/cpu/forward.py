@@ -8,7 +8,7 @@ import numpy as np
 
 from reformer.ops.cpu.jit import entry_kernel, kernel
 from reformer.ops.cpu.mask import drop_pairs, mask_pairs, share_of_offers
-from reformer.ops.cpu.rows import KEYS, QUERIES, key_factors, pack, padded, run_tokens
+from reformer.ops.cpu.rows import KEYS, QUERIES, clear, key_factors, pack, padded, run_tokens
 from reformer.ops.cpu.simd import (
     VECTOR_BYTES,
     exp,
@@ -117,9 +117,7 @@ def attend_head(q, k, v, out, logsumexp, rows, options, kind):
     if options.shared:
         key_factors(q, rows.document, options, factors)
     most, denominator = np.full(options.length, -np.inf, dtype), np.zeros(options.length, dtype)
-    for t in range(options.length):
-        at = out.first + t * out.row
-        out.data[at : at + width] = 0
+    clear(out, options.length, width)
 
     for run in range(rows.runs.shape[0]):
         n, total = np.int64(rows.runs[run, 1] - rows.runs[run, 0]), np.int64(rows.runs[run, 3] - rows.runs[run, 2])

@@ -5,7 +5,7 @@ from collections import namedtuple
 import numpy as np
 
 from reformer.ops.cpu.jit import kernel
-from reformer.ops.cpu.simd import ROWS, VECTOR_BYTES, load, spread, store, times, times_plus
+from reformer.ops.cpu.simd import ROWS, VECTOR_BYTES, dot, load, spread, store, times, times_plus
 
 QUERIES = 64  # most query rows of a run: its scores against a block of keys stay in L1
 KEYS = 128  # rows of a block of keys; a run may have several
@@ -70,6 +70,14 @@ def scatter(source, stride, tokens, count, factor, target, width):
 
 
 @kernel
+def clear(head, length, width):
+    """Zeros in all rows."""
+    for t in range(length):
+        at = head.first + t * head.row
+        head.data[at : at + width] = 0
+
+
+@kernel
 def run_tokens(rows, run, key, count, query_tokens, key_tokens):
     """Tokens of a run's queries and of a block of its keys; rows of the chunk rules lie on a ring."""
     n = np.int64(rows.tokens.size)
@@ -86,7 +94,6 @@ def key_factors(q, document, options, out):
     """K = q * out[t], as the design's section 2 defines keys; 0 for padding."""
     width = options.width
     for t in range(options.length):
-        at, total = q.first + t * q.row, 0.0
-        for x in range(width):
-            total += np.float64(q.data[at + x]) * np.float64(q.data[at + x])
-        out[t] = 1 / np.sqrt(total / width + 1e-6) / np.sqrt(np.float64(width)) if document[t] >= 0 else 0
+        at = q.first + t * q.row
+        mean_square = np.float64(dot(q.data, at, q.data, at, width)) / width
+        out[t] = 1 / np.sqrt(mean_square + 1e-6) / np.sqrt(np.float64(width)) if document[t] >= 0 else 0

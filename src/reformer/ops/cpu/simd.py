@@ -118,6 +118,8 @@ def _block(rows: int, vectors: int) -> Any:
 
 
 _block_1, _block_2, _block_3, _block_4 = (_block(ROWS, vectors) for vectors in (1, 2, 3, 4))
+_tall_block_1, _tall_block_2 = (_block(2 * ROWS, vectors) for vectors in (1, 2))
+_TALL = 2 if VECTOR_BYTES == 64 or VECTOR_BYTES == 16 else 1  # most vectors of a block of twice the rows
 
 
 @kernel
@@ -128,19 +130,26 @@ def multiply(a, a_at, a_row, a_k, b, b_at, b_k, k, c, c_at, c_row, rows, width, 
     b and c have their columns side by side.
     """
     n = np.int64(VECTOR_BYTES // c.itemsize)
-    for r in range(0, rows, ROWS):
-        a_first, c_first, column = a_at + r * a_row, c_at + r * c_row, np.int64(0)
-        while column < width:
-            vectors = min((width - column) // n, VECTORS)
-            if vectors == 1:
-                _block_1(a, a_first, a_row, a_k, b, b_at + column, b_k, k, c, c_first + column, c_row, add)
+    column = np.int64(0)
+    while column < width:
+        vectors, r = min((width - column) // n, VECTORS), np.int64(0)
+        while r < rows:
+            a_first, b_first, c_first = a_at + r * a_row, b_at + column, c_at + r * c_row + column
+            tall = vectors <= _TALL and r + 2 * ROWS <= rows
+            if tall and vectors == 1:
+                _tall_block_1(a, a_first, a_row, a_k, b, b_first, b_k, k, c, c_first, c_row, add)
+            elif tall:
+                _tall_block_2(a, a_first, a_row, a_k, b, b_first, b_k, k, c, c_first, c_row, add)
+            elif vectors == 1:
+                _block_1(a, a_first, a_row, a_k, b, b_first, b_k, k, c, c_first, c_row, add)
             elif vectors == 2:
-                _block_2(a, a_first, a_row, a_k, b, b_at + column, b_k, k, c, c_first + column, c_row, add)
+                _block_2(a, a_first, a_row, a_k, b, b_first, b_k, k, c, c_first, c_row, add)
             elif vectors == 3:
-                _block_3(a, a_first, a_row, a_k, b, b_at + column, b_k, k, c, c_first + column, c_row, add)
+                _block_3(a, a_first, a_row, a_k, b, b_first, b_k, k, c, c_first, c_row, add)
             else:
-                _block_4(a, a_first, a_row, a_k, b, b_at + column, b_k, k, c, c_first + column, c_row, add)
-            column += vectors * n
+                _block_4(a, a_first, a_row, a_k, b, b_first, b_k, k, c, c_first, c_row, add)
+            r += 2 * ROWS if tall else ROWS
+        column += vectors * n
 
 
 @intrinsic
@@ -285,6 +294,37 @@ def maximum(typing, a, b):
 def times_plus(typing, a, b, c):
     """Vectors a * b + c, rounded once."""
     return a(a, b, c), _lanewise(lambda builder, a, b, c: _llvm_call(builder, "fma", a, b, c))
+
+
+@intrinsic
+def sum_lanes(typing, vector):
+    """The sum of a vector's numbers, by halves."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        x, step = args[0], args[0].type.count // 2
+        undefined = ir.Constant(x.type, ir.Undefined)
+        while step:
+            x = builder.fadd(
+                x, builder.shuffle_vector(x, undefined, _lanes_of([i ^ step for i in range(x.type.count)]))
+            )
+            step //= 2
+        return builder.extract_element(x, ir.IntType(32)(0))
+
+    return vector.dtype(vector), generate
+
+
+@kernel
+def dot(a, a_at, b, b_at, width):
+    """The sum of products of two rows of `width` numbers."""
+    n = np.int64(VECTOR_BYTES // a.itemsize)
+    zero = a.dtype.type(0)
+    sums, whole = spread(zero), width // n * n
+    for x in range(0, whole, n):
+        sums = times_plus(load(a, a_at + x), load(b, b_at + x), sums)
+    total = sum_lanes(sums)
+    for x in range(whole, width):
+        total += a[a_at + x] * b[b_at + x]
+    return total
 
 
 @intrinsic

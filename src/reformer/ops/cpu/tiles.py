@@ -57,13 +57,16 @@ def keys_of_lanes(bounds, at, queries, lanes):
 @kernel
 def multiply_scores(a, b, stride, bounds, count, out):
     """out[j, i] = a[j] . b[:, i]."""
-    for j in range(0, count, ROWS):
-        low, high = bounds[LOW, j // ROWS], bounds[HIGH, j // ROWS]
-        if low < high:
-            multiply(
-                a, j * stride, stride, 1, b, low, QUERIES, stride, out, j * QUERIES + low, QUERIES, ROWS, high - low,
-                False,
-            )  # fmt: skip
+    j = 0
+    while j < count:
+        low, high, block = bounds[LOW, j // ROWS], bounds[HIGH, j // ROWS], j // ROWS + 1
+        while block * ROWS < count and bounds[LOW, block] == low and bounds[HIGH, block] == high:
+            block += 1
+        multiply(
+            a, j * stride, stride, 1, b, low, QUERIES, stride, out, j * QUERIES + low, QUERIES, block * ROWS - j,
+            high - low, False,
+        )  # fmt: skip
+        j = block * ROWS
 
 
 @kernel
