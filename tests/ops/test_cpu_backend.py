@@ -1,9 +1,11 @@
 """What is particular to the compiled CPU kernels; the other tests of this folder run on them too."""
 
 import logging
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,9 @@ from reformer.ops.arguments import NO_LIMIT, Hashing
 from reformer.ops.attention import local_attention, lsh_attention
 from reformer.ops.cpu import backend as cpu
 from reformer.ops.cpu import kernels
+from reformer.ops.cpu.products import multiply, transpose
 from reformer.ops.cpu.rows import KEYS
-from reformer.ops.cpu.simd import exp, lanes, multiply, transpose
+from reformer.ops.cpu.simd import exp, lanes
 from reformer.ops.hashing import columns_for, draw_rotations, hash_octaves
 from reformer.ops.neighbourhoods import octave_rows, row_buckets
 from reformer.ops.ranks import compute_ranks
@@ -198,3 +201,34 @@ def test_other_devices_are_refused() -> None:
 def test_importing_the_operations_compiles_and_loads_nothing() -> None:
     code = "import sys, reformer.ops.attention; print('numba' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+OTHER_VECTORS = """
+import llvmlite.binding as llvm
+features = llvm.get_host_cpu_features()
+llvm.get_host_cpu_features = lambda: features
+features.update({"avx512f": False, "avx2": WIDE})
+import torch
+from reformer.ops.cpu.jit import VECTOR_BYTES
+from reformer.ops.attention import lsh_attention
+from reformer.ops.hashing import draw_rotations
+from reformer.ops.reference import lsh_attention_reference
+assert VECTOR_BYTES == (32 if WIDE else 16)
+torch.manual_seed(0)
+rotations = draw_rotations(0, 2, 2, 20, 64)
+for length in (1, 50, 211):
+    q, v = (torch.randn(1, 2, length, 20, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    found = lsh_attention(q, v, num_hashes=2, window=8, rotations=rotations, backend="numba")
+    expected = lsh_attention_reference(q, v, rotations, window=8)
+    both = [(x, *torch.autograd.grad(x.sin().sum(), (q, v))) for x in (found, expected)]
+    assert all((a - b).abs().max() < 1e-10 for a, b in zip(*both))
+"""
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_machines_with_narrower_vectors(wide: bool, tmp_path: Path) -> None:
+    """The code for AVX2 and for 128 bits is right too; it is compiled into a folder of its own."""
+    code = OTHER_VECTORS.replace("WIDE", str(wide))
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -120,20 +120,15 @@ def attend(
     *attending: Any,
 ) -> tuple[Tensor, Tensor]:
     """Outputs and log-sum-exps in fp32 or wider; without `k`, keys are the normalised queries."""
-    wide_q, wide_v = kernels.in_kernel_type(q), kernels.in_kernel_type(v)
-    wide_k = None if k is None else kernels.in_kernel_type(k)
+    q, v = kernels.in_kernel_type(q), kernels.in_kernel_type(v)
+    k = None if k is None else kernels.in_kernel_type(k)
     documents = _documents(q, key_padding_mask, segment_ids)
-    return kernels.attend(wide_q, wide_k, wide_v, buckets, documents, Attending(*attending))
-
-
-def _output_type(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+    return kernels.attend(q, k, v, buckets, documents, Attending(*attending))
 
 
 @attend.register_fake
 def _(q: Tensor, k: Any, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    dtype = _output_type(v)
-    return kernels.empty_heads(v, dtype), v.new_empty(v.shape[:3], dtype=dtype)
+    return kernels.empty_heads(v), v.new_empty(v.shape[:3], dtype=kernels.compute_type(v))
 
 
 @torch.library.custom_op(
@@ -166,7 +161,7 @@ def attend_backward(
 
 @attend_backward.register_fake
 def _(grad: Tensor, q: Tensor, k: Tensor | None, *_: Any) -> list[Tensor]:
-    return [kernels.empty_heads(q, _output_type(q)) for _ in range(2 if k is None else 3)]
+    return [kernels.empty_heads(q) for _ in range(2 if k is None else 3)]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from reformer.ops.cpu.jit import entry_kernel, kernel
+from reformer.ops.cpu.jit import VECTOR_BYTES, entry_kernel, kernel
 from reformer.ops.cpu.mask import drop_pairs, mask_pairs, share_of_offers
+from reformer.ops.cpu.products import transpose
 from reformer.ops.cpu.rows import KEYS, QUERIES, clear, key_factors, pack, padded, run_tokens, scatter
-from reformer.ops.cpu.simd import VECTOR_BYTES, dot, exp, load, store, subtract, times, transpose
+from reformer.ops.cpu.simd import dot, exp, load, number, store, subtract, times
 from reformer.ops.cpu.tiles import (
     empty_bounds,
     keys_of_lanes,
@@ -47,7 +48,8 @@ def _begin(out, logsumexp, grad, dq, dk, dv, delta, rows, options):
         grad_at, dv_at = grad.first + t * grad.row, dv.first + t * dv.row
         delta[t] = dot(out.data, out.first + t * out.row, grad.data, grad_at, width)
         if logsumexp[t] == -np.inf and rows.document[t] >= 0:
-            dv.data[dv_at : dv_at + width] = grad.data[grad_at : grad_at + width]
+            for x in range(width):
+                dv.data[dv_at + x] = number(grad.data, grad_at + x)
 
 
 @kernel
@@ -60,13 +62,13 @@ def _through_key_norm(q, factors, dk, dq, options):
         at, q_at, k_at = dq.first + t * dq.row, q.first + t * q.row, dk.first + t * dk.row
         along = dot(q.data, q_at, dk.data, k_at, options.width) * factor * factor
         for x in range(options.width):
-            dq.data[at + x] += factor * (dk.data[k_at + x] - along * q.data[q_at + x])
+            dq.data[at + x] += factor * (dk.data[k_at + x] - along * number(q.data, q_at + x))
 
 
 @entry_kernel
 def differentiate_head(q, k, v, out, logsumexp, grad, dq, dk, dv, rows, options, kind):
     """Write `dq`, `dk` (scratch where keys are the queries) and `dv`."""
-    dtype, number, width = kind.dtype, kind.dtype.type, options.width
+    dtype, one, width = kind.dtype, kind.dtype.type(1), options.width
     lanes = np.int64(VECTOR_BYTES // kind.itemsize)
     stride = padded(width, lanes)
     queries, columns, query_sums = (
@@ -95,16 +97,16 @@ def differentiate_head(q, k, v, out, logsumexp, grad, dq, dk, dv, rows, options,
             count = min(total - key, KEYS)
             run_tokens(rows, run, key, count, query_tokens, key_tokens)
             if key == 0:
-                pack(q, query_tokens, n, width, number(options.scale), none, queries, stride)
-                pack(grad, query_tokens, n, width, number(1 / options.keep), none, grads, stride)
+                pack(q, query_tokens, n, width, kind.dtype.type(options.scale), none, queries, stride)
+                pack(grad, query_tokens, n, width, kind.dtype.type(1 / options.keep), none, grads, stride)
                 transpose(queries, 0, stride, columns, 0, QUERIES, padded(n, lanes), stride)
                 transpose(grads, 0, stride, grad_columns, 0, QUERIES, padded(n, lanes), stride)
                 for i in range(n):
                     t = query_tokens[i]
                     if t >= 0 and logsumexp[t] > -np.inf:
                         z[i], run_delta[i] = logsumexp[t], delta[t]
-            pack(k, key_tokens, count, width, number(1), factors, keys, stride)
-            pack(v, key_tokens, count, width, number(1), none, values, stride)
+            pack(k, key_tokens, count, width, one, factors, keys, stride)
+            pack(v, key_tokens, count, width, one, none, values, stride)
             set_bounds(rows, run, key, count, n, options, bounds, lanes)
             multiply_scores(keys, columns, stride, bounds, count, scores)
             multiply_scores(values, grad_columns, stride, bounds, count, slopes)
@@ -118,11 +120,11 @@ def differentiate_head(q, k, v, out, logsumexp, grad, dq, dk, dv, rows, options,
             if options.keep < 1:
                 drop_pairs(scores, rows, run, key, count, query_tokens, key_tokens, n, options, bounds)
             sum_over_queries(scores, grads, stride, bounds, count, key_sums)
-            scatter(key_sums, stride, key_tokens, count, number(1), dv, width)
+            scatter(key_sums, stride, key_tokens, count, one, dv, width)
             sum_over_queries(slopes, queries, stride, bounds, count, key_sums)
-            scatter(key_sums, stride, key_tokens, count, number(1), dk, width)
+            scatter(key_sums, stride, key_tokens, count, one, dk, width)
             sum_over_keys(slopes, keys, stride, bounds, n, query_sums, key > 0)
-        scatter(query_sums, stride, query_tokens, n, number(options.scale), dq, width)
+        scatter(query_sums, stride, query_tokens, n, kind.dtype.type(options.scale), dq, width)
 
     if options.shared:
         _through_key_norm(q, factors, dk, dq, options)

@@ -6,21 +6,21 @@ norm of the queries.
 
 import numpy as np
 
-from reformer.ops.cpu.jit import entry_kernel, kernel
+from reformer.ops.cpu.jit import VECTOR_BYTES, entry_kernel, kernel
 from reformer.ops.cpu.mask import drop_pairs, mask_pairs, share_of_offers
+from reformer.ops.cpu.products import transpose
 from reformer.ops.cpu.rows import KEYS, QUERIES, clear, key_factors, pack, padded, run_tokens
 from reformer.ops.cpu.simd import (
-    VECTOR_BYTES,
     exp,
     load,
     maximum,
+    number,
     plus,
     spread,
     store,
     subtract,
     times,
     times_plus,
-    transpose,
 )
 from reformer.ops.cpu.tiles import empty_bounds, keys_of_lanes, multiply_scores, set_bounds, sum_over_keys
 
@@ -92,13 +92,13 @@ def _finish(v, out, logsumexp, most, denominator, rows, options):
                 out.data[at + x] *= factor
         elif rows.document[t] >= 0:
             for x in range(options.width):
-                out.data[at + x] = v.data[source + x]
+                out.data[at + x] = number(v.data, source + x)
 
 
 @entry_kernel
 def attend_head(q, k, v, out, logsumexp, rows, options, kind):
     """Write outputs and log-sum-exps (-inf where nothing is offered); `kind` is an empty array of their type."""
-    dtype, number, width = kind.dtype, kind.dtype.type, options.width
+    dtype, one, width = kind.dtype, kind.dtype.type(1), options.width
     lanes = np.int64(VECTOR_BYTES // kind.itemsize)
     stride = padded(width, lanes)
     queries, columns, sums = (
@@ -126,10 +126,10 @@ def attend_head(q, k, v, out, logsumexp, rows, options, kind):
             count = min(total - key, KEYS)
             run_tokens(rows, run, key, count, query_tokens, key_tokens)
             if key == 0:
-                pack(q, query_tokens, n, width, number(options.scale), none, queries, stride)
+                pack(q, query_tokens, n, width, kind.dtype.type(options.scale), none, queries, stride)
                 transpose(queries, 0, stride, columns, 0, QUERIES, padded(n, lanes), stride)
-            pack(k, key_tokens, count, width, number(1), factors, keys, stride)
-            pack(v, key_tokens, count, width, number(1), none, values, stride)
+            pack(k, key_tokens, count, width, one, factors, keys, stride)
+            pack(v, key_tokens, count, width, one, none, values, stride)
             set_bounds(rows, run, key, count, n, options, bounds, lanes)
             multiply_scores(keys, columns, stride, bounds, count, scores)
             mask_pairs(scores, rows, run, key, count, query_tokens, key_tokens, n, options, bounds)

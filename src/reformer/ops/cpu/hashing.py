@@ -6,11 +6,11 @@ product's order of summation depends on nothing but the token and the column (st
 
 import numpy as np
 
-from reformer.ops.cpu.jit import entry_kernel, kernel
+from reformer.ops.cpu.jit import VECTOR_BYTES, entry_kernel, kernel
 from reformer.ops.cpu.order import octave_of, octave_rows
+from reformer.ops.cpu.products import ROWS, multiply, transpose
 from reformer.ops.cpu.rows import QUERIES as TOKENS
 from reformer.ops.cpu.rows import pack
-from reformer.ops.cpu.simd import ROWS, VECTOR_BYTES, multiply, transpose
 
 LEVELS = 34
 

@@ -6,25 +6,37 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding as llvm
 from numba import njit
 
 logger = logging.getLogger(__name__)
+
+
+def _vector_bytes() -> int:
+    features = llvm.get_host_cpu_features()
+    if features.get("avx512f"):
+        return 64
+    return 32 if features.get("avx2") else 16
+
+
+VECTOR_BYTES = _vector_bytes()
+"""Bytes of the host's vectors."""
 
 kernel = njit(nogil=True, error_model="numpy")
 """A function that other kernels call."""
 
 
-def _sources() -> str:
-    """A digest of this folder: numba itself looks at the file of the compiled function alone, not at what it calls."""
+def _stamp() -> str:
+    """What compiled code depends on: numba itself looks at the function's own file alone, not at what it calls."""
     files = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return f"{hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()} {VECTOR_BYTES}"
 
 
 def entry_kernel(function: Callable[..., Any]) -> Any:
     """A kernel that Python calls; it is compiled at its first call and kept on disk, where there is a place for it."""
     try:
         compiled: Any = njit(nogil=True, error_model="numpy", cache=True)(function)
-        compiled._cache._cache_file._source_stamp = _sources()
+        compiled._cache._cache_file._source_stamp = _stamp()
     except (RuntimeError, AttributeError) as reason:
         logger.info("the kernel %s is compiled anew in each process: %s", function.__name__, reason)
         return kernel(function)

@@ -19,8 +19,8 @@ from reformer.ops.cpu import hashing as hash_kernels
 from reformer.ops.cpu import order
 from reformer.ops.cpu.backward import differentiate_head
 from reformer.ops.cpu.forward import attend_head
+from reformer.ops.cpu.products import ROWS
 from reformer.ops.cpu.rows import Head, Options, Rows
-from reformer.ops.cpu.simd import ROWS
 from reformer.ops.dropout import batch_head_stream, drop_threshold
 from reformer.ops.hashing import columns_for
 
@@ -52,6 +52,7 @@ class Heads:
 
     def __init__(self, x: Tensor) -> None:
         x = x.detach()
+        x = x.view(torch.uint16) if x.dtype == torch.bfloat16 else x  # numpy has no bf16
         self.strides = x.stride()
         span = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, self.strides, strict=True))
         self.data = x.as_strided((span,), (1,)).numpy()
@@ -62,15 +63,25 @@ class Heads:
 
 
 def in_kernel_type(x: Tensor) -> Tensor:
-    """fp64 as it is and anything else in fp32, the numbers of a token side by side."""
-    x = x if x.dtype == torch.float64 else x.float()
+    """fp64, fp32 and bf16 as they are and anything else in fp32, the numbers of a token side by side."""
+    x = x if x.dtype in (torch.float64, torch.float32, torch.bfloat16) else x.float()
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def empty_heads(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def compute_type(x: Tensor) -> torch.dtype:
+    """The type of sums and results."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def kind_of(x: Tensor) -> Any:
+    """An empty array of that type: it tells kernels which one."""
+    return np.empty(0, np.float64 if x.dtype == torch.float64 else np.float32)
+
+
+def empty_heads(like: Tensor) -> Tensor:
     """Fresh memory [b, h, l, d] in which the heads of a token lie side by side, as the projections want them."""
     b, h, length, d = like.shape
-    return like.new_empty(b, length, h, d, dtype=dtype).transpose(1, 2)
+    return like.new_empty(b, length, h, d, dtype=compute_type(like)).transpose(1, 2)
 
 
 def most_rows(sequences: list[Any], bucket_size: int, log2_limit: int, causal: bool) -> int:
@@ -94,11 +105,11 @@ def hash_rows(
         columns, most = columns_for(range(last + 1), hashing.factor_from), 1 << last
     else:
         rows, columns, most = length, sum(hashing.factors) // 2, prod(hashing.factors)
-    matrix = _columns_side_by_side(hashing.draw(h, width, columns), columns, q.dtype)
+    matrix = _columns_side_by_side(hashing.draw(h, width, columns), columns, compute_type(q))
     kept = np.uint8 if most <= 1 << 8 else np.uint16 if most <= 1 << 16 else np.int32  # it grows with depth
     buckets = np.zeros((b, h, hashing.rounds, rows), kept)
     flat, heads = matrix.flatten().numpy(), Heads(q)
-    kind = np.empty(0, flat.dtype)
+    kind = kind_of(q)
 
     def run(task: int) -> None:
         batch, head = divmod(task, h)
@@ -196,9 +207,9 @@ def attend(
     q: Tensor, k: Tensor | None, v: Tensor, buckets: Tensor | None, document: Tensor, at: Attending
 ) -> tuple[Tensor, Tensor]:
     """Outputs [b, h, l, d] and log-sum-exps [b, h, l]; without `k`, keys are the normalised queries."""
-    out, logsumexp = empty_heads(v), torch.empty(v.shape[:3], dtype=v.dtype)
+    out, logsumexp = empty_heads(v), torch.empty(v.shape[:3], dtype=compute_type(v))
     heads_q, heads_k, heads_v, heads_out = (Heads(x) for x in (q, q if k is None else k, v, out))
-    rows, z, kind = sorted_rows(buckets, document, at), logsumexp.numpy(), np.empty(0, heads_q.data.dtype)
+    rows, z, kind = sorted_rows(buckets, document, at), logsumexp.numpy(), kind_of(q)
     rounds = 1 if buckets is None else buckets.shape[2]
 
     def run(task: int) -> None:
@@ -232,7 +243,7 @@ def attend_backward(
     inputs = [Heads(x) for x in (q, q if k is None else k, v, out)]
     heads_grad, heads_dq, heads_dv = (Heads(x) for x in (grad, dq, dv))
     heads_dk = None if dk is None else Heads(dk)
-    rows, z, kind = sorted_rows(buckets, document, at), logsumexp.numpy(), np.empty(0, heads_dq.data.dtype)
+    rows, z, kind = sorted_rows(buckets, document, at), logsumexp.numpy(), kind_of(q)
     rounds = 1 if buckets is None else buckets.shape[2]
 
     def run(task: int) -> None:

@@ -7,8 +7,8 @@ identity 3). Chunks mix groups and times, and compare documents and tokens.
 import numpy as np
 
 from reformer.ops.cpu.jit import kernel
+from reformer.ops.cpu.products import ROWS
 from reformer.ops.cpu.rows import QUERIES
-from reformer.ops.cpu.simd import ROWS
 from reformer.ops.cpu.tiles import HIGH, LOW
 
 

@@ -4,8 +4,9 @@ from collections import namedtuple
 
 import numpy as np
 
-from reformer.ops.cpu.jit import kernel
-from reformer.ops.cpu.simd import ROWS, VECTOR_BYTES, dot, load, spread, store, times, times_plus
+from reformer.ops.cpu.jit import VECTOR_BYTES, kernel
+from reformer.ops.cpu.products import ROWS
+from reformer.ops.cpu.simd import dot, load, number, spread, store, times, times_plus
 
 QUERIES = 64  # most query rows of a run: its scores against a block of keys stay in L1
 KEYS = 128  # rows of a block of keys; a run may have several
@@ -50,7 +51,7 @@ def pack(head, tokens, count, width, factor, by_token, target, stride):
             store(times(load(head.data, source + x), factors), target, at + x)
         if whole < stride:
             for x in range(whole, width):
-                target[at + x] = head.data[source + x] * f
+                target[at + x] = number(head.data, source + x) * f
             target[at + width : at + stride] = 0
 
 

@@ -7,8 +7,8 @@ denominator, log-sum-exp) is a vector, and no sum runs across lanes.
 import numpy as np
 
 from reformer.ops.cpu.jit import kernel
+from reformer.ops.cpu.products import ROWS, multiply
 from reformer.ops.cpu.rows import KEYS, QUERIES
-from reformer.ops.cpu.simd import ROWS, multiply
 
 LOW, HIGH, FIRST_QUERY, LAST_QUERY = 0, 1, 2, 3  # columns of the bounds of a block of keys
 FIRST_KEY, LAST_KEY = 4, 5  # columns of the bounds of a block of queries
