@@ -21,14 +21,15 @@ Contender = tuple[Forward, list[Tensor]]
 def build(name: str, length: int, rounds: int, heads: int, width: int, window: int, dtype: torch.dtype) -> Contender:
     torch.manual_seed(0)
     if name.endswith("layer"):
-        x = torch.randn(1, length, heads * width, requires_grad=True)
-        layer = _layer(name, length, rounds, heads, width, window)
+        x = torch.randn(1, length, heads * width, dtype=dtype, requires_grad=True)
+        layer = _layer(name, length, rounds, heads, width, window).to(dtype)
         return (lambda: layer(x)), [x, *layer.parameters()]
     q, v = (torch.randn(1, heads, length, width, dtype=dtype).requires_grad_() for _ in range(2))
     return _operation(name, q, v, rounds, window), [q, v]
 
 
 def _operation(name: str, q: Tensor, v: Tensor, rounds: int, window: int) -> Forward:
+    length = q.shape[2]
     if name in ("bucket", "chunk"):
         options: dict[str, Any] = {"rule": name, "num_hashes": rounds, "window": window, "chunk_length": window}
         return lambda: reformer.lsh_attention(q, v, **options)
@@ -42,7 +43,8 @@ def _operation(name: str, q: Tensor, v: Tensor, rounds: int, window: int) -> For
         from reformer_pytorch import LSHAttention
 
         attention = LSHAttention(bucket_size=window, n_hashes=rounds, causal=True)
-        return lambda: attention(q.flatten(0, 1), v.flatten(0, 1))[0]
+        missing = -length % (2 * window)  # it takes multiples of two buckets only
+        return lambda: attention(*(F.pad(x.flatten(0, 1), (0, 0, 0, missing)) for x in (q, v)))[0]
     raise ValueError(f"no operation {name!r}")
 
 

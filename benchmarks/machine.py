@@ -4,7 +4,7 @@ import json
 import platform
 import sys
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,11 @@ def describe() -> dict[str, Any]:
         "command": f"python {Path(sys.argv[0]).parent.name}/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
         "machine": f"{_processor()}, {torch.get_num_threads()} threads",
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "numpy")},
+        **{
+            name: version(name)
+            for name in ("torch", "transformers", "numpy", "numba", "reformer-pytorch")
+            if _has(name)
+        },
     }
 
 
@@ -30,6 +34,13 @@ def save(name: str, rows: Any, **more: Any) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({**describe(), **more, "rows": rows}, indent=1) + "\n")
     return path
+
+
+def _has(distribution: str) -> bool:
+    try:
+        return bool(version(distribution))
+    except PackageNotFoundError:
+        return False
 
 
 def _processor() -> str:

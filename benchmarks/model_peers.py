@@ -61,6 +61,7 @@ def _reformer_pytorch(length: int) -> tuple[nn.Module, Loss]:
         n_hashes=4,
         causal=True,
         n_local_attn_heads=HEADS // 2,
+        ff_chunks=length // 2048,
     )
     return model, lambda x: next_token_loss(model(x), x)
 
@@ -82,6 +83,8 @@ def _transformers(length: int) -> tuple[nn.Module, Loss]:
         max_position_embeddings=length,
         is_decoder=True,
         hidden_dropout_prob=0.0,
+        local_attention_probs_dropout_prob=0.0,
+        chunk_size_feed_forward=2048,
     )
     model = ReformerModelWithLMHead(config)
     return model, lambda x: model(x, labels=x).loss

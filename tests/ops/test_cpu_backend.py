@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reformer.ops import backends
+from reformer.ops import attention, backends
 from reformer.ops.arguments import NO_LIMIT, Hashing
 from reformer.ops.attention import local_attention, lsh_attention
 from reformer.ops.cpu import backend as cpu
@@ -77,9 +77,12 @@ def test_exp_is_exact_to_an_ulp(dtype: Any) -> None:
 
 @pytest.mark.parametrize("duplicates", ["count", "once"])
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("width", [3, 16, 33, 128])
-def test_runs_of_several_blocks_of_keys(causal: bool, duplicates: str, width: int) -> None:
-    """Windows and chunks above what a tile holds, and head widths that fill no vector."""
+@pytest.mark.parametrize(("width", "dropout_p"), [(3, 0.0), (16, 0.3), (33, 0.0), (128, 0.1)])
+def test_runs_of_several_blocks_of_keys(
+    causal: bool, duplicates: str, width: int, dropout_p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows and chunks above what a tile holds, head widths that fill no vector, dropout."""
+    monkeypatch.setattr(attention, "draw_seed", lambda: 9876543210123)
     torch.manual_seed(0)
     length = 400
     q, v = (torch.randn(1, 1, length, width, dtype=torch.float64) for _ in range(2))
@@ -89,11 +92,10 @@ def test_runs_of_several_blocks_of_keys(causal: bool, duplicates: str, width: in
         {"rule": "chunk", "chunk_length": KEYS // 2 + 5, "num_buckets": 4, "chunks_before": 2},
     ]
     for rule in rules:
-        options = {**rule, "causal": causal, "duplicates": duplicates, "rotations": rotations, "num_hashes": 2}
-        out, dq, dv = gradients(q, v, **options)
+        options = {**rule, "causal": causal, "duplicates": duplicates, "dropout_p": dropout_p}
+        out, dq, dv = gradients(q, v, rotations=rotations, num_hashes=2, **options)
         wide_q, wide_v = q.clone().requires_grad_(), v.clone().requires_grad_()
-        reference = {name: value for name, value in options.items() if name not in ("rotations", "num_hashes")}
-        expected = lsh_attention_reference(wide_q, wide_v, rotations, **reference)
+        expected = lsh_attention_reference(wide_q, wide_v, rotations, dropout_seed=9876543210123, **options)
         expected_grads = torch.autograd.grad(expected.sin().sum(), (wide_q, wide_v))
         for a, b in zip((out, dq, dv), (expected, *expected_grads), strict=True):
             assert (a - b).abs().max() < 1e-10
@@ -144,6 +146,42 @@ def test_calls_from_several_threads_at_once() -> None:
             assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
+def test_a_failing_task_is_raised_and_ends_the_others() -> None:
+    ran = []
+
+    def run(task: int) -> None:
+        ran.append(task)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        kernels.run_tasks(100, run)
+    assert len(ran) <= torch.get_num_threads()
+
+
+@pytest.mark.parametrize("factor_from", [256, 8])
+def test_a_longer_sequence_hashes_its_beginning_alike_to_the_bit(factor_from: int) -> None:
+    torch.manual_seed(0)
+    q = torch.randn(1, 2, 500, 20)
+    hashing = Hashing(3, draw_rotations(1, 2, 3, 20, 300), 0, False, factor_from, ())
+    whole, slots = {}, torch.zeros(1, 500, dtype=torch.int32)
+    for length in (500, 65, 64, 63, 17, 1):
+        found = kernels.hash_rows(q[:, :, :length], slots[:, :length], hashing, "bucket", 4, NO_LIMIT, True)
+        octaves, base = range((length - 1 >> 2).bit_length() + 1), 0
+        for octave in octaves:
+            rows = length if octave == octaves[-1] else min(4 << octave, length)
+            part = found[..., base : base + rows]
+            base += rows
+            assert torch.equal(part, whole.setdefault(octave, part)[..., :rows])
+
+
+def test_nan_is_not_hidden() -> None:
+    """A diverged query must not look like one that was offered nothing."""
+    q = torch.randn(1, 1, 40, 8)
+    q[0, 0, 20] = torch.nan
+    assert lsh_attention(q, q, seed=0, window=16, backend="numba").isnan().any()
+    assert local_attention(q, q, q.nan_to_num(), window=4, backend="numba").isnan().any()
+
+
 def test_memory_may_lie_anyhow() -> None:
     q, v = torch.randn(2, 100, 3, 8), torch.randn(3, 2, 8, 100)
     q, v = q.transpose(1, 2), v.permute(1, 0, 3, 2)
@@ -171,6 +209,7 @@ def test_compiling_keeps_one_graph() -> None:
         return hashed + local_attention(q, v, v, window=5, backend="numba")
 
     mask = torch.rand(2, 90) < 0.8
+    torch._dynamo.reset()
     compiled = torch.compile(both, backend="aot_eager", fullgraph=True)
     for length in (90, 90, 41):  # the second length recompiles
         q, v = (torch.randn(2, 2, length, 8, requires_grad=True) for _ in range(2))
@@ -180,12 +219,31 @@ def test_compiling_keeps_one_graph() -> None:
             assert torch.equal(a, b)
 
 
+def test_compiling_once_serves_all_seeds() -> None:
+    graphs = 0
+
+    def count(graph: torch.fx.GraphModule, _: list[Tensor]) -> Any:
+        nonlocal graphs
+        graphs += 1
+        return graph.forward
+
+    torch._dynamo.reset()
+    q = torch.randn(1, 1, 40, 8)
+    compiled = torch.compile(lsh_attention, backend=count, fullgraph=True)
+    for seed in range(100, 110):
+        assert torch.equal(compiled(q, q, seed=seed), lsh_attention(q, q, seed=seed))
+    assert graphs <= 2
+
+
 def test_without_numba_the_plain_backend_serves_and_says_so_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "reformer.ops.cpu", None)  # as if its import failed
     monkeypatch.setattr(backends, "_missing", [])
     q = torch.randn(1, 1, 30, 8)
+    with pytest.raises(ValueError, match="backend='numba' is not to be had"):
+        lsh_attention(q, q, backend="numba")
+    monkeypatch.setattr(backends, "_missing", [])
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert torch.equal(lsh_attention(q, q, seed=0), lsh_attention(q, q, seed=0, backend="plain"))
@@ -207,28 +265,39 @@ OTHER_VECTORS = """
 import llvmlite.binding as llvm
 features = llvm.get_host_cpu_features()
 llvm.get_host_cpu_features = lambda: features
-features.update({"avx512f": False, "avx2": WIDE})
+features.update({"avx512f": BYTES == 64 and features.get("avx512f"), "avx2": BYTES >= 32})
+import numpy as np
 import torch
-from reformer.ops.cpu.jit import VECTOR_BYTES
+from reformer.ops.cpu import rows
+from reformer.ops.cpu.jit import VECTOR_BYTES, kernel
+rows.scratch = kernel(lambda count, kind: np.full(count, np.nan, kind.dtype))  # what nobody wrote shows
 from reformer.ops.attention import lsh_attention
 from reformer.ops.hashing import draw_rotations
 from reformer.ops.reference import lsh_attention_reference
-assert VECTOR_BYTES == (32 if WIDE else 16)
+assert VECTOR_BYTES <= BYTES
 torch.manual_seed(0)
 rotations = draw_rotations(0, 2, 2, 20, 64)
+rules = [
+    {"window": 8},
+    {"window": 150, "bucket_size": 100, "causal": False},
+    {"rule": "chunk", "chunk_length": 7, "num_buckets": 6, "duplicates": "once"},
+]
 for length in (1, 50, 211):
-    q, v = (torch.randn(1, 2, length, 20, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    found = lsh_attention(q, v, num_hashes=2, window=8, rotations=rotations, backend="numba")
-    expected = lsh_attention_reference(q, v, rotations, window=8)
-    both = [(x, *torch.autograd.grad(x.sin().sum(), (q, v))) for x in (found, expected)]
-    assert all((a - b).abs().max() < 1e-10 for a, b in zip(*both))
+    for rule in rules:
+        q, v = (torch.randn(1, 2, length, 20, dtype=torch.float64, requires_grad=True) for _ in range(2))
+        mask = torch.rand(1, length) < 0.8
+        found = lsh_attention(q, v, num_hashes=2, rotations=rotations, key_padding_mask=mask, backend="numba", **rule)
+        expected = lsh_attention_reference(q, v, rotations, key_padding_mask=mask, **rule)
+        both = [(x, *torch.autograd.grad(x.sin().sum(), (q, v))) for x in (found, expected)]
+        assert all((a - b).abs().max() < 1e-10 for a, b in zip(*both)), (length, rule)
 """
 
 
-@pytest.mark.parametrize("wide", [True, False])
-def test_machines_with_narrower_vectors(wide: bool, tmp_path: Path) -> None:
-    """The code for AVX2 and for 128 bits is right too; it is compiled into a folder of its own."""
-    code = OTHER_VECTORS.replace("WIDE", str(wide))
+@pytest.mark.parametrize("width", [64, 32, 16])
+def test_vectors_of_other_machines(width: int, tmp_path: Path) -> None:
+    """The code for AVX2 and for 128 bits is right too, and no kernel reads what nobody wrote."""
+    code = OTHER_VECTORS.replace("BYTES >=", f"{width} >=").replace("BYTES ==", f"{width} ==")
+    code = code.replace("<= BYTES", f"<= {width}")
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -49,6 +49,7 @@ def make_hashing(
         )
     if seed is None:
         seed = draw_seed() if rotations is None else 0
+    seed = (seed + (1 << 63)) % (1 << 64) - (1 << 63)  # operators take 64 bits with a sign; `derive_seed` takes 64 bits
     return Hashing(shape[1], rotations, seed, share_rotations, factor_from, factors)
 
 

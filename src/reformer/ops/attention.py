@@ -83,6 +83,7 @@ def lsh_attention(
     check_choice("duplicates", duplicates, ("count", "once"))
     check_choice("backend", backend, BACKENDS)
     check_integer("num_hashes", num_hashes, 1)
+    check_integer("factor_from", factor_from, 1)
     check_probability("dropout_p", dropout_p)
     check_masks(qk.shape[0], qk.shape[2], key_padding_mask, segment_ids)
     limit: int | None = None
@@ -98,7 +99,7 @@ def lsh_attention(
     hashing = make_hashing(rotations, seed, share_rotations, factor_from, tuple(factors), shape)
     at = Attending(
         rule=rule,
-        window=window,
+        window=min(window, max(qk.shape[2], 1)),
         bucket_size=bucket_size or 1,
         log2_limit=NO_LIMIT if limit is None else limit.bit_length() - 1,
         chunk_length=chunk_length,
@@ -152,7 +153,7 @@ def local_attention(
         check_chunks(chunk_length, chunks_before, chunks_after)
     at = Attending(
         rule=f"local {rule}",
-        window=window,
+        window=min(window, max(q.shape[2], 1)),
         bucket_size=1,
         log2_limit=0,
         chunk_length=chunk_length,

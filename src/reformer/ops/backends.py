@@ -13,13 +13,16 @@ BACKENDS = ("auto", "plain", "numba")
 def choose_backend(name: str, device_type: str) -> ModuleType:
     """The backend of that name; "auto" is the fastest that the device and the installation have.
 
-    Raises ValueError for one that does not run there.
+    Raises ValueError for one that is not to be had there.
     """
     if name == "numba" and device_type != "cpu":
         raise ValueError(f"backend='numba' computes on the CPU and the tensors are on {device_type}; choose 'auto'")
     if name == "plain" or device_type != "cpu":
         return plain
-    return _cpu_backend() or plain
+    backend = _cpu_backend()
+    if backend is None and name == "numba":
+        raise ValueError(f"backend='numba' is not to be had ({_missing[0]}); install numba, or choose 'auto'")
+    return backend or plain
 
 
 _missing: list[str] = []  # why numba is not to be had, once that was said

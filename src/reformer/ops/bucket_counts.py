@@ -1,8 +1,12 @@
 """How many buckets there may be, and the chunk rule's automatic number. Free of torch, for configurations."""
 
 from collections.abc import Sequence
+from math import prod
 
 from reformer.ops.checks import check_integer
+
+MOST_BUCKETS = 1 << 20
+"""Of the chunk rule: far more than there are tokens."""
 
 
 def automatic_buckets(length: int, chunk_length: int, factor_limit: int | None = None) -> int | list[int]:
@@ -36,6 +40,8 @@ def check_factors(num_buckets: int | Sequence[int]) -> list[int]:
             f"num_buckets={num_buckets!r}: with rule='chunk' it is an even number of at least 2, or a list of such "
             "factors, or None for one that fits the length"
         )
+    if prod(factors) > MOST_BUCKETS:
+        raise ValueError(f"num_buckets={num_buckets!r} makes {prod(factors):,} buckets; there may be {MOST_BUCKETS:,}")
     return factors
 
 

@@ -123,10 +123,10 @@ def attend(
     `kept`: dropout's factor on numerators.
     """
     q, v = q.masked_fill(~real[:, None, :, None], 0.0), v.masked_fill(~real[:, None, :, None], 0.0)
-    logits = scale * q @ normalised_keys(q).transpose(-1, -2)
     count = (offers.any(2, keepdim=True) if duplicates == "once" else offers).to(q.dtype)
-    top = logits.masked_fill(count.sum(2) == 0, -torch.inf).amax(-1, keepdim=True).detach()
-    e = torch.exp(logits - torch.where(top == -torch.inf, 0.0, top)).masked_fill(count.sum(2) == 0, 0.0)
+    logits = (scale * q @ normalised_keys(q).transpose(-1, -2)).masked_fill(count.sum(2) == 0, -torch.inf)
+    top = logits.amax(-1, keepdim=True).detach()
+    e = torch.exp(logits - torch.where(top == -torch.inf, 0.0, top))
     weights = count.sum(2) * e
     numerators = weights if kept is None else (count * kept[:, :, : count.shape[2]]).sum(2) * e
     total = weights.sum(-1, keepdim=True)

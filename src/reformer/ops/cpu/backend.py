@@ -1,7 +1,7 @@
 """`lsh` and `local` of the CPU backend: operators of `torch.library` over the kernels.
 
-To `torch.compile` each is one node; its backward is one too. What a forward keeps is its buckets (bytes), its output
-and its log-sum-exps; every sort is made again.
+To `torch.compile` each is one node; its backward is one too. Besides its inputs a forward keeps its buckets (bytes),
+its output and its log-sum-exps; every sort is made again.
 """
 
 from dataclasses import astuple
@@ -18,9 +18,9 @@ from reformer.ops.replay import remembered
 
 ATTENDING = (
     "str rule, int window, int bucket_size, int log2_limit, int chunk_length, int chunks_before, int chunks_after, "
-    "bool causal, bool once, float scale, float dropout_p, int dropout_seed"
+    "bool causal, bool once, float scale, float dropout_p, SymInt dropout_seed"
 )
-HASHING = "int rounds, Tensor? rotations, int seed, bool share_rotations, int factor_from, int[] factors"
+HASHING = "int rounds, Tensor? rotations, SymInt seed, bool share_rotations, int factor_from, int[] factors"
 MASKS = "Tensor? key_padding_mask, Tensor? segment_ids"
 
 

@@ -4,8 +4,19 @@ import numpy as np
 
 from reformer.ops.cpu.jit import VECTOR_BYTES, entry_kernel, kernel
 from reformer.ops.cpu.mask import drop_pairs, mask_pairs, share_of_offers
-from reformer.ops.cpu.products import transpose
-from reformer.ops.cpu.rows import KEYS, QUERIES, clear, key_factors, pack, padded, run_tokens, scatter
+from reformer.ops.cpu.products import ROWS, transpose
+from reformer.ops.cpu.rows import (
+    KEYS,
+    QUERIES,
+    clear,
+    is_padding,
+    key_factors,
+    pack,
+    padded,
+    run_tokens,
+    scatter,
+    scratch,
+)
 from reformer.ops.cpu.simd import dot, exp, load, number, store, subtract, times
 from reformer.ops.cpu.tiles import (
     empty_bounds,
@@ -68,29 +79,31 @@ def _through_key_norm(q, factors, dk, dq, options):
 @entry_kernel
 def differentiate_head(q, k, v, out, logsumexp, grad, dq, dk, dv, rows, options, kind):
     """Write `dq`, `dk` (scratch where keys are the queries) and `dv`."""
-    dtype, one, width = kind.dtype, kind.dtype.type(1), options.width
+    one, width = kind.dtype.type(1), options.width
     lanes = np.int64(VECTOR_BYTES // kind.itemsize)
-    stride = padded(width, lanes)
+    stride, unit = padded(width, lanes), max(lanes, ROWS)
     queries, columns, query_sums = (
-        np.empty(QUERIES * stride, dtype),
-        np.empty(QUERIES * stride, dtype),
-        np.empty(QUERIES * stride, dtype),
+        scratch(QUERIES * stride, kind),
+        scratch(QUERIES * stride, kind),
+        scratch(QUERIES * stride, kind),
     )
-    grads, grad_columns = np.empty(QUERIES * stride, dtype), np.empty(QUERIES * stride, dtype)
+    grads, grad_columns = scratch(QUERIES * stride, kind), scratch(QUERIES * stride, kind)
     keys, values, key_sums = (
-        np.empty(KEYS * stride, dtype),
-        np.empty(KEYS * stride, dtype),
-        np.empty(KEYS * stride, dtype),
+        scratch(KEYS * stride, kind),
+        scratch(KEYS * stride, kind),
+        scratch(KEYS * stride, kind),
     )
-    scores, slopes = np.empty(KEYS * QUERIES, dtype), np.empty(KEYS * QUERIES, dtype)
-    z, run_delta, delta = np.empty(QUERIES, dtype), np.empty(QUERIES, dtype), np.empty(options.length, dtype)
+    scores, slopes = scratch(KEYS * QUERIES, kind), scratch(KEYS * QUERIES, kind)
+    z, run_delta, delta = scratch(QUERIES, kind), scratch(QUERIES, kind), scratch(options.length, kind)
     query_tokens, key_tokens, bounds = np.empty(QUERIES, np.int32), np.empty(KEYS, np.int32), empty_bounds()
-    none, factors = np.empty(0, dtype), np.empty(options.length if options.shared else 0, dtype)
+    none, factors = scratch(0, kind), scratch(options.length if options.shared else 0, kind)
     if options.shared:
         key_factors(q, rows.document, options, factors)
     _begin(out, logsumexp, grad, dq, dk, dv, delta, rows, options)
 
     for run in range(rows.runs.shape[0]):
+        if is_padding(rows, run):
+            continue
         n, total = np.int64(rows.runs[run, 1] - rows.runs[run, 0]), np.int64(rows.runs[run, 3] - rows.runs[run, 2])
         z[:], run_delta[:] = 0, 0
         for key in range(0, total, KEYS):
@@ -99,15 +112,15 @@ def differentiate_head(q, k, v, out, logsumexp, grad, dq, dk, dv, rows, options,
             if key == 0:
                 pack(q, query_tokens, n, width, kind.dtype.type(options.scale), none, queries, stride)
                 pack(grad, query_tokens, n, width, kind.dtype.type(1 / options.keep), none, grads, stride)
-                transpose(queries, 0, stride, columns, 0, QUERIES, padded(n, lanes), stride)
-                transpose(grads, 0, stride, grad_columns, 0, QUERIES, padded(n, lanes), stride)
+                transpose(queries, 0, stride, columns, 0, QUERIES, padded(n, unit), stride)
+                transpose(grads, 0, stride, grad_columns, 0, QUERIES, padded(n, unit), stride)
                 for i in range(n):
                     t = query_tokens[i]
-                    if t >= 0 and logsumexp[t] > -np.inf:
+                    if t >= 0 and logsumexp[t] != -np.inf:
                         z[i], run_delta[i] = logsumexp[t], delta[t]
             pack(k, key_tokens, count, width, one, factors, keys, stride)
             pack(v, key_tokens, count, width, one, none, values, stride)
-            set_bounds(rows, run, key, count, n, options, bounds, lanes)
+            set_bounds(rows, run, key, count, n, options, bounds, unit)
             multiply_scores(keys, columns, stride, bounds, count, scores)
             multiply_scores(values, grad_columns, stride, bounds, count, slopes)
             mask_pairs(scores, rows, run, key, count, query_tokens, key_tokens, n, options, bounds)

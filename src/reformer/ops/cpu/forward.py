@@ -8,8 +8,8 @@ import numpy as np
 
 from reformer.ops.cpu.jit import VECTOR_BYTES, entry_kernel, kernel
 from reformer.ops.cpu.mask import drop_pairs, mask_pairs, share_of_offers
-from reformer.ops.cpu.products import transpose
-from reformer.ops.cpu.rows import KEYS, QUERIES, clear, key_factors, pack, padded, run_tokens
+from reformer.ops.cpu.products import ROWS, transpose
+from reformer.ops.cpu.rows import KEYS, QUERIES, clear, is_padding, key_factors, pack, padded, run_tokens, scratch
 from reformer.ops.cpu.simd import (
     exp,
     load,
@@ -84,9 +84,9 @@ def _merge(sums, most, denominator, stride, tokens, queries, out, all_most, all_
 def _finish(v, out, logsumexp, most, denominator, rows, options):
     """Divide by the denominators; a token that was offered nothing takes its own value."""
     for t in range(options.length):
-        logsumexp[t] = most[t] + np.log(denominator[t]) if denominator[t] > 0 else -np.inf
+        logsumexp[t] = most[t] + np.log(denominator[t]) if denominator[t] != 0 else -np.inf
         at, source = out.first + t * out.row, v.first + t * v.row
-        if denominator[t] > 0:
+        if denominator[t] != 0:
             factor = out.data.dtype.type(1 / (denominator[t] * options.keep))
             for x in range(options.width):
                 out.data[at + x] *= factor
@@ -98,28 +98,30 @@ def _finish(v, out, logsumexp, most, denominator, rows, options):
 @entry_kernel
 def attend_head(q, k, v, out, logsumexp, rows, options, kind):
     """Write outputs and log-sum-exps (-inf where nothing is offered); `kind` is an empty array of their type."""
-    dtype, one, width = kind.dtype, kind.dtype.type(1), options.width
+    one, width = kind.dtype.type(1), options.width
     lanes = np.int64(VECTOR_BYTES // kind.itemsize)
-    stride = padded(width, lanes)
+    stride, unit = padded(width, lanes), max(lanes, ROWS)
     queries, columns, sums = (
-        np.empty(QUERIES * stride, dtype),
-        np.empty(QUERIES * stride, dtype),
-        np.empty(QUERIES * stride, dtype),
+        scratch(QUERIES * stride, kind),
+        scratch(QUERIES * stride, kind),
+        scratch(QUERIES * stride, kind),
     )
     keys, values, scores = (
-        np.empty(KEYS * stride, dtype),
-        np.empty(KEYS * stride, dtype),
-        np.empty(KEYS * QUERIES, dtype),
+        scratch(KEYS * stride, kind),
+        scratch(KEYS * stride, kind),
+        scratch(KEYS * QUERIES, kind),
     )
-    run_most, rescale, run_denominator = np.empty(QUERIES, dtype), np.empty(QUERIES, dtype), np.empty(QUERIES, dtype)
+    run_most, rescale, run_denominator = scratch(QUERIES, kind), scratch(QUERIES, kind), scratch(QUERIES, kind)
     query_tokens, key_tokens, bounds = np.empty(QUERIES, np.int32), np.empty(KEYS, np.int32), empty_bounds()
-    none, factors = np.empty(0, dtype), np.empty(options.length if options.shared else 0, dtype)
+    none, factors = scratch(0, kind), scratch(options.length if options.shared else 0, kind)
     if options.shared:
         key_factors(q, rows.document, options, factors)
-    most, denominator = np.full(options.length, -np.inf, dtype), np.zeros(options.length, dtype)
+    most, denominator = np.full(options.length, -np.inf, kind.dtype), np.zeros(options.length, kind.dtype)
     clear(out, options.length, width)
 
     for run in range(rows.runs.shape[0]):
+        if is_padding(rows, run):
+            continue
         n, total = np.int64(rows.runs[run, 1] - rows.runs[run, 0]), np.int64(rows.runs[run, 3] - rows.runs[run, 2])
         run_most[:], run_denominator[:] = -np.inf, 0
         for key in range(0, total, KEYS):
@@ -127,10 +129,10 @@ def attend_head(q, k, v, out, logsumexp, rows, options, kind):
             run_tokens(rows, run, key, count, query_tokens, key_tokens)
             if key == 0:
                 pack(q, query_tokens, n, width, kind.dtype.type(options.scale), none, queries, stride)
-                transpose(queries, 0, stride, columns, 0, QUERIES, padded(n, lanes), stride)
+                transpose(queries, 0, stride, columns, 0, QUERIES, padded(n, unit), stride)
             pack(k, key_tokens, count, width, one, factors, keys, stride)
             pack(v, key_tokens, count, width, one, none, values, stride)
-            set_bounds(rows, run, key, count, n, options, bounds, lanes)
+            set_bounds(rows, run, key, count, n, options, bounds, unit)
             multiply_scores(keys, columns, stride, bounds, count, scores)
             mask_pairs(scores, rows, run, key, count, query_tokens, key_tokens, n, options, bounds)
             before = run_denominator.copy() if options.once else run_denominator

@@ -10,7 +10,7 @@ from reformer.ops.cpu.jit import VECTOR_BYTES, entry_kernel, kernel
 from reformer.ops.cpu.order import octave_of, octave_rows
 from reformer.ops.cpu.products import ROWS, multiply, transpose
 from reformer.ops.cpu.rows import QUERIES as TOKENS
-from reformer.ops.cpu.rows import pack
+from reformer.ops.cpu.rows import pack, scratch
 
 LEVELS = 34
 
@@ -65,11 +65,11 @@ def hash_octaves(
     """
     lanes = np.int64(VECTOR_BYTES // kind.itemsize)
     stride = (width + lanes - 1) // lanes * lanes
-    packed, turned = np.empty(TOKENS * stride, kind.dtype), np.empty(stride * TOKENS, kind.dtype)
-    products = np.empty(columns * TOKENS, kind.dtype)
+    packed, turned = scratch(TOKENS * stride, kind), scratch(stride * TOKENS, kind)
+    products = scratch(columns * TOKENS, kind)
     whole, even = np.empty((LEVELS, TOKENS), np.int32), np.empty((LEVELS, TOKENS), np.int32)
     odd = np.empty((LEVELS, TOKENS), np.int32)
-    tokens, one = np.empty(TOKENS, np.int32), np.empty(0, kind.dtype)
+    tokens, one = np.empty(TOKENS, np.int32), scratch(0, kind)
     base = np.int64(0)
     for d in range(starts.size - 1):
         length = starts[d + 1] - starts[d]
@@ -121,10 +121,10 @@ def hash_factors(q, length, rotations, rotations_first, columns, out, factors, w
     """Buckets [r, l] of the chunk rule: each even factor takes the next factor / 2 columns of the rotations."""
     lanes = np.int64(VECTOR_BYTES // kind.itemsize)
     stride = (width + lanes - 1) // lanes * lanes
-    packed, turned = np.empty(TOKENS * stride, kind.dtype), np.empty(stride * TOKENS, kind.dtype)
-    products = np.empty(columns * TOKENS, kind.dtype)
+    packed, turned = scratch(TOKENS * stride, kind), scratch(stride * TOKENS, kind)
+    products = scratch(columns * TOKENS, kind)
     levels = np.empty((LEVELS, TOKENS), np.int32)
-    tokens, one = np.empty(TOKENS, np.int32), np.empty(0, kind.dtype)
+    tokens, one = np.empty(TOKENS, np.int32), scratch(0, kind)
     for block in range(0, length, TOKENS):
         count = min(TOKENS, length - block)
         for i in range(count):

@@ -2,18 +2,23 @@
 
 import hashlib
 import logging
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
-from numba import njit
+from numba import config, njit
 
 logger = logging.getLogger(__name__)
 
 
 def _vector_bytes() -> int:
     features = llvm.get_host_cpu_features()
+    if getattr(config, "DISABLE_JIT", False):
+        raise ImportError("NUMBA_DISABLE_JIT is set")
+    if platform.machine() in ("x86_64", "AMD64") and not features.get("fma"):
+        raise ImportError("this processor has no fused multiply-add")
     if features.get("avx512f"):
         return 64
     return 32 if features.get("avx2") else 16

@@ -1,4 +1,4 @@
-"""From tensors to kernels: one task a (batch, head), on as many threads as torch uses.
+"""From tensors to kernels: one task a (batch, head), on up to as many threads as torch uses.
 
 Kernels do not hold the interpreter's lock. Each (batch, head) is one task from its sort to its last gradient, so the
 results are the same at any number of threads.
@@ -26,18 +26,18 @@ from reformer.ops.hashing import columns_for
 
 
 def run_tasks(tasks: int, run: Callable[[int], None]) -> None:
-    """Call `run` with 0 .. tasks - 1 on torch's number of threads; the first exception is raised here."""
+    """Call `run` with 0 .. tasks - 1 on up to torch's number of threads; the first exception is raised here."""
     numbers = count()
     failures: list[BaseException] = []
 
     def work() -> None:
         try:
-            while (number := next(numbers)) < tasks:
+            while not failures and (number := next(numbers)) < tasks:
                 run(number)
-        except BaseException as failure:
+        except BaseException as failure:  # Ctrl-C too: the other threads stop behind the task in hand
             failures.append(failure)
 
-    threads = [Thread(target=work) for _ in range(min(torch.get_num_threads(), tasks) - 1)]
+    threads = [Thread(target=work, daemon=True) for _ in range(min(torch.get_num_threads(), tasks) - 1)]
     for thread in threads:
         thread.start()
     work()
@@ -100,7 +100,7 @@ def hash_rows(
     sequences = [order.documents_of(row) for row in document.numpy()]
     if rule == "bucket":
         longest = max(int(np.diff(starts).max(initial=1)) for _, starts in sequences)
-        last = order.octave_of(longest - 1, bucket_size, log2_limit)
+        last = min(((longest - 1) // bucket_size).bit_length(), log2_limit)
         rows = most_rows(sequences, bucket_size, log2_limit, causal)
         columns, most = columns_for(range(last + 1), hashing.factor_from), 1 << last
     else:

@@ -6,9 +6,10 @@ identity 3). Chunks mix groups and times, and compare documents and tokens.
 
 import numpy as np
 
-from reformer.ops.cpu.jit import kernel
+from reformer.ops.cpu.jit import VECTOR_BYTES, kernel
 from reformer.ops.cpu.products import ROWS
 from reformer.ops.cpu.rows import QUERIES
+from reformer.ops.cpu.simd import keep_by_mix, load, mix, store
 from reformer.ops.cpu.tiles import HIGH, LOW
 
 
@@ -61,52 +62,64 @@ def _mask_chunk(scores, rows, count, query_tokens, key_tokens, queries, options)
 @kernel
 def share_of_offers(scores, rows, run, key, count, queries, options):
     """Divide every score by how often its pair is offered in all, over all rounds and slots (`once`)."""
-    n = rows.tokens.size
+    n, rounds = np.int64(rows.tokens.size), options.rounds
+    places, groups = np.zeros((rounds, QUERIES), np.int32), np.full((rounds, QUERIES), -2, np.int32)
+    unit = 1 if options.window >= 0 else options.chunk  # places go by rows in a band, else by chunks
+    for i in range(queries):
+        name = rows.names[rows.runs[run, 0] + i]
+        for one in range(rounds):
+            places[one, i], groups[one, i] = rows.place[one, name] // unit, rows.group[one, name]
+    offers = np.empty(QUERIES, np.int32)
     for j in range(count):
-        key_name = rows.names[(rows.runs[run, 2] + key + j) % n]
-        for i in range(queries):
-            query_name = rows.names[rows.runs[run, 0] + i]
-            offers = 0
-            for one in range(options.rounds):
-                at = np.int64(rows.place[one, query_name])
-                if options.window >= 0:
-                    distance = abs(at - np.int64(rows.place[one, key_name]))
-                    same = rows.group[one, query_name] == rows.group[one, key_name] and rows.group[one, key_name] >= 0
-                    offers += same and distance <= options.window
-                else:
-                    for two in range(options.rounds):
-                        offers += _slots(at, np.int64(rows.place[two, key_name]), n, options)
-            scores[j * QUERIES + i] /= max(offers, 1)
+        name = rows.names[(rows.runs[run, 2] + key + j) % n]
+        offers[:] = 0
+        for one in range(rounds):
+            if options.window >= 0:
+                _count_band(places[one], groups[one], rows.place[one, name], rows.group[one, name], options, offers)
+            else:
+                for two in range(rounds):
+                    _count_slots(places[one], rows.place[two, name] // unit, np.int32(n // unit), options, offers)
+        for i in range(QUERIES):
+            scores[j * QUERIES + i] /= max(offers[i], np.int32(1))
 
 
 @kernel
-def _slots(query, key, n, options):
-    """How many slots of a query at one place of the ring of chunks show the key at another."""
-    chunks, seen = n // options.chunk, (options.before + options.after) // options.chunk + 1
-    behind = (key // options.chunk - query // options.chunk + options.before // options.chunk) % chunks
-    return max(seen - behind + chunks - 1, 0) // chunks
+def _count_band(places, groups, place, group, options, offers):
+    """Add 1 where the key stands in the query's group of a round, within the window."""
+    window = np.int32(options.window)
+    for i in range(QUERIES):
+        distance = places[i] - place
+        offers[i] += (groups[i] == group) & (distance <= window) & (distance >= -window)
 
 
 @kernel
-def mix(x):
-    """A bijection of 32 bits with full avalanche; `reformer.ops.dropout` in numba."""
-    x = np.uint32(x)
-    x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D))
-    x = np.uint32((x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B))
-    return np.uint32(x ^ (x >> np.uint32(16)))
+def _count_slots(query_chunks, key_chunk, chunks, options, offers):
+    """Add how many slots of queries in chunks of the ring show a key in another chunk."""
+    before = options.before // options.chunk
+    seen, ahead = np.int32(before + options.after // options.chunk + 1), np.int32(key_chunk + before)
+    if chunks >= seen:
+        for i in range(QUERIES):
+            behind = ahead - query_chunks[i]
+            behind = behind + chunks if behind < 0 else behind
+            behind = behind - chunks if behind >= chunks else behind
+            offers[i] += behind < seen
+    else:  # a short ring shows a chunk in several slots
+        for i in range(QUERIES):
+            behind = (ahead - query_chunks[i]) % chunks
+            offers[i] += max(seen - behind + chunks - 1, 0) // chunks
 
 
 @kernel
 def drop_pairs(scores, rows, run, key, count, query_tokens, key_tokens, queries, options, bounds):
-    """Zeros in place of the pairs that dropout takes away."""
+    """Zeros in place of the pairs that dropout takes away: `reformer.ops.dropout`, a vector of queries at a time."""
     streams = np.zeros(QUERIES, np.uint32)
     hash_round = 0 if options.once else rows.runs[run, 4]
     for i in range(queries):
         streams[i] = mix(mix(np.uint32(options.stream) ^ np.uint32(hash_round)) ^ np.uint32(query_tokens[i]))
-    threshold = np.int32(options.threshold)
+    lanes = np.int64(VECTOR_BYTES // scores.itemsize)
     for j in range(count):
         slot = 0 if options.once or options.window >= 0 else (key + j) // options.chunk
         stream = np.uint32(np.uint32(key_tokens[j]) * np.uint32(0x9E3779B1) + np.uint32(slot) * np.uint32(0x85EBCA77))
-        for i in range(bounds[LOW, j // ROWS], bounds[HIGH, j // ROWS]):
-            dropped = np.int32(mix(streams[i] ^ stream)) < threshold
-            scores[j * QUERIES + i] = 0 if dropped else scores[j * QUERIES + i]
+        for i in range(bounds[LOW, j // ROWS], bounds[HIGH, j // ROWS], lanes):
+            at = j * QUERIES + i
+            store(keep_by_mix(load(scores, at), streams, i, stream, np.int32(options.threshold)), scores, at)

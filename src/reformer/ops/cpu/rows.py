@@ -34,6 +34,12 @@ def padded(n, multiple):
 
 
 @kernel
+def scratch(count, kind):
+    """Fresh memory of numbers of the type of `kind`; a test puts NaN into it."""
+    return np.empty(count, kind.dtype)
+
+
+@kernel
 def pack(head, tokens, count, width, factor, by_token, target, stride):
     """Gather rows of tokens, times `factor` and, if given, a number of each token; zeros up to a whole block."""
     n = np.int64(VECTOR_BYTES // target.itemsize)
@@ -88,6 +94,12 @@ def run_tokens(rows, run, key, count, query_tokens, key_tokens):
     for j in range(count):
         key_tokens[j] = rows.tokens[at]
         at = at + 1 if at + 1 < n else 0
+
+
+@kernel
+def is_padding(rows, run):
+    """Whether a run's queries are nobody; chunk rules have such runs."""
+    return rows.tokens[rows.runs[run, 0] : rows.runs[run, 1]].max() < 0
 
 
 @kernel

@@ -257,6 +257,43 @@ def exp(typing, x):
             series = llvm_call(builder, "fma", series, r, _constant(kind, 1 / factorial(term)))
         exponent = builder.add(builder.fptosi(n, whole), _constant(whole, bias))
         power = builder.bitcast(builder.shl(exponent, _constant(whole, mantissa)), kind)
-        return builder.select(above, builder.fmul(series, power), _constant(kind, 0.0))
+        small = builder.select(builder.fcmp_unordered("uno", x, x), x, _constant(kind, 0.0))  # NaN stays NaN
+        return builder.select(above, builder.fmul(series, power), small)
 
     return x(x), _lanewise(make)
+
+
+def _mixed(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """A bijection of 32 bits with full avalanche; `_mix` of `reformer.ops.dropout`."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = builder.mul(builder.xor(x, builder.lshr(x, _constant(x.type, shift))), _constant(x.type, factor))
+    return builder.xor(x, builder.lshr(x, _constant(x.type, 16)))
+
+
+@intrinsic
+def mix(typing, x):
+    """A bijection of 32 bits with full avalanche."""
+    return types.uint32(types.uint32), _lanewise(_mixed)
+
+
+@intrinsic
+def keep_by_mix(typing, vector, streams, index, stream, threshold):
+    """A vector with zeros where the mix of its query's stream and the key's lies below the threshold."""
+    signature = vector(vector, streams, types.int64, types.uint32, types.int32)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        vector, streams, index, stream, threshold = args
+        whole = ir.VectorType(ir.IntType(32), vector.type.count)
+
+        def everywhere(x: ir.Value) -> ir.Value:
+            first = builder.insert_element(ir.Constant(whole, ir.Undefined), x, ir.IntType(32)(0))
+            return builder.shuffle_vector(first, ir.Constant(whole, ir.Undefined), lanes_of([0] * whole.count))
+
+        data = context.make_array(signature.args[1])(context, builder, streams).data
+        queries = builder.load(builder.bitcast(builder.gep(data, [index]), whole.as_pointer()))
+        queries.align = 4
+        mixed = _mixed(builder, builder.xor(queries, everywhere(stream)))
+        dropped = builder.icmp_signed("<", mixed, everywhere(threshold))
+        return builder.select(dropped, _constant(vector.type, 0.0), vector)
+
+    return signature, generate

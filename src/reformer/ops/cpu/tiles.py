@@ -21,13 +21,13 @@ def empty_bounds():
 
 
 @kernel
-def set_bounds(rows, run, key, count, queries, options, bounds, lanes):
+def set_bounds(rows, run, key, count, queries, options, bounds, unit):
     """Which queries each block of ROWS keys may meet, and which keys each block of ROWS queries.
 
-    LOW, HIGH: queries in whole vectors, whose scores are computed; the other bounds lie inside and are exact for
-    blocks, for the products behind the softmax. Without a window all meet all.
+    LOW, HIGH: queries in whole vectors and blocks, whose scores are computed; the other bounds lie inside and are
+    exact for blocks, for the products behind the softmax. Without a window all meet all.
     """
-    most = (queries + lanes - 1) // lanes * lanes
+    most = (queries + unit - 1) // unit * unit
     bounds[LOW], bounds[HIGH], bounds[FIRST_QUERY], bounds[LAST_QUERY] = 0, most, 0, queries
     bounds[FIRST_KEY], bounds[LAST_KEY] = 0, count
     if options.window < 0:
@@ -39,8 +39,8 @@ def set_bounds(rows, run, key, count, queries, options, bounds, lanes):
         last = behind + min(block * ROWS + ROWS, count) - 1
         bounds[FIRST_QUERY, block] = min(max(first - later, 0), queries)
         bounds[LAST_QUERY, block] = min(max(last + options.window + 1, bounds[FIRST_QUERY, block]), queries)
-        bounds[LOW, block] = bounds[FIRST_QUERY, block] // lanes * lanes
-        bounds[HIGH, block] = (bounds[LAST_QUERY, block] + lanes - 1) // lanes * lanes
+        bounds[LOW, block] = bounds[FIRST_QUERY, block] // unit * unit
+        bounds[HIGH, block] = (bounds[LAST_QUERY, block] + unit - 1) // unit * unit
     for block in range((queries + ROWS - 1) // ROWS):
         first, last = block * ROWS - options.window - behind, block * ROWS + ROWS - 1 + later - behind
         bounds[FIRST_KEY, block] = min(max(first, 0), count)
