@@ -17,7 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 IGNORED = -100
-KEYS, VALUES = 128, 16
+KEYS, VALUES = 64, 16
 
 
 def lsh(window: int, of_window: float, rounds: int, **more: Any) -> dict[str, Any]:
@@ -85,12 +85,12 @@ def books(folder: Path, batch: int, length: int, rng: Any, held_out: bool) -> tu
 
 def batches(task: str, folder: Path) -> tuple[Callable[..., tuple[Any, Any]], dict[str, Any]]:
     """A maker of batches from (rng, held_out), and the model's and the window's size."""
-    small = {"window": 16, "hidden_size": 128, "vocab_size": KEYS + VALUES, "local_window": 2}
+    small = {"window": 32, "hidden_size": 128, "vocab_size": KEYS + VALUES, "local_window": 2}
     if task == "duplication":
-        return (lambda rng, held_out: duplication(4, 512, rng)), small
+        return (lambda rng, held_out: duplication(8, 256, rng)), small
     if task.startswith("recall"):
-        nearest = 96 if task == "recall far" else 0
-        return (lambda rng, held_out: recall(4, 512, rng, nearest)), small
+        nearest = 64 if task == "recall far" else 0
+        return (lambda rng, held_out: recall(8, 256, rng, nearest)), small
     size = {"window": 64, "hidden_size": 128, "vocab_size": 259, "local_window": 64}
     return (lambda rng, held_out: books(folder, 1, 4096, rng, held_out)), size
 
@@ -109,7 +109,7 @@ def train(task: str, variant: str, seconds: float, seed: int, folder: Path) -> d
         **{key: value for key, value in size.items() if key != "window"} | options,
         num_hidden_layers=4 if task == "books" else 2,
         num_attention_heads=4,
-        max_position_embeddings=4096 if task == "books" else 512,
+        max_position_embeddings=4096 if task == "books" else 256,
     )
     model = reformer.ReformerForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01, betas=(0.9, 0.98))

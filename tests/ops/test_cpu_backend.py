@@ -244,6 +244,7 @@ def test_without_numba_the_plain_backend_serves_and_says_so_once(
     with pytest.raises(ValueError, match="backend='numba' is not to be had"):
         lsh_attention(q, q, backend="numba")
     monkeypatch.setattr(backends, "_missing", [])
+    caplog.clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert torch.equal(lsh_attention(q, q, seed=0), lsh_attention(q, q, seed=0, backend="plain"))
