@@ -85,7 +85,7 @@ def books(folder: Path, batch: int, length: int, rng: Any, held_out: bool) -> tu
 
 def batches(task: str, folder: Path) -> tuple[Callable[..., tuple[Any, Any]], dict[str, Any]]:
     """A maker of batches from (rng, held_out), and the model's and the window's size."""
-    small = {"window": 32, "hidden_size": 128, "vocab_size": KEYS + VALUES, "local_window": 2}
+    small = {"window": 32, "hidden_size": 128, "vocab_size": max(KEYS + VALUES, 128), "local_window": 2}
     if task == "duplication":
         return (lambda rng, held_out: duplication(8, 256, rng)), small
     if task.startswith("recall"):

@@ -10,7 +10,7 @@ from reformer.ops.cpu.jit import VECTOR_BYTES, entry_kernel, kernel
 from reformer.ops.cpu.order import octave_of, octave_rows
 from reformer.ops.cpu.products import ROWS, multiply, transpose
 from reformer.ops.cpu.rows import QUERIES as TOKENS
-from reformer.ops.cpu.rows import pack, scratch
+from reformer.ops.cpu.rows import pack, padded, scratch
 
 LEVELS = 34
 
@@ -19,7 +19,7 @@ LEVELS = 34
 def _signed_argmax(products, first, step, half, out):
     """out[k] = argmax([x ; -x]) over the first 2**k / 2 columns, for every k up to `half`; ties to the lowest index.
 
-    A `half` that is no power of two stands behind them, in out's last row.
+    What all `half` columns give stands in out's last row too.
     """
     high, low = np.full(TOKENS, -np.inf, products.dtype), np.full(TOKENS, -np.inf, products.dtype)
     high_at, low_at = np.zeros(TOKENS, np.int32), np.zeros(TOKENS, np.int32)
@@ -34,120 +34,107 @@ def _signed_argmax(products, first, step, half, out):
             low_at[i] = index if -x > low[i] else low_at[i]
             low[i] = -x if -x > low[i] else low[i]
         if (column + 1) & column == 0 or column + 1 == half:
-            level = level + 1 if (column + 1) & column == 0 else out.shape[0] - 1
+            level += 1
             for i in range(TOKENS):
                 out[level, i] = high_at[i] if high[i] >= low[i] else low_at[i] + index + 1
+    out[LEVELS - 1, :] = out[level, :]
 
 
 @kernel
-def _split(octave, factor_from):
-    """log2 of the two factors of 2**octave buckets."""
-    if 1 << octave <= factor_from:
-        return octave, np.int64(0)
-    return (octave + 1) // 2, octave // 2
+def _turn(q, tokens, count, width, packed, turned):
+    """turned[:, i] = q[tokens[i]]: a block of tokens in the lanes, zeros behind the last."""
+    stride, one = turned.size // TOKENS, turned.dtype.type(1)
+    pack(q, tokens, count, width, one, turned[:0], packed, stride)
+    packed[count * stride :] = 0
+    transpose(packed, 0, stride, turned, 0, TOKENS, TOKENS, stride)
 
 
 @kernel
-def _columns(octave, factor_from):
-    one, two = _split(octave, factor_from)
-    if 1 << octave <= factor_from:
-        return (1 << octave) >> 1
-    return max((1 << one) - 1, 1 << two if two else 0)
+def _multiply(rotations, at, turned, width, columns, products):
+    """products[column] = R[:, column] . q, for all tokens of a block; `columns` up to a multiple of ROWS."""
+    multiply(
+        rotations, at, width, 1, turned, 0, TOKENS, width, products, 0, TOKENS, (columns + ROWS - 1) // ROWS * ROWS,
+        TOKENS, False,
+    )  # fmt: skip
+
+
+@kernel
+def _hash_block(products, levels, lowest, last, whole, even, odd):
+    """All levels that the octaves from `lowest` to `last` take: of one hash, and of the two that combine."""
+    one, first, second = np.int64(0), np.int64(0), np.int64(0)
+    for octave in range(lowest, last + 1):
+        if levels[octave, 1]:
+            first, second = levels[octave, 0], levels[octave, 1]
+        else:
+            one = levels[octave, 0]
+    _signed_argmax(products, 0, 1, (1 << one) >> 1, whole)
+    if second:
+        _signed_argmax(products, 0, 2, (1 << first) >> 1, even)
+        _signed_argmax(products, 1, 2, (1 << second) >> 1, odd)
 
 
 @entry_kernel
 def hash_octaves(
-    q, slots, starts, rotations, rotations_first, columns, out, bucket_size, limit, causal, factor_from, width, kind
+    q, slots, starts, rotations, rotations_first, columns, out, bucket_size, limit, causal, levels, width, kind
 ):
     """Buckets [r, rows] of every row (see `order`): a token's own octave and all later ones of its document.
 
     `rotations` is flat, [.., r, columns, width] from `rotations_first` on, with `columns` a multiple of ROWS.
+    `levels` has for each octave the log2 of the first and the second hash's buckets, and the columns that they take.
     """
-    lanes = np.int64(VECTOR_BYTES // kind.itemsize)
-    stride = (width + lanes - 1) // lanes * lanes
-    packed, turned = scratch(TOKENS * stride, kind), scratch(stride * TOKENS, kind)
-    products = scratch(columns * TOKENS, kind)
+    stride = padded(width, np.int64(VECTOR_BYTES // kind.itemsize))
+    packed, turned, products = (
+        scratch(TOKENS * stride, kind),
+        scratch(stride * TOKENS, kind),
+        scratch(columns * TOKENS, kind),
+    )
     whole, even = np.empty((LEVELS, TOKENS), np.int32), np.empty((LEVELS, TOKENS), np.int32)
-    odd = np.empty((LEVELS, TOKENS), np.int32)
-    tokens, one = np.empty(TOKENS, np.int32), scratch(0, kind)
-    base = np.int64(0)
+    odd, tokens, base = np.empty((LEVELS, TOKENS), np.int32), np.empty(TOKENS, np.int32), np.int64(0)
     for d in range(starts.size - 1):
         length = starts[d + 1] - starts[d]
         last = octave_of(length - 1, bucket_size, limit)
+        row = base
         for block in range(0, length, TOKENS):
             count = min(TOKENS, length - block)
-            for i in range(count):
-                tokens[i] = slots[starts[d] + block + i]
-            pack(q, tokens, count, width, kind.dtype.type(1), one, packed, stride)
-            packed[count * stride :] = 0
-            transpose(packed, 0, stride, turned, 0, TOKENS, TOKENS, stride)
+            tokens[:count] = slots[starts[d] + block : starts[d] + block + count]
+            _turn(q, tokens, count, width, packed, turned)
             lowest = octave_of(block, bucket_size, limit) if causal else last
-            needed = np.int64(0)
-            for octave in range(lowest, last + 1):
-                needed = max(needed, _columns(octave, factor_from))
+            needed = levels[lowest : last + 1, 2].max()
             for i in range(out.shape[0]):
-                multiply(
-                    rotations, rotations_first + i * columns * width, width, 1, turned, 0, TOKENS, width, products, 0,
-                    TOKENS, (needed + ROWS - 1) // ROWS * ROWS, TOKENS, False,
-                )  # fmt: skip
-                direct, first, second = np.int64(0), np.int64(0), np.int64(0)
-                for octave in range(lowest, last + 1):
-                    one_level, two_level = _split(octave, factor_from)
-                    if 1 << octave <= factor_from:
-                        direct = octave
-                    else:
-                        first, second = one_level, two_level
-                _signed_argmax(products, 0, 1, (1 << direct) >> 1, whole)
-                if first:
-                    _signed_argmax(products, 0, 2, (1 << first) >> 1, even)
-                    _signed_argmax(products, 1, 2, (1 << second) >> 1, odd)
+                _multiply(rotations, rotations_first + i * columns * width, turned, width, needed, products)
+                _hash_block(products, levels, lowest, last, whole, even, odd)
                 row = base
                 for octave in range(0 if causal else last, last + 1):
                     rows = octave_rows(octave, last, length, bucket_size)
-                    one_level, two_level = _split(octave, factor_from)
+                    first, second = levels[octave, 0], levels[octave, 1]
                     if octave >= lowest:
                         for j in range(min(count, rows - block)):
-                            if 1 << octave <= factor_from:
-                                out[i, row + block + j] = whole[octave, j]
-                            else:
-                                out[i, row + block + j] = even[one_level, j] + (odd[two_level, j] << one_level)
+                            combined = even[first, j] + (odd[second, j] << first) if second else whole[first, j]
+                            out[i, row + block + j] = combined
                     row += rows
-        for octave in range(0 if causal else last, last + 1):
-            base += octave_rows(octave, last, length, bucket_size)
+        base = row
 
 
 @entry_kernel
 def hash_factors(q, length, rotations, rotations_first, columns, out, factors, width, kind):
     """Buckets [r, l] of the chunk rule: each even factor takes the next factor / 2 columns of the rotations."""
-    lanes = np.int64(VECTOR_BYTES // kind.itemsize)
-    stride = (width + lanes - 1) // lanes * lanes
-    packed, turned = scratch(TOKENS * stride, kind), scratch(stride * TOKENS, kind)
-    products = scratch(columns * TOKENS, kind)
-    levels = np.empty((LEVELS, TOKENS), np.int32)
-    tokens, one = np.empty(TOKENS, np.int32), scratch(0, kind)
+    stride = padded(width, np.int64(VECTOR_BYTES // kind.itemsize))
+    packed, turned, products = (
+        scratch(TOKENS * stride, kind),
+        scratch(stride * TOKENS, kind),
+        scratch(columns * TOKENS, kind),
+    )
+    levels, tokens = np.empty((LEVELS, TOKENS), np.int32), np.empty(TOKENS, np.int32)
     for block in range(0, length, TOKENS):
         count = min(TOKENS, length - block)
-        for i in range(count):
-            tokens[i] = block + i
-        pack(q, tokens, count, width, kind.dtype.type(1), one, packed, stride)
-        packed[count * stride :] = 0
-        transpose(packed, 0, stride, turned, 0, TOKENS, TOKENS, stride)
+        tokens[:count] = np.arange(block, block + count)
+        _turn(q, tokens, count, width, packed, turned)
         for i in range(out.shape[0]):
-            multiply(
-                rotations, rotations_first + i * columns * width, width, 1, turned, 0, TOKENS, width, products, 0,
-                TOKENS, columns, TOKENS, False,
-            )  # fmt: skip
-            for j in range(count):
-                out[i, block + j] = 0
+            _multiply(rotations, rotations_first + i * columns * width, turned, width, columns, products)
+            out[i, block : block + count] = 0
             first, product = np.int64(0), np.int64(1)
             for factor in factors:
-                half = factor // 2
-                _signed_argmax(products, first, 1, half, levels)
-                level = LEVELS - 1
-                if half & (half - 1) == 0:
-                    level = 1
-                    while 1 << level < factor:
-                        level += 1
+                _signed_argmax(products, first, 1, factor // 2, levels)
                 for j in range(count):
-                    out[i, block + j] += product * levels[level, j]
-                first, product = first + half, product * factor
+                    out[i, block + j] += product * levels[LEVELS - 1, j]
+                first, product = first + factor // 2, product * factor

@@ -22,7 +22,7 @@ from reformer.ops.cpu.forward import attend_head
 from reformer.ops.cpu.products import ROWS
 from reformer.ops.cpu.rows import Head, Options, Rows
 from reformer.ops.dropout import batch_head_stream, drop_threshold
-from reformer.ops.hashing import columns_for
+from reformer.ops.hashing import columns_for, split_buckets
 
 
 def run_tasks(tasks: int, run: Callable[[int], None]) -> None:
@@ -104,7 +104,10 @@ def hash_rows(
         rows = most_rows(sequences, bucket_size, log2_limit, causal)
         columns, most = columns_for(range(last + 1), hashing.factor_from), 1 << last
     else:
-        rows, columns, most = length, sum(hashing.factors) // 2, prod(hashing.factors)
+        rows, columns, most, last = length, sum(hashing.factors) // 2, prod(hashing.factors), 0
+    levels = np.array(
+        [(*split_buckets(k, hashing.factor_from), columns_for([k], hashing.factor_from)) for k in range(last + 1)]
+    )
     matrix = _columns_side_by_side(hashing.draw(h, width, columns), columns, compute_type(q))
     kept = np.uint8 if most <= 1 << 8 else np.uint16 if most <= 1 << 16 else np.int32  # it grows with depth
     buckets = np.zeros((b, h, hashing.rounds, rows), kept)
@@ -122,7 +125,7 @@ def hash_rows(
                 bucket_size,
                 log2_limit,
                 causal,
-                hashing.factor_from,
+                levels,
                 width,
                 kind,
             )
@@ -166,7 +169,7 @@ def sorted_rows(buckets: Tensor | None, document: Tensor, at: Attending) -> Call
         row = documents[batch % documents.shape[0]]
         if at.rule == "chunk":
             tokens, names, runs, place = order.sort_chunks(hashed[batch, head], row, chunk, before, after, at.once)
-            return Rows(tokens, runs, row, names, place, place)
+            return Rows(tokens, runs, row, names, place, place)  # chunks ask for no group
         tokens, names, runs, place, group = order.sort_buckets(
             hashed[batch, head],
             *sequences[batch % len(sequences)],

@@ -80,11 +80,12 @@ def sort_buckets(buckets, slots, starts, bucket_size, limit, causal, window, onc
     """
     rounds, n = buckets.shape
     tokens, names = np.empty(rounds * n, np.int32), np.empty(rounds * n if once else 0, np.int32)
-    runs = np.empty((rounds * n, 5), np.int32)  # each has a query at least
     place, group = np.full((rounds, n if once else 0), -1, np.int32), np.full((rounds, n if once else 0), -1, np.int32)
-    last_octave = np.int64(0)
+    last_octave, most_groups = np.int64(0), np.int64(0)
     for d in range(starts.size - 1):
-        last_octave = max(last_octave, octave_of(starts[d + 1] - starts[d] - 1, bucket_size, limit))
+        last = octave_of(starts[d + 1] - starts[d] - 1, bucket_size, limit)
+        last_octave, most_groups = max(last_octave, last), most_groups + (2 << last)
+    runs = np.empty((rounds * (slots.size // QUERIES + min(most_groups, slots.size) + 1), 5), np.int32)
     seen, end = np.empty(1 << last_octave, np.int64), np.empty(1 << last_octave, np.int64)
     filled, n_runs, groups = np.int64(0), np.int64(0), np.int32(0)
     for i in range(rounds):
