@@ -114,19 +114,13 @@ def main() -> None:
     print(
         f"{'':20}{'length':>8}{'rounds':>8}{'forward s':>12}{'and backward s':>16}{'of bucket':>11}{'memory, qk':>12}"
     )
+    size = {key: getattr(arguments, key) for key in ("heads", "width", "window", "dtype")}
     for r in rounds:
         last: dict[str, float] = {}
         for length in lengths_of(arguments.lengths):
             rows += measure(names, length, r, r == rounds[0], last, arguments)
+            save(arguments.name, rows, **size)
     print('`of bucket`: time over that of rule="bucket", of layers over that layer. `memory, qk`: in bytes of qk.')
-    save(
-        arguments.name,
-        rows,
-        heads=arguments.heads,
-        width=arguments.width,
-        window=arguments.window,
-        dtype=arguments.dtype,
-    )
     if arguments.dtype == "float32" and len(lengths_of(arguments.lengths)) > 2:
         setting = f"window and chunk {arguments.window}, {arguments.heads} heads of {arguments.width}, fp32, on a CPU"
         draw(rows, 4 if 4 in rounds else rounds[0], setting, RESULTS / f"{arguments.name}.png")
