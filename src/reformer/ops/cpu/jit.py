@@ -4,7 +4,6 @@ import hashlib
 import logging
 import platform
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +42,14 @@ def entry_kernel(function: Callable[..., Any]) -> Any:
     try:
         compiled: Any = njit(nogil=True, error_model="numpy", cache=True)(function)
         compiled._cache._cache_file._source_stamp = _stamp()
-        cold = not compiled._cache._cache_file._load_index()
     except (RuntimeError, AttributeError) as reason:
         logger.info("the kernel %s is compiled anew in each process: %s", function.__name__, reason)
         return kernel(function)
-    if cold:
-        _say_once()
     return compiled
 
 
-@cache
-def _say_once() -> None:
-    logger.warning("compiling attention kernels for this machine; that takes half a minute, once")
+def say_if_not_compiled(entry: Any) -> None:
+    """Explain the wait that the first use of an entry kernel brings on this machine."""
+    index = getattr(entry._cache, "_cache_file", None)
+    if index is None or not index._load_index():
+        logger.warning("compiling attention kernels for this machine; that takes half a minute, once")

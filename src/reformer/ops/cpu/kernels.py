@@ -19,10 +19,13 @@ from reformer.ops.cpu import hashing as hash_kernels
 from reformer.ops.cpu import order
 from reformer.ops.cpu.backward import differentiate_head
 from reformer.ops.cpu.forward import attend_head
+from reformer.ops.cpu.jit import say_if_not_compiled
 from reformer.ops.cpu.products import ROWS
 from reformer.ops.cpu.rows import Head, Options, Rows
 from reformer.ops.dropout import batch_head_stream, drop_threshold
 from reformer.ops.hashing import columns_for, split_buckets
+
+say_if_not_compiled(attend_head)
 
 
 def run_tasks(tasks: int, run: Callable[[int], None]) -> None:
