@@ -189,7 +189,7 @@ def draw(rows: list[dict[str, Any]], rounds: int, setting: str, path: Path) -> N
     axes.set_title(f"{rounds} hash rounds, {setting}", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 if __name__ == "__main__":

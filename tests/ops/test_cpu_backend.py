@@ -41,7 +41,7 @@ def gradients(q: Tensor, v: Tensor, **options: Any) -> list[Tensor]:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_vector_code(dtype: Any) -> None:
-    n, rng = lanes(dtype), np.random.default_rng(0)
+    n, rng = int(lanes(np.empty(0, dtype))), np.random.default_rng(0)
     for rows, terms, vectors in ((4, 1, 1), (8, 7, 2), (12, 20, 3), (4, 33, 9)):
         a, b = rng.standard_normal((rows, terms)).astype(dtype), rng.standard_normal((terms, vectors * n)).astype(dtype)
         c = np.ones((rows, vectors * n), dtype)

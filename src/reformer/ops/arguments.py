@@ -6,6 +6,9 @@ from torch import Tensor
 
 from reformer.ops.hashing import draw_rotations, draw_seed
 
+KEY_EPS = 1e-6
+"""Of the keys' norm (`docs/rule.md`, "Softmax")."""
+
 
 @dataclass(frozen=True)
 class Hashing:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from reformer.ops.cpu.jit import VECTOR_BYTES, entry_kernel, kernel
+from reformer.ops.cpu.jit import entry_kernel, kernel
 from reformer.ops.cpu.mask import drop_pairs, mask_pairs, share_of_offers
 from reformer.ops.cpu.products import ROWS, transpose
 from reformer.ops.cpu.rows import (
@@ -17,7 +17,7 @@ from reformer.ops.cpu.rows import (
     scatter,
     scratch,
 )
-from reformer.ops.cpu.simd import dot, exp, load, number, store, subtract, times
+from reformer.ops.cpu.simd import dot, exp, lanes, load, number, store, subtract, times
 from reformer.ops.cpu.tiles import (
     empty_bounds,
     keys_of_lanes,
@@ -29,20 +29,22 @@ from reformer.ops.cpu.tiles import (
 
 
 @kernel
-def _probabilities(scores, bounds, queries, logsumexp, lanes):
-    """Scores = exp(scores - logsumexp)."""
-    for i in range(0, queries, lanes):
-        first, last = keys_of_lanes(bounds, i, queries, lanes)
+def _probabilities(scores, bounds, queries, logsumexp):
+    """From scores to probabilities, in place."""
+    n = lanes(scores)
+    for i in range(0, queries, n):
+        first, last = keys_of_lanes(bounds, i, queries, n)
         shift = load(logsumexp, i)
         for j in range(first, last):
             store(exp(subtract(load(scores, j * QUERIES + i), shift)), scores, j * QUERIES + i)
 
 
 @kernel
-def _score_gradients(scores, slopes, bounds, queries, delta, lanes):
-    """Slopes = scores * (slopes - delta): from gradients of probabilities to those of scores."""
-    for i in range(0, queries, lanes):
-        first, last = keys_of_lanes(bounds, i, queries, lanes)
+def _score_gradients(scores, slopes, bounds, queries, delta):
+    """From gradients of probabilities (`slopes`) to those of scores, in place; `scores` are the probabilities."""
+    n = lanes(scores)
+    for i in range(0, queries, n):
+        first, last = keys_of_lanes(bounds, i, queries, n)
         mean = load(delta, i)
         for j in range(first, last):
             at = j * QUERIES + i
@@ -51,7 +53,7 @@ def _score_gradients(scores, slopes, bounds, queries, delta, lanes):
 
 @kernel
 def _begin(out, logsumexp, grad, dq, dk, dv, delta, rows, options):
-    """Delta = do . o; gradients start at 0, or at do for a value that stood alone."""
+    """Write `delta`, do . o of each token; gradients start at 0, or at do for a value that stood alone."""
     width = options.width
     for gradient in (dq, dk, dv):
         clear(gradient, options.length, width)
@@ -80,8 +82,7 @@ def _through_key_norm(q, factors, dk, dq, options):
 def differentiate_head(q, k, v, out, logsumexp, grad, dq, dk, dv, rows, options, kind):
     """Write `dq`, `dk` (scratch where keys are the queries) and `dv`."""
     one, width = kind.dtype.type(1), options.width
-    lanes = np.int64(VECTOR_BYTES // kind.itemsize)
-    stride, unit = padded(width, lanes), max(lanes, ROWS)
+    stride, unit = padded(width, lanes(kind)), max(lanes(kind), ROWS)
     queries, columns, query_sums = (
         scratch(QUERIES * stride, kind),
         scratch(QUERIES * stride, kind),
@@ -124,12 +125,12 @@ def differentiate_head(q, k, v, out, logsumexp, grad, dq, dk, dv, rows, options,
             multiply_scores(keys, columns, stride, bounds, count, scores)
             multiply_scores(values, grad_columns, stride, bounds, count, slopes)
             mask_pairs(scores, rows, run, key, count, query_tokens, key_tokens, n, options, bounds)
-            _probabilities(scores, bounds, n, z, lanes)
+            _probabilities(scores, bounds, n, z)
             if options.once:
                 share_of_offers(scores, rows, run, key, count, n, options)
             if options.keep < 1:
                 drop_pairs(slopes, rows, run, key, count, query_tokens, key_tokens, n, options, bounds)
-            _score_gradients(scores, slopes, bounds, n, run_delta, lanes)
+            _score_gradients(scores, slopes, bounds, n, run_delta)
             if options.keep < 1:
                 drop_pairs(scores, rows, run, key, count, query_tokens, key_tokens, n, options, bounds)
             sum_over_queries(scores, grads, stride, bounds, count, key_sums)

@@ -6,12 +6,13 @@ norm of the queries.
 
 import numpy as np
 
-from reformer.ops.cpu.jit import VECTOR_BYTES, entry_kernel, kernel
+from reformer.ops.cpu.jit import entry_kernel, kernel
 from reformer.ops.cpu.mask import drop_pairs, mask_pairs, share_of_offers
 from reformer.ops.cpu.products import ROWS, transpose
 from reformer.ops.cpu.rows import KEYS, QUERIES, clear, is_padding, key_factors, pack, padded, run_tokens, scratch
 from reformer.ops.cpu.simd import (
     exp,
+    lanes,
     load,
     maximum,
     number,
@@ -26,14 +27,15 @@ from reformer.ops.cpu.tiles import empty_bounds, keys_of_lanes, multiply_scores,
 
 
 @kernel
-def _soften(scores, bounds, queries, most, rescale, denominator, lanes):
-    """Scores = exp(scores - maximum), under the maximum of this block and those before it.
+def _soften(scores, bounds, queries, most, rescale, denominator):
+    """From scores to their exponentials, in place, under the maximum of this block and those before it.
 
     `rescale` is what brings earlier sums under it; `denominator` is brought, and this block's sums are added.
     """
     least = spread(scores.dtype.type(-1e30))  # a query that was offered nothing yet: exp(-inf + 1e30) is 0
-    for i in range(0, queries, lanes):
-        first, last = keys_of_lanes(bounds, i, queries, lanes)
+    n = lanes(scores)
+    for i in range(0, queries, n):
+        first, last = keys_of_lanes(bounds, i, queries, n)
         before = load(most, i)
         highest = before
         for j in range(first, last):
@@ -51,9 +53,10 @@ def _soften(scores, bounds, queries, most, rescale, denominator, lanes):
 
 
 @kernel
-def _sum_scores(scores, bounds, queries, denominator, lanes):
-    for i in range(0, queries, lanes):
-        first, last = keys_of_lanes(bounds, i, queries, lanes)
+def _sum_scores(scores, bounds, queries, denominator):
+    n = lanes(scores)
+    for i in range(0, queries, n):
+        first, last = keys_of_lanes(bounds, i, queries, n)
         total = load(denominator, i)
         for j in range(first, last):
             total = plus(total, load(scores, j * QUERIES + i))
@@ -61,9 +64,10 @@ def _sum_scores(scores, bounds, queries, denominator, lanes):
 
 
 @kernel
-def _merge(sums, most, denominator, stride, tokens, queries, out, all_most, all_denominators, width, lanes):
+def _merge(sums, most, denominator, stride, tokens, queries, out, all_most, all_denominators, width):
     """Add a run's numerators and denominators to those of its tokens."""
-    whole = width // lanes * lanes
+    n = lanes(sums)
+    whole = width // n * n
     for i in range(queries):
         t = np.int64(tokens[i])
         if t < 0 or denominator[i] <= 0:
@@ -73,7 +77,7 @@ def _merge(sums, most, denominator, stride, tokens, queries, out, all_most, all_
         all_most[t] = highest
         all_denominators[t] = all_denominators[t] * old + denominator[i] * new
         at, olds, news = out.first + t * out.row, spread(old), spread(new)
-        for x in range(0, whole, lanes):
+        for x in range(0, whole, n):
             more = times(load(sums, i * stride + x), news)
             store(times_plus(load(out.data, at + x), olds, more), out.data, at + x)
         for x in range(whole, width):
@@ -99,8 +103,7 @@ def _finish(v, out, logsumexp, most, denominator, rows, options):
 def attend_head(q, k, v, out, logsumexp, rows, options, kind):
     """Write outputs and log-sum-exps (-inf where nothing is offered); `kind` is an empty array of their type."""
     one, width = kind.dtype.type(1), options.width
-    lanes = np.int64(VECTOR_BYTES // kind.itemsize)
-    stride, unit = padded(width, lanes), max(lanes, ROWS)
+    stride, unit = padded(width, lanes(kind)), max(lanes(kind), ROWS)
     queries, columns, sums = (
         scratch(QUERIES * stride, kind),
         scratch(QUERIES * stride, kind),
@@ -136,16 +139,16 @@ def attend_head(q, k, v, out, logsumexp, rows, options, kind):
             multiply_scores(keys, columns, stride, bounds, count, scores)
             mask_pairs(scores, rows, run, key, count, query_tokens, key_tokens, n, options, bounds)
             before = run_denominator.copy() if options.once else run_denominator
-            _soften(scores, bounds, n, run_most, rescale, run_denominator, lanes)
+            _soften(scores, bounds, n, run_most, rescale, run_denominator)
             if options.once:
                 share_of_offers(scores, rows, run, key, count, n, options)
                 run_denominator[:] = before * rescale
-                _sum_scores(scores, bounds, n, run_denominator, lanes)
+                _sum_scores(scores, bounds, n, run_denominator)
             if options.keep < 1:
                 drop_pairs(scores, rows, run, key, count, query_tokens, key_tokens, n, options, bounds)
             if key:
                 for i in range(n):
                     sums[i * stride : (i + 1) * stride] *= rescale[i]
             sum_over_keys(scores, values, stride, bounds, n, sums, key > 0)
-        _merge(sums, run_most, run_denominator, stride, query_tokens, n, out, most, denominator, width, lanes)
+        _merge(sums, run_most, run_denominator, stride, query_tokens, n, out, most, denominator, width)
     _finish(v, out, logsumexp, most, denominator, rows, options)

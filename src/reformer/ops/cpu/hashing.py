@@ -6,11 +6,12 @@ product's order of summation depends on nothing but the token and the column (st
 
 import numpy as np
 
-from reformer.ops.cpu.jit import VECTOR_BYTES, entry_kernel, kernel
+from reformer.ops.cpu.jit import entry_kernel, kernel
 from reformer.ops.cpu.order import octave_of, octave_rows
 from reformer.ops.cpu.products import ROWS, multiply, transpose
 from reformer.ops.cpu.rows import QUERIES as TOKENS
 from reformer.ops.cpu.rows import pack, padded, scratch
+from reformer.ops.cpu.simd import lanes
 
 LEVELS = 34
 
@@ -82,7 +83,7 @@ def hash_octaves(
     `rotations` is flat, [.., r, columns, width] from `rotations_first` on, with `columns` a multiple of ROWS.
     `levels` has for each octave the log2 of the first and the second hash's buckets, and the columns that they take.
     """
-    stride = padded(width, np.int64(VECTOR_BYTES // kind.itemsize))
+    stride = padded(width, lanes(kind))
     packed, turned, products = (
         scratch(TOKENS * stride, kind),
         scratch(stride * TOKENS, kind),
@@ -118,7 +119,7 @@ def hash_octaves(
 @entry_kernel
 def hash_factors(q, length, rotations, rotations_first, columns, out, factors, width, kind):
     """Buckets [r, l] of the chunk rule: each even factor takes the next factor / 2 columns of the rotations."""
-    stride = padded(width, np.int64(VECTOR_BYTES // kind.itemsize))
+    stride = padded(width, lanes(kind))
     packed, turned, products = (
         scratch(TOKENS * stride, kind),
         scratch(stride * TOKENS, kind),

@@ -6,10 +6,10 @@ identity 3). Chunks mix groups and times, and compare documents and tokens.
 
 import numpy as np
 
-from reformer.ops.cpu.jit import VECTOR_BYTES, kernel
+from reformer.ops.cpu.jit import kernel
 from reformer.ops.cpu.products import ROWS
 from reformer.ops.cpu.rows import QUERIES
-from reformer.ops.cpu.simd import keep_by_mix, load, mix, store
+from reformer.ops.cpu.simd import keep_by_mix, lanes, load, mix, store
 from reformer.ops.cpu.tiles import HIGH, LOW
 
 
@@ -116,10 +116,10 @@ def drop_pairs(scores, rows, run, key, count, query_tokens, key_tokens, queries,
     hash_round = 0 if options.once else rows.runs[run, 4]
     for i in range(queries):
         streams[i] = mix(mix(np.uint32(options.stream) ^ np.uint32(hash_round)) ^ np.uint32(query_tokens[i]))
-    lanes = np.int64(VECTOR_BYTES // scores.itemsize)
+    n = lanes(scores)
     for j in range(count):
         slot = 0 if options.once or options.window >= 0 else (key + j) // options.chunk
         stream = np.uint32(np.uint32(key_tokens[j]) * np.uint32(0x9E3779B1) + np.uint32(slot) * np.uint32(0x85EBCA77))
-        for i in range(bounds[LOW, j // ROWS], bounds[HIGH, j // ROWS], lanes):
+        for i in range(bounds[LOW, j // ROWS], bounds[HIGH, j // ROWS], n):
             at = j * QUERIES + i
             store(keep_by_mix(load(scores, at), streams, i, stream, np.int32(options.threshold)), scores, at)

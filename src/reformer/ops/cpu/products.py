@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from reformer.ops.cpu.jit import VECTOR_BYTES, kernel
-from reformer.ops.cpu.simd import INT, ArrayCode, lanes_of, llvm_call
+from reformer.ops.cpu.simd import INT, ArrayCode, lanes, lanes_of, llvm_call, spread_over
 
 ROWS = 4  # of a block; buffers hold a multiple of it
 VECTORS = 2 if VECTOR_BYTES == 32 else 4  # of a block: AVX2 has 16 registers, the others 32
@@ -52,7 +52,9 @@ def _block(rows: int, vectors: int) -> Any:
                 column = [right.load(builder.add(row, INT(v * out.width))) for v in range(vectors)]
                 first = builder.add(a_at, builder.mul(loop.index, a_k))
                 for r in range(rows):
-                    factor = left.spread(left.number(builder.add(first, builder.mul(a_row, INT(r)))))
+                    factor = spread_over(
+                        builder, left.number(builder.add(first, builder.mul(a_row, INT(r)))), out.width
+                    )
                     for v in range(vectors):
                         total = llvm_call(builder, "fma", factor, column[v], builder.load(sums[r, v]))
                         builder.store(total, sums[r, v])
@@ -72,12 +74,13 @@ _TALL = 2 if VECTOR_BYTES == 64 or VECTOR_BYTES == 16 else 1  # most vectors of 
 
 @kernel
 def multiply(a, a_at, a_row, a_k, b, b_at, b_k, k, c, c_at, c_row, rows, width, add):
-    """C (+)= a @ b: `rows` (a multiple of ROWS) by `width` (a multiple of the lanes), `k` terms.
+    """The product of a and b, written to c or added to it.
 
+    `rows` (a multiple of ROWS) by `width` (a multiple of the lanes) sums of `k` terms.
     `*_at` are offsets of the first numbers, `*_row` and `*_k` distances from row to row and from term to term;
     b and c have their columns side by side.
     """
-    n = np.int64(VECTOR_BYTES // c.itemsize)
+    n = lanes(c)
     column = np.int64(0)
     while column < width:
         vectors, r = min((width - column) // n, VECTORS), np.int64(0)
@@ -130,7 +133,7 @@ def _transpose_block(typing, source, source_at, source_row, target, target_at, t
 @kernel
 def transpose(source, source_at, source_row, target, target_at, target_row, rows, columns):
     """target[j, i] = source[i, j]; rows and columns are multiples of the lanes."""
-    n = np.int64(VECTOR_BYTES // source.itemsize)
+    n = lanes(source)
     for i in range(0, rows, n):
         for j in range(0, columns, n):
             _transpose_block(

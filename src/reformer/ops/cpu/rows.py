@@ -4,9 +4,10 @@ from collections import namedtuple
 
 import numpy as np
 
-from reformer.ops.cpu.jit import VECTOR_BYTES, kernel
+from reformer.ops.arguments import KEY_EPS
+from reformer.ops.cpu.jit import kernel
 from reformer.ops.cpu.products import ROWS
-from reformer.ops.cpu.simd import dot, load, number, spread, store, times, times_plus
+from reformer.ops.cpu.simd import dot, lanes, load, number, spread, store, times, times_plus
 
 QUERIES = 64  # most query rows of a run: its scores against a block of keys stay in L1
 KEYS = 128  # rows of a block of keys; a run may have several
@@ -42,7 +43,7 @@ def scratch(count, kind):
 @kernel
 def pack(head, tokens, count, width, factor, by_token, target, stride):
     """Gather rows of tokens, times `factor` and, if given, a number of each token; zeros up to a whole block."""
-    n = np.int64(VECTOR_BYTES // target.itemsize)
+    n = lanes(target)
     whole = width // n * n
     for i in range(padded(count, max(n, ROWS))):
         at = i * stride
@@ -64,7 +65,7 @@ def pack(head, tokens, count, width, factor, by_token, target, stride):
 @kernel
 def scatter(source, stride, tokens, count, factor, target, width):
     """Add rows, times `factor`, to those of their tokens."""
-    n = np.int64(VECTOR_BYTES // source.itemsize)
+    n = lanes(source)
     whole, factors = width // n * n, spread(factor)
     for i in range(count):
         if tokens[i] < 0:
@@ -104,9 +105,9 @@ def is_padding(rows, run):
 
 @kernel
 def key_factors(q, document, options, out):
-    """K = q * out[t], as the design's section 2 defines keys; 0 for padding."""
+    """Write the factor that makes a key of each query (`docs/rule.md`, "Softmax"); 0 for padding."""
     width = options.width
     for t in range(options.length):
         at = q.first + t * q.row
         mean_square = np.float64(dot(q.data, at, q.data, at, width)) / width
-        out[t] = 1 / np.sqrt(mean_square + 1e-6) / np.sqrt(np.float64(width)) if document[t] >= 0 else 0
+        out[t] = 1 / np.sqrt(mean_square + KEY_EPS) / np.sqrt(np.float64(width)) if document[t] >= 0 else 0

@@ -18,39 +18,43 @@ from reformer.ops.cpu.jit import VECTOR_BYTES, kernel
 INT = ir.IntType(64)
 
 
-def lanes(dtype: Any) -> int:
-    """Numbers of a type in a vector."""
-    return VECTOR_BYTES // np.dtype(dtype).itemsize
-
-
 class ArrayCode:
-    """Loads and stores of numbers and vectors at an index of an array."""
+    """Code that reads and writes numbers and vectors at an index of an array."""
 
     def __init__(self, context: Any, builder: ir.IRBuilder, kind: Any, value: ir.Value) -> None:
-        self.builder, self.bytes = builder, kind.dtype.bitwidth // 8
-        self.width = VECTOR_BYTES // self.bytes
-        self.vector = _llvm_type(Vector(kind.dtype))
+        self.builder, self.stored_as = builder, kind.dtype
+        self.vector = _llvm_type(Vector(_float_type(kind.dtype)))
+        self.width = self.vector.count
         self.data = context.make_array(kind)(context, builder, value).data
 
     def number(self, index: ir.Value) -> ir.Value:
-        return self.builder.load(self.builder.gep(self.data, [index]))
+        return self._widened(self.builder.load(self.builder.gep(self.data, [index])), self.vector.element)
 
     def load(self, index: ir.Value) -> ir.Value:
-        loaded = self.builder.load(self._at(index))
-        loaded.align = self.bytes
-        return loaded
+        stored = ir.VectorType(ir.IntType(16), self.width) if self.stored_as == types.uint16 else self.vector
+        loaded = self.builder.load(self._at(index, stored))
+        loaded.align = self.stored_as.bitwidth // 8
+        return self._widened(loaded, self.vector)
 
     def store(self, value: ir.Value, index: ir.Value) -> None:
-        self.builder.store(value, self._at(index)).align = self.bytes
+        self.builder.store(value, self._at(index, self.vector)).align = self.stored_as.bitwidth // 8
 
-    def spread(self, number: ir.Value) -> ir.Value:
-        """A number in every lane."""
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        first = self.builder.insert_element(undefined, number, ir.IntType(32)(0))
-        return self.builder.shuffle_vector(first, undefined, lanes_of([0] * self.width))
+    def _at(self, index: ir.Value, kind: ir.Type) -> ir.Value:
+        return self.builder.bitcast(self.builder.gep(self.data, [index]), kind.as_pointer())
 
-    def _at(self, index: ir.Value) -> ir.Value:
-        return self.builder.bitcast(self.builder.gep(self.data, [index]), self.vector.as_pointer())
+    def _widened(self, value: ir.Value, kind: ir.Type) -> ir.Value:
+        """fp32 from its upper half, where that is what the array holds."""
+        if self.stored_as != types.uint16:
+            return value
+        whole = _like(kind, ir.IntType(32))
+        return self.builder.bitcast(self.builder.shl(self.builder.zext(value, whole), _constant(whole, 16)), kind)
+
+
+def spread_over(builder: ir.IRBuilder, number: ir.Value, count: int) -> ir.Value:
+    """A number in every lane of a vector."""
+    undefined = ir.Constant(ir.VectorType(number.type, count), ir.Undefined)
+    first = builder.insert_element(undefined, number, ir.IntType(32)(0))
+    return builder.shuffle_vector(first, undefined, lanes_of([0] * count))
 
 
 def lanes_of(indices: list[int]) -> ir.Constant:
@@ -79,6 +83,11 @@ def _llvm_type(kind: Any) -> ir.Type:
     return ir.FloatType() if kind.bitwidth == 32 else ir.DoubleType()
 
 
+def _like(kind: ir.Type, scalar: ir.Type) -> ir.Type:
+    """A scalar type, or a vector of as many as another has."""
+    return ir.VectorType(scalar, kind.count) if isinstance(kind, ir.VectorType) else scalar
+
+
 def _constant(kind: ir.Type, value: float | int) -> ir.Constant:
     return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
 
@@ -105,28 +114,20 @@ def _float_type(dtype: Any) -> Any:
     return types.float32 if dtype == types.uint16 else dtype
 
 
-def _widened(builder: ir.IRBuilder, halves: ir.Value, kind: ir.Type) -> ir.Value:
-    """fp32 numbers from their upper halves."""
-    whole: ir.Type = ir.IntType(32)
-    if isinstance(kind, ir.VectorType):
-        whole = ir.VectorType(whole, kind.count)
-    return builder.bitcast(builder.shl(builder.zext(halves, whole), _constant(whole, 16)), kind)
-
-
 @intrinsic
 def load(typing, array, index):
     """The vector that starts at an index of an array; of bf16 in fp32."""
-    result = Vector(_float_type(array.dtype))
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        kind = _llvm_type(result)
-        stored = ir.VectorType(ir.IntType(16), kind.count) if array.dtype == types.uint16 else kind
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        loaded = builder.load(builder.bitcast(builder.gep(data, [args[1]]), stored.as_pointer()))
-        loaded.align = array.dtype.bitwidth // 8
-        return _widened(builder, loaded, kind) if stored is not kind else loaded
+        return ArrayCode(context, builder, signature.args[0], args[0]).load(args[1])
 
-    return result(array, types.int64), generate
+    return Vector(_float_type(array.dtype))(array, types.int64), generate
+
+
+@kernel
+def lanes(array):
+    """Numbers of a vector that is loaded from an array."""
+    return np.int64(VECTOR_BYTES // max(array.itemsize, 4))
 
 
 @intrinsic
@@ -139,14 +140,11 @@ def zeros(typing, array):
 @intrinsic
 def number(typing, array, index):
     """The number at an index of an array; of bf16 in fp32."""
-    result = _float_type(array.dtype)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        loaded = builder.load(builder.gep(data, [args[1]]))
-        return _widened(builder, loaded, _llvm_type(result)) if array.dtype == types.uint16 else loaded
+        return ArrayCode(context, builder, signature.args[0], args[0]).number(args[1])
 
-    return result(array, types.int64), generate
+    return _float_type(array.dtype)(array, types.int64), generate
 
 
 @intrinsic
@@ -163,14 +161,8 @@ def store(typing, vector, array, index):
 @intrinsic
 def spread(typing, number):
     """A vector with a number in every lane."""
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        kind = _llvm_type(signature.return_type)
-        undefined = ir.Constant(kind, ir.Undefined)
-        first = builder.insert_element(undefined, args[0], ir.IntType(32)(0))
-        return builder.shuffle_vector(first, undefined, lanes_of([0] * kind.count))
-
-    return Vector(number)(number), generate
+    count = _llvm_type(Vector(number)).count
+    return Vector(number)(number), _lanewise(lambda builder, x: spread_over(builder, x, count))
 
 
 @intrinsic
@@ -221,7 +213,7 @@ def sum_lanes(typing, vector):
 @kernel
 def dot(a, a_at, b, b_at, width):
     """The sum of products of two rows of `width` numbers."""
-    n = np.int64(VECTOR_BYTES // max(a.itemsize, 4))
+    n = lanes(a)
     sums, whole = zeros(a), width // n * n
     for x in range(0, whole, n):
         sums = times_plus(load(a, a_at + x), load(b, b_at + x), sums)
@@ -243,9 +235,7 @@ def exp(typing, x):
 
     def make(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
         kind = x.type
-        whole: ir.Type = ir.IntType(32 if single else 64)
-        if isinstance(kind, ir.VectorType):
-            whole = ir.VectorType(whole, kind.count)
+        whole = _like(kind, ir.IntType(32 if single else 64))
         lowest = _constant(kind, least)
         above = builder.fcmp_ordered(">", x, lowest)
         safe = builder.select(above, x, lowest)
@@ -283,17 +273,14 @@ def keep_by_mix(typing, vector, streams, index, stream, threshold):
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         vector, streams, index, stream, threshold = args
-        whole = ir.VectorType(ir.IntType(32), vector.type.count)
-
-        def everywhere(x: ir.Value) -> ir.Value:
-            first = builder.insert_element(ir.Constant(whole, ir.Undefined), x, ir.IntType(32)(0))
-            return builder.shuffle_vector(first, ir.Constant(whole, ir.Undefined), lanes_of([0] * whole.count))
-
+        count = vector.type.count
         data = context.make_array(signature.args[1])(context, builder, streams).data
-        queries = builder.load(builder.bitcast(builder.gep(data, [index]), whole.as_pointer()))
+        queries = builder.load(
+            builder.bitcast(builder.gep(data, [index]), ir.VectorType(ir.IntType(32), count).as_pointer())
+        )
         queries.align = 4
-        mixed = _mixed(builder, builder.xor(queries, everywhere(stream)))
-        dropped = builder.icmp_signed("<", mixed, everywhere(threshold))
+        mixed = _mixed(builder, builder.xor(queries, spread_over(builder, stream, count)))
+        dropped = builder.icmp_signed("<", mixed, spread_over(builder, threshold, count))
         return builder.select(dropped, _constant(vector.type, 0.0), vector)
 
     return signature, generate

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from reformer.ops.arguments import NO_LIMIT, Attending, Hashing
+from reformer.ops.arguments import KEY_EPS, NO_LIMIT, Attending, Hashing
 from reformer.ops.hashing import columns_for, hash_factors, hash_octaves
 from reformer.ops.neighbourhoods import (
     Pattern,
@@ -25,8 +25,6 @@ from reformer.ops.neighbourhoods import (
 from reformer.ops.plain.core import CoreOptions, neighbour_attention
 from reformer.ops.ranks import Ranks, compute_ranks
 from reformer.ops.replay import remembered
-
-KEY_EPS = 1e-6
 
 
 def lsh(
