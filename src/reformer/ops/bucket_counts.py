@@ -41,7 +41,9 @@ def check_factors(num_buckets: int | Sequence[int]) -> list[int]:
             "factors, or None for one that fits the length"
         )
     if prod(factors) > MOST_BUCKETS:
-        raise ValueError(f"num_buckets={num_buckets!r} makes {prod(factors):,} buckets; there may be {MOST_BUCKETS:,}")
+        raise ValueError(
+            f"num_buckets={num_buckets!r} makes {prod(factors):,} buckets; there may be {MOST_BUCKETS:,}: lower it"
+        )
     return factors
 
 
