@@ -18,7 +18,7 @@ def describe() -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
         "command": f"python {Path(sys.argv[0]).parent.name}/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
-        "machine": f"{_processor()}, {torch.get_num_threads()} threads",
+        "machine": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
         "python": platform.python_version(),
         **{
             name: version(name)
