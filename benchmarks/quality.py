@@ -40,12 +40,16 @@ def variants(window: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def recall(batch: int, length: int, rng: Any, nearest: int) -> tuple[Any, Any]:
-    """Slots of a key and its value; a new key with probability 1/4, else one at least `nearest` tokens back."""
+def recall(batch: int, length: int, rng: Any, nearest: int) -> tuple[Any, Any, Any]:
+    """Slots of a key and its value; a new key with probability 1/4, else one at least `nearest` tokens back.
+
+    The third array tells how many tokens back each wanted value stands.
+    """
     import numpy as np
 
     tokens = np.zeros((batch, length), np.int64)
     labels = np.full((batch, length), IGNORED, np.int64)
+    distance = np.zeros((batch, length), np.int64)
     for row in range(batch):
         names = rng.permutation(KEYS)
         values, last, known = rng.integers(0, VALUES, KEYS), np.zeros(KEYS, np.int64), 0
@@ -56,12 +60,13 @@ def recall(batch: int, length: int, rng: Any, nearest: int) -> tuple[Any, Any]:
             else:
                 i = far[rng.integers(len(far))]
                 labels[row, 2 * slot + 1] = KEYS + values[i]
+                distance[row, 2 * slot + 1] = 2 * slot - last[i]
             last[i] = 2 * slot
             tokens[row, 2 * slot : 2 * slot + 2] = names[i], KEYS + values[i]
-    return tokens, labels
+    return tokens, labels, distance
 
 
-def duplication(batch: int, length: int, rng: Any) -> tuple[Any, Any]:
+def duplication(batch: int, length: int, rng: Any) -> tuple[Any, Any, Any]:
     """0 w 0 w, of which the second w is to be predicted (Kitaev et al. 2020, section 5)."""
     import numpy as np
 
@@ -70,24 +75,26 @@ def duplication(batch: int, length: int, rng: Any) -> tuple[Any, Any]:
     tokens = np.concatenate([np.zeros((batch, 1), np.int64), word] * 2, axis=1)
     labels = tokens.copy()
     labels[:, : half + 1] = IGNORED
-    return tokens, labels
+    return tokens, labels, np.full_like(labels, half)
 
 
-def books(folder: Path, batch: int, length: int, rng: Any, held_out: bool) -> tuple[Any, Any]:
+def books(folder: Path, batch: int, length: int, rng: Any, held_out: bool) -> tuple[Any, Any, Any]:
     import numpy as np
 
     name = "crime_and_punishment.txt" if held_out else "war_and_peace.txt"
     text = np.fromfile(folder / "books" / name, np.uint8)
     starts = rng.integers(0, len(text) - length, batch)
     tokens = np.stack([text[s : s + length] for s in starts]).astype(np.int64) + 3
-    return tokens, tokens
+    return tokens, tokens, np.zeros_like(tokens)
 
 
-def batches(task: str, folder: Path) -> tuple[Callable[..., tuple[Any, Any]], dict[str, Any]]:
+def batches(task: str, folder: Path) -> tuple[Callable[..., tuple[Any, Any, Any]], dict[str, Any]]:
     """A maker of batches from (rng, held_out), and the model's and the window's size."""
     small = {"window": 32, "hidden_size": 128, "vocab_size": max(KEYS + VALUES, 128), "local_window": 2}
     if task == "duplication":
         return (lambda rng, held_out: duplication(8, 256, rng)), small
+    if task == "recall long":
+        return (lambda rng, held_out: recall(2, 1024, rng, 0)), small
     if task.startswith("recall"):
         nearest = 64 if task == "recall far" else 0
         return (lambda rng, held_out: recall(8, 256, rng, nearest)), small
@@ -109,7 +116,7 @@ def train(task: str, variant: str, seconds: float, seed: int, folder: Path) -> d
         **{key: value for key, value in size.items() if key != "window"} | options,
         num_hidden_layers=4 if task == "books" else 2,
         num_attention_heads=4,
-        max_position_embeddings=4096 if task == "books" else 256,
+        max_position_embeddings={"books": 4096, "recall long": 1024}.get(task, 256),
     )
     model = reformer.ReformerForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01, betas=(0.9, 0.98))
@@ -118,7 +125,7 @@ def train(task: str, variant: str, seconds: float, seed: int, folder: Path) -> d
     steps, spent = 0, 0.0
     model(held_out[0][0], labels=held_out[0][1]).loss.backward()  # compiles and loads
     while spent < seconds:
-        tokens, labels = map(torch.from_numpy, make(rng, False))
+        tokens, labels, _ = map(torch.from_numpy, make(rng, False))
         started = time.process_time()
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * min(1.0, (steps + 1) / 50) * (0.1 + 0.9 * (1 - spent / seconds))
@@ -132,22 +139,29 @@ def train(task: str, variant: str, seconds: float, seed: int, folder: Path) -> d
 
 
 def score(model: Any, held_out: list[Any]) -> dict[str, float]:
+    """Accuracy and bits over all wanted tokens, and accuracy by how far back their sources stand."""
     import torch
 
-    right = loss = count = 0.0
+    right, loss, distance = [], [], []
     with torch.no_grad():
-        for tokens, labels in held_out:
+        for tokens, labels, away in held_out:
             logits, aim = model(tokens).logits[:, :-1], labels[:, 1:]
             wanted = aim != IGNORED
-            right += float((logits.argmax(-1) == aim)[wanted].sum())
-            loss += float(torch.nn.functional.cross_entropy(logits[wanted], aim[wanted], reduction="sum"))
-            count += float(wanted.sum())
-    return {"accuracy": right / count, "bits": loss / count / math.log(2)}
+            right.append((logits.argmax(-1) == aim)[wanted].float())
+            loss.append(torch.nn.functional.cross_entropy(logits[wanted], aim[wanted], reduction="none"))
+            distance.append(away[:, 1:][wanted])
+    hits, away = torch.cat(right), torch.cat(distance)
+    by_distance = {
+        f"{low} to {high} back": float(hits[(away >= low) & (away < high)].mean())
+        for low, high in ((1, 64), (64, 256), (256, 1024))
+        if ((away >= low) & (away < high)).any()
+    }
+    return {"accuracy": float(hits.mean()), "bits": float(torch.cat(loss).mean()) / math.log(2), **by_distance}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", nargs="+", default=["duplication", "recall", "recall far", "books"])
+    parser.add_argument("--tasks", nargs="+", default=["duplication", "recall", "recall long", "recall far", "books"])
     parser.add_argument("--seconds", type=float, default=60, help="of training, for each variant")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with books/")
@@ -182,7 +196,8 @@ def run_together(jobs: list[tuple[str, str, int]], arguments: argparse.Namespace
         rows.append(row)
         print(
             f"{task:12} {variant:28} seed {seed}{row['steps']:7} steps   accuracy {row['accuracy']:.3f}   "
-            f"{row['bits']:.3f} bits",
+            f"{row['bits']:.3f} bits   "
+            + ", ".join(f"{key} {value:.3f}" for key, value in row.items() if key.endswith("back")),
             flush=True,
         )
     return rows
