@@ -8,6 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from reformer.layers.caches.full import FullCache
+from reformer.layers.caches.local import LocalCache
+from reformer.layers.caches.lsh import LSHCache
+from reformer.layers.caches.step import Step
 from reformer.layers.positions import rotate
 from reformer.layers.streams import StreamLinear
 from reformer.ops.attention import Duplicates, LocalRule, Rule, local_attention, lsh_attention
@@ -106,15 +110,25 @@ class LSHAttention(_Attention):
         segment_ids: Int[Tensor, "b l"] | None = None,
         position_ids: Int[Tensor, "b l"] | None = None,
         seed: int | None = None,
+        cache: LSHCache | None = None,
+        step: Step | None = None,
     ) -> Float[Tensor, "b l hidden"]:
-        """Attend; `position_ids` are taken and not used, since LSH layers see content."""
+        """Attend; `position_ids` are taken and not used, since LSH layers see content.
+
+        `cache` holds the tokens in front of x, which `step` describes.
+        """
+        if cache is not None and step is not None and not step.first:
+            return self._merge(cache.attend(self._heads(self.query_key, x), self._heads(self.value, x), step))
         rounds = self.num_hashes if self.training else self.num_hashes_eval or self.num_hashes
         if seed is None:
             seed = draw_seed() if self.training else derive_seed(self.hash_seed, 0)
         transformers = self.hash_rotations == "transformers"
+        q, v = self._heads(self.query_key, x), self._heads(self.value, x)
+        if cache is not None and step is not None:
+            cache.extend(q, v, step)
         out = lsh_attention(
-            self._heads(self.query_key, x),
-            self._heads(self.value, x),
+            q,
+            v,
             num_hashes=rounds,
             key_padding_mask=key_padding_mask,
             segment_ids=segment_ids,
@@ -179,16 +193,23 @@ class LocalAttention(_Attention):
         segment_ids: Int[Tensor, "b l"] | None = None,
         position_ids: Int[Tensor, "b l"] | None = None,
         seed: int | None = None,
+        cache: LocalCache | None = None,
+        step: Step | None = None,
     ) -> Float[Tensor, "b l hidden"]:
-        """Attend; `seed` is taken and not used, since nothing is hashed."""
+        """Attend; `seed` is taken and not used, since nothing is hashed; `cache` and `step` as in `LSHAttention`."""
         q, k = self._heads(self.query, x), self._heads(self.key, x)
         if self.rotary:
             position_ids = _positions(x, key_padding_mask, segment_ids, position_ids)
             q, k = rotate(q, position_ids), rotate(k, position_ids)
+        v = self._heads(self.value, x)
+        if cache is not None and step is not None:
+            if not step.first:
+                return self._merge(cache.attend(q, k, v, step))
+            cache.extend(k, v, step)
         out = local_attention(
             q,
             k,
-            self._heads(self.value, x),
+            v,
             key_padding_mask=key_padding_mask,
             segment_ids=segment_ids,
             dropout_p=self.dropout if self.training else 0.0,
@@ -225,12 +246,18 @@ class FullAttention(_Attention):
         segment_ids: Int[Tensor, "b l"] | None = None,
         position_ids: Int[Tensor, "b l"] | None = None,
         seed: int | None = None,
+        cache: FullCache | None = None,
+        step: Step | None = None,
     ) -> Float[Tensor, "b l hidden"]:
-        """Attend; `seed` is taken and not used, since nothing is hashed."""
+        """Attend; `seed` is taken and not used, since nothing is hashed; `cache` and `step` as in `LSHAttention`."""
         q, k, v = (self._heads(layer, x) for layer in (self.query, self.key, self.value))
         if self.rotary:
             position_ids = _positions(x, key_padding_mask, segment_ids, position_ids)
             q, k = rotate(q, position_ids), rotate(k, position_ids)
+        if cache is not None and step is not None:
+            if not step.first:
+                return self._merge(cache.attend(q, k, v, step))
+            cache.extend(k, v, step)
         dropout = self.dropout if self.training else 0.0
         if key_padding_mask is None and segment_ids is None:
             return self._merge(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal))

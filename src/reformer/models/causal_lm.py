@@ -5,11 +5,12 @@ from typing import Any
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from reformer.models.cache import ReformerCache
 from reformer.models.config import ReformerConfig
-from reformer.models.loss import check_labels, next_token_targets, token_loss
+from reformer.models.generation import ReformerGenerationMixin
+from reformer.models.loss import TokenLoss, check_labels, next_token_targets, token_loss
 from reformer.models.model import ReformerModel, ReformerPreTrainedModel, merged_width
 from reformer.ops.checks import check_integer
 
@@ -22,7 +23,7 @@ class ReformerCausalLMOutput(CausalLMOutputWithPast):
     predicted: Int[Tensor, ""] | None = None
 
 
-class ReformerForCausalLM(ReformerPreTrainedModel, GenerationMixin):
+class ReformerForCausalLM(ReformerPreTrainedModel, ReformerGenerationMixin):
     """A causal language model over token ids.
 
     With `loss_chunk`, an output that has a loss has no logits, since they are never whole.
@@ -45,11 +46,12 @@ class ReformerForCausalLM(ReformerPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(embedding if narrow else width, config.vocab_size)
         self.post_init()
 
-    def prepare_inputs_for_generation(  # type: ignore[override]
-        self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any
-    ) -> Any:
-        """Pass the whole text at each step: there is no cache to go on from."""
-        return super().prepare_inputs_for_generation(input_ids, None, **kwargs)  # type: ignore[misc, arg-type]
+    def score(
+        self, input_ids: Int[Tensor, "b k"], targets: Int[Tensor, "b k"], past_key_values: ReformerCache | None = None
+    ) -> TokenLoss:
+        """Sums over what each token is to predict (`targets`, -100 ignored); `past_key_values` as in `forward`."""
+        hidden = self.model(input_ids, past_key_values=past_key_values).last_hidden_state
+        return token_loss(hidden, targets, self._logits, self.config.loss_chunk)
 
     def get_output_embeddings(self) -> nn.Linear:
         """The layer from hidden states to logits."""
@@ -67,7 +69,7 @@ class ReformerForCausalLM(ReformerPreTrainedModel, GenerationMixin):
         segment_ids: Int[Tensor, "b l"] | None = None,
         inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
         labels: Int[Tensor, "b l"] | None = None,
-        past_key_values: None = None,
+        past_key_values: ReformerCache | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -92,14 +94,15 @@ class ReformerForCausalLM(ReformerPreTrainedModel, GenerationMixin):
             output_attentions=output_attentions,
         )
         hidden = output.last_hidden_state
-        result = ReformerCausalLMOutput(hidden_states=output.hidden_states)
+        result = ReformerCausalLMOutput(hidden_states=output.hidden_states, past_key_values=output.past_key_values)
         if labels is not None:
             if labels.shape != hidden.shape[:2]:
                 raise ValueError(
                     f"labels have shape {list(labels.shape)}; they must be [b, l] = {list(hidden.shape[:2])}"
                 )
             check_labels(labels, self.config.vocab_size)
-            targets = next_token_targets(labels, attention_mask, segment_ids)
+            new = None if attention_mask is None else attention_mask[:, -labels.shape[1] :]
+            targets = next_token_targets(labels, new, segment_ids)
             sums = token_loss(hidden, targets, self._logits, self.config.loss_chunk)
             result.loss = sums.reduce(num_items_in_batch)
             result.correct, result.predicted = sums.correct, sums.predicted

@@ -7,12 +7,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import logging
 
+from reformer.layers.caches.step import Step
 from reformer.layers.norm import make_norm
 from reformer.layers.positions import PositionTable
 from reformer.layers.streams import StreamLinear
+from reformer.models.cache import ReformerCache, differing
 from reformer.models.config import ReformerConfig
 from reformer.models.embeddings import Embeddings
 from reformer.models.stack import make_stack
@@ -90,44 +92,76 @@ class ReformerModel(ReformerPreTrainedModel):
         position_ids: Int[Tensor, "b l"] | None = None,
         segment_ids: Int[Tensor, "b l"] | None = None,
         inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
-        past_key_values: None = None,
+        past_key_values: ReformerCache | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
-    ) -> BaseModelOutput | tuple[Tensor, ...]:
+    ) -> BaseModelOutputWithPast | tuple[Any, ...]:
         """Encode; any length, padded and packed at will.
 
-        `position_ids` feed position embeddings only and are the ranks unless given; `use_cache` has no effect yet.
-        Raises ValueError for tokens or positions out of range and shapes that do not fit.
+        `position_ids` feed position embeddings only and are the ranks unless given. With `past_key_values`, or a cache
+        of its own with `use_cache=True`, new tokens follow those of the cache, `attention_mask` [b, p + k] covers both,
+        and nothing has a gradient.
+        Raises ValueError for tokens or positions out of range, shapes that do not fit, and a cache in training.
         """
-        self._refuse(output_attentions, past_key_values)
+        if output_attentions:
+            raise ValueError(
+                "output_attentions=True: LSH attention never forms the matrix of probabilities; leave it False"
+            )
         inputs = _one_of(input_ids, inputs_embeds)
-        b, length = inputs.shape[:2]
         mask = None if attention_mask is None else _two_dimensional(attention_mask).bool()
-        ranks = compute_ranks(b, length, mask, segment_ids, inputs.device)
-        if mask is not None and mask.all():
-            mask = None  # nothing is padded: the ways without masks are faster
-        positions = ranks.rank.expand(b, -1) if position_ids is None else position_ids
+        cache = past_key_values if past_key_values is not None else ReformerCache(self.config) if use_cache else None
+        keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
+        if cache is None:
+            b, length = inputs.shape[:2]
+            ranks = compute_ranks(b, length, mask, segment_ids, inputs.device)
+            if mask is not None and mask.all():
+                mask = None  # nothing is padded: the ways without masks are faster
+            common = {"key_padding_mask": mask, "segment_ids": segment_ids}
+            per_layer = [common | {"seed": seed} for seed in self._seeds()]
+            output = self._encode(input_ids, inputs_embeds, position_ids, ranks.rank.expand(b, -1), per_layer, keep)
+        else:
+            self._check_cache(cache, segment_ids)
+            with torch.no_grad():
+                step = _begin(cache, *inputs.shape[:2], mask, inputs.device)
+                rank = step.rank if step.real is None else step.rank.masked_fill(~step.real, 0)
+                common = {"key_padding_mask": step.real, "step": step}
+                per_layer = [
+                    common | {"seed": seed, "cache": layer}
+                    for seed, layer in zip(self._seeds(), cache.layers, strict=True)
+                ]
+                output = self._encode(input_ids, inputs_embeds, position_ids, rank, per_layer, keep)
+                _end(cache, step)
+            output.past_key_values = cache
+        return output if return_dict is None or return_dict else output.to_tuple()
+
+    def _encode(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        position_ids: Tensor | None,
+        rank: Tensor,
+        per_layer: list[dict[str, Any]],
+        keep: bool,
+    ) -> BaseModelOutputWithPast:
+        """From tokens to hidden states; `keep` those of every layer."""
+        b, length = rank.shape
+        positions = rank if position_ids is None else position_ids
         if positions.shape not in ((b, length), (1, length)):
             raise ValueError(f"position_ids have shape {list(positions.shape)}; they must be [b, l] = [{b}, {length}]")
         positions = positions.expand(b, -1)
         x = self.embeddings(input_ids, inputs_embeds, positions)
 
-        states: list[Tensor] = []
-        keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        if keep:
-            states.append(self._merge(x, x))
-        common = {"key_padding_mask": mask, "segment_ids": segment_ids, "position_ids": positions}
+        states: list[Tensor] = [self._merge(x, x)] if keep else []
         x1, x2 = self.layers(
             x,
             x,
-            [{**common, "seed": seed} for seed in self._seeds()],
+            [kwargs | {"position_ids": positions} for kwargs in per_layer],
             on_block=(lambda y1, y2: states.append(self._merge(y1, y2))) if keep else None,
         )
         hidden = self.norm(self._merge(x1, x2))
-        output = BaseModelOutput(last_hidden_state=hidden, hidden_states=tuple(states) if keep else None)
-        return output if return_dict is None or return_dict else output.to_tuple()
+        return BaseModelOutputWithPast(last_hidden_state=hidden, hidden_states=tuple(states) if keep else None)
 
     def _seeds(self) -> list[int]:
         """One seed a layer: in training from one integer of torch's generator, else from `hash_seed`."""
@@ -139,13 +173,31 @@ class ReformerModel(ReformerPreTrainedModel):
             return torch.cat((x1, x2), dim=-1)
         return (x1 + x2) / 2
 
-    def _refuse(self, output_attentions: bool | None, past_key_values: object) -> None:
-        if output_attentions:
+    def _check_cache(self, cache: object, segment_ids: Tensor | None) -> None:
+        if not isinstance(cache, ReformerCache):
+            raise ValueError(f"past_key_values is a {type(cache).__name__}; this model needs a ReformerCache")
+        if cache.settings != self.config.settings:
             raise ValueError(
-                "output_attentions=True: LSH attention never forms the matrix of probabilities; leave it False"
+                "past_key_values was made for a model of other settings"
+                f" ({', '.join(differing(cache.settings, self.config.settings))}); make it from this model's config"
             )
-        if past_key_values is not None:
-            raise ValueError("past_key_values are not supported yet; pass the whole text, as generate does")
+        if self.training:
+            raise ValueError(
+                "a cache in training mode: each forward draws new hashes there, so cached ones mean nothing; "
+                "call model.eval(), or pass use_cache=False"
+            )
+        if segment_ids is not None:
+            raise ValueError("segment_ids together with a cache: a cache holds one document a row; leave one of them out")
+
+
+@torch.compiler.disable
+def _begin(cache: ReformerCache, b: int, count: int, mask: Tensor | None, device: torch.device) -> Step:
+    return cache.begin(b, count, mask, device)
+
+
+@torch.compiler.disable
+def _end(cache: ReformerCache, step: Step) -> None:
+    cache.end(step)
 
 
 def merged_width(config: ReformerConfig) -> int:

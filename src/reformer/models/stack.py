@@ -1,5 +1,7 @@
 """The reversible stack: pre-normed attention and feed-forward branches, by the configuration's pattern."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from reformer.layers.attention import FullAttention, LocalAttention, LSHAttention
@@ -19,22 +21,8 @@ class AttentionBranch(nn.Module):
         p = settings.attention_output_dropout
         self.dropout = nn.Dropout(settings.hidden_dropout if p is None else p)
 
-    def forward(
-        self,
-        x: Tensor,
-        key_padding_mask: Tensor | None = None,
-        segment_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        seed: int | None = None,
-    ) -> Tensor:
-        attended = self.attention(
-            self.norm(x),
-            key_padding_mask=key_padding_mask,
-            segment_ids=segment_ids,
-            position_ids=position_ids,
-            seed=seed,
-        )
-        return self.dropout(attended)
+    def forward(self, x: Tensor, **attending: Any) -> Tensor:
+        return self.dropout(self.attention(self.norm(x), **attending))
 
 
 class FeedForwardBranch(nn.Module):

@@ -111,7 +111,7 @@ def hash_rows(
     levels = np.array(
         [(*split_buckets(k, hashing.factor_from), columns_for([k], hashing.factor_from)) for k in range(last + 1)]
     )
-    matrix = _columns_side_by_side(hashing.draw(h, width, columns), columns, compute_type(q))
+    matrix = rotations_by_column(hashing.draw(h, width, columns), columns, compute_type(q))
     kept = np.uint8 if most <= 1 << 8 else np.uint16 if most <= 1 << 16 else np.int32  # it grows with depth
     buckets = np.zeros((b, h, hashing.rounds, rows), kept)
     flat, heads = matrix.flatten().numpy(), Heads(q)
@@ -140,7 +140,7 @@ def hash_rows(
     return torch.from_numpy(buckets.view(np.uint8))
 
 
-def _columns_side_by_side(rotations: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
+def rotations_by_column(rotations: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
     """[h, r, columns, d] with columns up to a multiple of what a kernel takes at once."""
     h, r, width, _ = rotations.shape
     padded = -(-max(columns, 1) // ROWS) * ROWS

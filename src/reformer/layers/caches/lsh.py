@@ -1,0 +1,181 @@
+"""The cache of an LSH layer: queries and values by slot, and rings of each bucket's last slots.
+
+Rings are worked out from the rows whenever an octave starts; a row that no ring can come back to is dropped once the
+number of buckets has reached its limit.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from reformer.layers.caches.layer import CacheLayer, grow, room_for
+from reformer.layers.caches.step import Step, octave_of
+from reformer.ops.arguments import Attending, Hashing
+from reformer.ops.backends import choose_decoder
+from reformer.ops.rings import Rings, make_rings, widen_rings, write_rows
+
+STALE = -1  # the octave of a batch row whose rings are to be filled anew
+
+
+class LSHCache(CacheLayer):
+    """Decoding is exact: a token's neighbours are the last `window` of its bucket (`rule="bucket"`)."""
+
+    def __init__(self, crop_limit: int, hashing: Hashing, at: Attending, room: int = 0) -> None:
+        super().__init__(crop_limit)
+        self.hashing, self.at, self.room = hashing, at, room
+        self.rings: Rings | None = None
+        self.octaves: list[int] = []
+        self.dropped: list[int] = []  # rank of slot 0, for each batch row
+        self.offset: Int[Tensor, "b 1"] | None = None  # the same, where the rows are
+
+    @property
+    def empty(self) -> bool:
+        """See `CacheLayer`."""
+        return self.rings is None
+
+    def extend(self, q: Float[Tensor, "b h k d"], v: Float[Tensor, "b h k d"], step: Step) -> None:
+        """Keep the first tokens, which `lsh_attention` attended to."""
+        self._allocate(q, max(step.after))
+        assert self.rings is not None
+        if step.real is None:
+            self.rings.rows[:, :, : q.shape[2], 0] = q
+            self.rings.rows[:, :, : q.shape[2], 1] = v
+        else:
+            write_rows(self.rings, q, v, step.slots(step.rank, self.rings.padding_slot))
+
+    def _allocate(self, like: Tensor, tokens: int) -> None:
+        self.room = room_for(max(tokens, self.room), 0)
+        self.rings = make_rings(like, self.hashing, self.at, self.room, self.at.window + self.crop_limit)
+        self.octaves, self.dropped = [STALE] * like.shape[0], [0] * like.shape[0]
+        self.offset = torch.zeros(like.shape[0], 1, dtype=torch.long, device=like.device)
+
+    def prepare(self, step: Step) -> None:
+        """See `CacheLayer`."""
+        if self.rings is None:
+            self.raise_high(step.after)
+            return
+        if self._slots(step.after) > self.room and self._reached_limit(step.before):
+            self._drop(step.before)
+        needed = self._slots(step.after)
+        if needed > self.room:
+            self.room = room_for(needed, self.room)
+            self.rings.rows = grow(self.rings.rows, self.room)
+        self._enter(step.segments[0].octaves, step.before)
+        self.raise_high(step.after)
+
+    def attend(self, q: Float[Tensor, "b h k d"], v: Float[Tensor, "b h k d"], step: Step) -> Float[Tensor, "b h k d"]:
+        """Attend from new tokens to the last of their buckets."""
+        assert self.rings is not None
+        assert self.offset is not None
+        decode = choose_decoder(self.rings.rows).decode
+        slot = step.slots(step.rank - self.offset, self.rings.padding_slot)
+        pieces = []
+        for start, end, octaves, lengths in step.segments:
+            self._enter(octaves, lengths)
+            part = slice(start, end)
+            pieces.append(decode(self.rings, q[:, :, part], v[:, :, part], slot[:, part], octaves))
+        if len(pieces) > 1:
+            self.raise_high(step.after)  # above what an octave's start set it to
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
+
+    def _slots(self, lengths: Sequence[int]) -> int:
+        return max(length - dropped for length, dropped in zip(lengths, self.dropped, strict=True))
+
+    def _enter(self, octaves: Sequence[int], lengths: Sequence[int]) -> None:
+        """Fill the rings of batch rows that are in another octave than before."""
+        stale = [row for row, octave in enumerate(octaves) if octave != self.octaves[row]]
+        if not stale:
+            return
+        assert self.rings is not None
+        device = self.rings.rows.device
+        kept = [row for row in range(len(octaves)) if row not in stale]
+        widen_rings(self.rings, max(octaves), torch.tensor(kept, dtype=torch.long, device=device))
+        alike: dict[tuple[int, int], list[int]] = {}
+        for row in stale:
+            alike.setdefault((octaves[row], lengths[row] - self.dropped[row]), []).append(row)
+            self.octaves[row], self.high[row] = octaves[row], lengths[row]
+        for (octave, slots), rows in alike.items():
+            choose_decoder(self.rings.rows).fill(self.rings, torch.tensor(rows, device=device), octave, slots)
+
+    def _reached_limit(self, lengths: Sequence[int]) -> bool:
+        """Whether every ring has its final number of buckets, and no crop leads back from there."""
+        c, limit = self.at.bucket_size, self.at.log2_limit
+        return all(octave_of(max(length - self.crop_limit, 0), c, limit) == limit for length in lengths) and all(
+            octave == limit for octave in self.octaves
+        )
+
+    def _drop(self, lengths: Sequence[int]) -> None:
+        """Keep the rows that some ring holds, in their order, aligned at the last of every head."""
+        assert self.rings is not None
+        assert self.offset is not None
+        rows, ring = self.rings.rows, self.rings.ring
+        _, h, _, _, size = ring.shape
+        for b, length in enumerate(lengths):
+            filled = length - self.dropped[b]
+            held = torch.arange(size, device=ring.device) < self.rings.count[b, :, :, :-1, None]
+            live = torch.zeros(h, filled + 1, dtype=torch.bool, device=ring.device)
+            live.scatter_(1, torch.where(held, ring[b, :, :, :-1], filled).flatten(1).long(), True)
+            live = live[:, :filled]
+            kept = int(live.sum(1).max())
+            order = live.to(torch.int8).argsort(dim=1, stable=True)[:, filled - kept :]
+            rows[b, :, :kept] = rows[b].gather(1, order[..., None, None].expand(-1, -1, *rows.shape[3:]))
+            self.dropped[b] = length - kept
+            self.octaves[b] = STALE
+        self.offset.copy_(torch.tensor(self.dropped, device=ring.device)[:, None])
+
+    def earliest(self, row: int) -> int:
+        """See `CacheLayer`."""
+        return self.high[row] - self.crop_limit if self.dropped and self.dropped[row] else 0
+
+    def crop(self, before: Sequence[int], after: Sequence[int]) -> None:
+        """See `CacheLayer`: out of the rings where they still hold what comes back into a window."""
+        if self.rings is None:
+            return
+        alike: dict[tuple[int, int, int], list[int]] = {}
+        for row, (old, new) in enumerate(zip(before, after, strict=True)):
+            if self.octaves[row] == STALE or old == new:
+                continue
+            if self.high[row] - new > self.crop_limit:
+                self.octaves[row] = STALE
+                continue
+            dropped = self.dropped[row]
+            alike.setdefault((self.octaves[row], new - dropped, old - dropped), []).append(row)
+        device = self.rings.rows.device
+        for (octave, start, end), rows in alike.items():
+            choose_decoder(self.rings.rows).forget(self.rings, torch.tensor(rows, device=device), octave, start, end)
+
+    def change(self, how: object) -> None:
+        """See `CacheLayer`."""
+        assert self.rings is not None
+        assert callable(how)
+        for name in ("rows", "ring", "count"):
+            setattr(self.rings, name, how(getattr(self.rings, name)))
+        self.offset = how(self.offset)
+        self.rings.rotations = self.rings.rotations.to(self.rings.rows.device)
+
+    def select(self, index: Int[Tensor, "rows"]) -> None:
+        """See `CacheLayer`."""
+        super().select(index)
+        self.octaves, self.dropped = ([values[i] for i in index.tolist()] for values in (self.octaves, self.dropped))
+
+    def bytes(self) -> int:
+        """See `CacheLayer`."""
+        return 0 if self.rings is None else sum(x.nbytes for x in (self.rings.rows, self.rings.ring, self.rings.count))
+
+    def state(self, lengths: Sequence[int]) -> dict[str, Tensor]:
+        """See `CacheLayer`: rows suffice, since rings follow from them."""
+        assert self.rings is not None
+        rows = self.rings.rows[:, :, : self._slots(lengths)].contiguous()
+        return {"rows": rows, "dropped": torch.tensor(self.dropped)}
+
+    def restore(self, state: dict[str, Tensor], lengths: Sequence[int]) -> None:
+        """See `CacheLayer`."""
+        rows, dropped = state["rows"], state["dropped"].tolist()
+        self._allocate(rows[..., 0, :], rows.shape[2])
+        assert self.rings is not None
+        assert self.offset is not None
+        self.rings.rows[:, :, : rows.shape[2]] = rows
+        self.dropped, self.high = dropped, list(lengths)
+        self.offset.copy_(torch.tensor(dropped)[:, None])

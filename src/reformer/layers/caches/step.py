@@ -1,0 +1,71 @@
+"""The new tokens of one forward over a cache, and how they fall into octaves."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+class Segment(NamedTuple):
+    """New tokens [start, end) of a batch, all of a batch row in one octave."""
+
+    start: int
+    end: int
+    octaves: tuple[int, ...]
+    """log2 of the buckets, for each batch row."""
+    lengths: tuple[int, ...]
+    """Real tokens in front of them, for each batch row."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where new tokens stand."""
+
+    rank: Int[Tensor, "b k"]
+    """Real tokens in front of each, those of the cache included."""
+    real: Bool[Tensor, "b k"] | None
+    """False for padding; None: there is none."""
+    before: tuple[int, ...]
+    """Real tokens of each batch row in the cache."""
+    after: tuple[int, ...]
+    """And with the new ones."""
+    segments: tuple[Segment, ...]
+
+    @property
+    def first(self) -> bool:
+        """Whether nothing is in the cache."""
+        return not any(self.before)
+
+    def slots(self, slot: Int[Tensor, "b k"], padding: int) -> Int[Tensor, "b k"]:
+        """`slot`, but `padding` for padding."""
+        return slot if self.real is None else torch.where(self.real, slot, padding)
+
+
+def octave_of(rank: int, bucket_size: int, log2_limit: int) -> int:
+    """log2 of n(t) = min(2 ** (t // c).bit_length(), num_buckets)."""
+    return min((rank // bucket_size).bit_length(), log2_limit)
+
+
+def cut_into_octaves(
+    before: tuple[int, ...], real: Bool[Tensor, "b k"] | None, count: int, bucket_size: int, log2_limit: int
+) -> tuple[Segment, ...]:
+    """Cut `count` new tokens wherever a batch row enters an octave."""
+    limits = [bucket_size << i for i in range(min(log2_limit, 62 - bucket_size.bit_length()))]  # octave i + 1 starts
+    if real is None:
+        seen = None
+        cuts = {limit - length for length in set(before) for limit in limits if 0 < limit - length < count}
+    else:
+        seen = np.zeros((len(before), count + 1), np.int64)
+        seen[:, 1:] = real.cpu().numpy().cumsum(1)
+        seen += np.array(before)[:, None]
+        cuts = {int(np.searchsorted(row, limit)) for row in seen for limit in limits if row[0] < limit < row[count]}
+    edges = [0, *sorted(cuts - {0, count}), count]
+    segments = []
+    for start, end in zip(edges, edges[1:], strict=False):
+        lengths = tuple(length + start for length in before) if seen is None else tuple(seen[:, start].tolist())
+        octaves = tuple(octave_of(length, bucket_size, log2_limit) for length in lengths)
+        segments.append(Segment(start, end, octaves, lengths))
+    return tuple(segments)

@@ -1,0 +1,262 @@
+"""`ReformerCache`: what a model keeps of the tokens that it has seen (a transformers `Cache`)."""
+
+from dataclasses import fields
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import Cache
+
+from reformer.layers.caches.full import FullCache
+from reformer.layers.caches.layer import CacheLayer
+from reformer.layers.caches.local import LocalCache
+from reformer.layers.caches.lsh import LSHCache
+from reformer.layers.caches.step import Step, cut_into_octaves
+from reformer.models.config import ReformerConfig
+from reformer.ops.arguments import NO_LIMIT, Attending, Hashing
+from reformer.ops.checks import check_integer
+from reformer.ops.hashing import derive_seed
+from reformer.settings import ModelSettings
+
+CROP_LIMIT = 64
+
+
+def why_not_cached(settings: ModelSettings) -> str | None:
+    """The reason why a model's decoding recomputes all tokens; None where a cache gives exactly the same."""
+    if not settings.causal:
+        return "causal=False: an earlier token sees later ones"
+    kinds = set(settings.attention_pattern)
+    if "lsh" in kinds and settings.rule == "chunk":
+        return "rule='chunk': a new token changes which tokens earlier ones see"
+    if "local" in kinds and settings.local_rule == "chunk":
+        return "local_rule='chunk': its chunks go by slots, padding included"
+    return None
+
+
+def differing(a: ModelSettings, b: ModelSettings) -> list[str]:
+    """Names of the fields in which two models' settings differ."""
+    return [field.name for field in fields(a) if getattr(a, field.name) != getattr(b, field.name)]
+
+
+class ReformerCache(Cache):
+    """Decoding with it equals the full forward, and costs the same at any context without full layers.
+
+    Local layers keep their last window, LSH layers (`rule="bucket"`) all queries and values and rings of each bucket's
+    last tokens, full layers all keys and values. With `num_buckets`, tokens that no window can come back to are dropped
+    once that many buckets are reached, so that any stream fits into bounded memory.
+
+    Args:
+        config: the model's.
+        crop_limit: tokens that can always be taken back (speculative decoding, undo), at least 1.
+        room: tokens that are known to come, so that memory need not grow.
+
+    Raises ValueError for a model whose decoding no cache can make exact (`rule="chunk"`, `causal=False`).
+    """
+
+    def __init__(self, config: ReformerConfig, *, crop_limit: int = CROP_LIMIT, room: int = 0) -> None:
+        check_integer("crop_limit", crop_limit, 1)
+        check_integer("room", room, 0)
+        settings = config.settings
+        if reason := why_not_cached(settings):
+            raise ValueError(f"this model has no cache ({reason}); pass use_cache=False to recompute every token")
+        self.settings, self.crop_limit, self.room = settings, crop_limit, room
+        self.seen = 0
+        self.lengths: tuple[int, ...] = ()
+        self.rank: Int[Tensor, "b 1"] | None = None  # `lengths`, where the model is
+        self.padding: Bool[Tensor, "b seen"] | None = None  # None: no padding so far
+        self._within = False
+        super().__init__(layers=self._make_layers())
+
+    def _make_layers(self) -> list[CacheLayer]:
+        kinds, depth = self.settings.attention_pattern, self.settings.num_hidden_layers
+        return [
+            _make_layer(self.settings, kinds[i % len(kinds)], i, self.crop_limit, self.room) for i in range(depth)
+        ]
+
+    def begin(self, b: int, count: int, mask: Bool[Tensor, "b all"] | None, device: torch.device) -> Step:
+        """Make room for `count` new tokens of each batch row; `mask` covers those in the cache too.
+
+        What depends on numbers that the host knows happens here: growth, and octaves that start. Raises ValueError for
+        another batch size, a mask of another shape, and one that calls cached tokens otherwise than before.
+        """
+        if self._within:
+            raise ValueError("a forward over this cache did not end; start with a fresh cache")
+        if self.rank is None:
+            self.lengths, self.rank = (0,) * b, torch.zeros(b, 1, dtype=torch.long, device=device)
+        if len(self.lengths) != b:
+            raise ValueError(f"the batch has {b} rows and the cache {len(self.lengths)}; use a cache of its own for it")
+        real = self._real(b, count, mask)
+        if real is None:
+            rank = self.rank + torch.arange(count, device=device)
+            after = tuple(length + count for length in self.lengths)
+        else:
+            rank = self.rank + real.cumsum(1) - real.long()
+            after = tuple((self.rank + real.sum(1, keepdim=True))[:, 0].tolist())
+        bucket_size = self.settings.bucket_size or self.settings.window
+        segments = cut_into_octaves(self.lengths, real, count, bucket_size, _log2_limit(self.settings))
+        step = Step(rank, real, self.lengths, after, segments)
+        for layer in self.layers:
+            layer.prepare(step)
+        self._within = True
+        return step
+
+    def _real(self, b: int, count: int, mask: Tensor | None) -> Tensor | None:
+        """Which of the new tokens are real; None where all are."""
+        if mask is None:
+            if self.padding is not None:
+                raise ValueError("the cached tokens have padding; pass an attention_mask that covers them too")
+            return None
+        if mask.shape != (b, self.seen + count):
+            raise ValueError(
+                f"attention_mask has shape {list(mask.shape)}; with {self.seen} cached tokens and {count} new ones it "
+                f"must be [b, p + k] = [{b}, {self.seen + count}]"
+            )
+        past, real = mask[:, : self.seen], mask[:, self.seen :]
+        if not torch.equal(past, torch.ones_like(past) if self.padding is None else ~self.padding):
+            raise ValueError("attention_mask calls cached tokens otherwise than when they came; pass the same again")
+        return None if real.all() else real
+
+    def end(self, step: Step) -> None:
+        """Count the new tokens as seen."""
+        assert self.rank is not None
+        count = step.rank.shape[1]
+        if step.real is not None or self.padding is not None:
+            new = ~step.real if step.real is not None else step.rank.new_zeros(*step.rank.shape, dtype=torch.bool)
+            old = self.padding if self.padding is not None else new.new_zeros(new.shape[0], self.seen)
+            self.padding = torch.cat((old, new), dim=1)
+        self.rank += count if step.real is None else step.real.sum(1, keepdim=True)
+        self.lengths, self.seen, self._within = step.after, self.seen + count, False
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens seen, padding included."""
+        return self.seen
+
+    def get_max_length(self, layer_idx: int | None = None) -> int:
+        """-1: no limit."""
+        return -1
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last -tokens_to_remove tokens, exactly; 0 does nothing (transformers' convention).
+
+        Raises ValueError for more than can be forgotten exactly: more than `crop_limit` once a local window has passed
+        on or tokens were dropped.
+        """
+        if not isinstance(tokens_to_remove, int) or tokens_to_remove > 0 or -tokens_to_remove > self.seen:
+            raise ValueError(
+                f"crop({tokens_to_remove!r}): pass minus the number of tokens to forget, from 0 to -{self.seen}"
+            )
+        if not tokens_to_remove:
+            return
+        assert self.rank is not None
+        kept = self.seen + tokens_to_remove
+        after = [length + tokens_to_remove for length in self.lengths]
+        if self.padding is not None:
+            after = (~self.padding[:, :kept]).sum(1).tolist()
+        for row, new in enumerate(after):
+            earliest = max((layer.earliest(row) for layer in self.layers), default=0)
+            if new < earliest:
+                raise ValueError(
+                    f"crop({tokens_to_remove}) goes back behind what windows still hold; crop_limit={self.crop_limit} "
+                    "tokens can be forgotten: make the cache with a larger crop_limit"
+                )
+        for layer in self.layers:
+            layer.crop(self.lengths, after)
+        if self.padding is not None:
+            self.padding = self.padding[:, :kept] if self.padding[:, :kept].any() else None
+        self.lengths, self.seen = tuple(after), kept
+        self.rank.copy_(torch.tensor(after)[:, None])
+
+    def _select(self, index: Int[Tensor, "rows"]) -> None:
+        if self.rank is None:
+            return
+        for layer in self.layers:
+            layer.select(index)
+        self.rank = self.rank[index.to(self.rank.device)]
+        self.lengths = tuple(self.lengths[i] for i in index.tolist())
+        if self.padding is not None:
+            self.padding = self.padding[index.to(self.padding.device)]
+
+    def reorder_cache(self, beam_idx: Int[Tensor, "rows"]) -> None:
+        """Keep the beams of that index, in its order."""
+        if not torch.equal(beam_idx, torch.arange(len(self.lengths), device=beam_idx.device)):
+            self._select(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these batch rows, by index or by truth value."""
+        self._select(indices.nonzero()[:, 0] if indices.dtype == torch.bool else indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each batch row."""
+        self._select(torch.arange(len(self.lengths)).repeat_interleave(repeats))
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.layers = self._make_layers()
+        self.seen, self.lengths, self.rank, self.padding, self._within = 0, (), None, None, False
+
+    def to(self, device: torch.device | str) -> "ReformerCache":
+        """Move to a device, in place."""
+        for layer in self.layers:
+            layer.to(device)
+        self.rank = None if self.rank is None else self.rank.to(device)
+        self.padding = None if self.padding is None else self.padding.to(device)
+        return self
+
+    def bytes(self) -> int:
+        """Memory of the tensors."""
+        return sum(layer.bytes() for layer in self.layers)
+
+    @property
+    def batch_size(self) -> int:
+        """Batch rows; -1 while nothing was seen."""
+        return len(self.lengths) if self.lengths else -1
+
+    @property
+    def is_compileable(self) -> bool:
+        """False: `generate` is not to make masks for static caches."""
+        return False
+
+    @property
+    def is_croppable(self) -> bool:
+        """True: `crop` leaves no trace."""
+        return True
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether anything was seen."""
+        return self.seen > 0
+
+
+def _make_layer(settings: ModelSettings, kind: str, index: int, crop_limit: int, room: int) -> CacheLayer:
+    if kind == "full":
+        return FullCache(crop_limit, room)
+    if kind == "local":
+        return LocalCache(crop_limit, settings.local_window)
+    hashing = Hashing(
+        rounds=settings.num_hashes_eval or settings.num_hashes,
+        rotations=None,
+        seed=derive_seed(settings.hash_seed, index),
+        share_rotations=settings.share_rotations,
+        factor_from=settings.factor_from,
+        factors=(),
+    )
+    at = Attending(
+        rule="bucket",
+        window=settings.window,
+        bucket_size=settings.bucket_size or settings.window,
+        log2_limit=_log2_limit(settings),
+        chunk_length=1,
+        chunks_before=0,
+        chunks_after=0,
+        causal=True,
+        once=settings.duplicates == "once",
+        scale=settings.logit_scale,
+        dropout_p=0.0,
+        dropout_seed=0,
+    )
+    return LSHCache(crop_limit, hashing, at, room if settings.num_buckets is None else 0)
+
+
+def _log2_limit(settings: ModelSettings) -> int:
+    limit = settings.num_buckets
+    return limit.bit_length() - 1 if isinstance(limit, int) else NO_LIMIT

@@ -1,0 +1,122 @@
+"""`fill`, `forget` and `decode` of the CPU backend: kernels over the tensors of `Rings`.
+
+To `torch.compile` a `decode` is one node. Short steps run in one call, long pieces in one task a (batch, head).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from reformer.ops.cpu import decoding
+from reformer.ops.cpu.kernels import compute_type, in_kernel_type, kind_of, rotations_by_column, run_tasks
+from reformer.ops.hashing import columns_for, split_buckets
+from reformer.ops.rings import Rings, write_rows
+
+ONE_CALL = 256
+"""Tokens times heads up to which threads cost more than they bring."""
+
+
+def fill(rings: Rings, batch: Int[Tensor, "rows"], log2_buckets: int, slots: int) -> None:
+    """Put the first `slots` slots of some batch rows into their rings, which are empty."""
+    _enter(rings, batch, log2_buckets, 0, slots, forget=False)
+
+
+def forget(rings: Rings, batch: Int[Tensor, "rows"], log2_buckets: int, start: int, end: int) -> None:
+    """Take the last tokens of some batch rows, those in slots from `start` to `end`, out of their rings."""
+    _enter(rings, batch, log2_buckets, start, end, forget=True)
+
+
+def _enter(rings: Rings, batch: Tensor, log2_buckets: int, start: int, end: int, forget: bool) -> None:
+    b, h, _, _, width = rings.rows.shape
+    factor_from = rings.hashing.factor_from
+    columns = columns_for([log2_buckets], factor_from)
+    matrix = rotations_by_column(rings.hashing.draw(h, width, columns), columns, compute_type(rings.rows))
+    levels = np.array([(*split_buckets(k, factor_from), columns_for([k], factor_from)) for k in range(log2_buckets + 1)])
+    shape = _shape(rings, matrix.shape[2], 0)
+    rows, ring, count, flat = (_flat(x) for x in (rings.rows, rings.ring, rings.count, matrix))
+    kind, places = kind_of(rings.rows), [row * h + head for row in batch.tolist() for head in range(h)]
+
+    def run(number: int) -> None:
+        task = places[number]
+        decoding.enter_head(
+            rows, task, start, end, ring, count, flat, task % h * matrix.stride(0), levels, log2_buckets, shape, forget,
+            kind,
+        )  # fmt: skip
+
+    run_tasks(len(places), run)
+
+
+def decode(
+    rings: Rings,
+    q: Float[Tensor, "b h k d"],
+    v: Float[Tensor, "b h k d"],
+    slot: Int[Tensor, "b k"],
+    octaves: Sequence[int],
+) -> Float[Tensor, "b h k d"]:
+    """Attend from new tokens to those of their buckets; `octaves` has log2 of the buckets of each batch row."""
+    write_rows(rings, q, v, slot)
+    at = rings.at
+    return _decode(
+        rings.rows, rings.ring, rings.count, rings.rotations, q, v, slot, list(octaves), rings.hashing.factor_from,
+        at.window, at.scale, at.once,
+    ).to(v.dtype)  # fmt: skip
+
+
+@torch.library.custom_op(
+    "reformer::decode",
+    mutates_args=("ring", "count"),
+    device_types="cpu",
+    schema=(
+        "(Tensor rows, Tensor(a!) ring, Tensor(b!) count, Tensor rotations, Tensor q, Tensor v, Tensor slot, "
+        "int[] octaves, int factor_from, int window, float scale, bool once) -> Tensor"
+    ),
+)
+def _decode(
+    rows: Tensor,
+    ring: Tensor,
+    count: Tensor,
+    rotations: Tensor,
+    q: Tensor,
+    v: Tensor,
+    slot: Tensor,
+    octaves: list[int],
+    factor_from: int,
+    window: int,
+    scale: float,
+    once: bool,
+) -> Tensor:
+    b, h, new, width = q.shape
+    q, v = q.detach().contiguous(), v.detach().contiguous()
+    out = torch.empty(b, h, new, width, dtype=compute_type(rows))
+    shape = decoding.Shape(
+        h, ring.shape[2], width, rows.shape[2], *ring.shape[3:], rotations.shape[3], new, window, scale, once
+    )  # type: ignore[call-arg]
+    splits = np.array([split_buckets(octave, factor_from) for octave in octaves])
+    arrays = [_flat(x) for x in (rows, ring, count, rotations, q.to(rows.dtype), v.to(rows.dtype), slot.contiguous())]
+    arrays += [splits, shape, _flat(out)]
+    if new * b * h <= ONE_CALL:
+        decoding.decode_heads(0, b * h, *arrays)
+    else:
+        run_tasks(b * h, lambda task: decoding.decode_heads(task, task + 1, *arrays))
+    return out
+
+
+@_decode.register_fake
+def _(rows: Tensor, ring: Tensor, count: Tensor, rotations: Tensor, q: Tensor, *_: Any) -> Tensor:
+    return q.new_empty(q.shape, dtype=compute_type(rows))
+
+
+def _flat(x: Tensor) -> Any:
+    """A contiguous tensor as a numpy array of one axis; bf16 as its bits."""
+    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).view(-1).numpy()
+
+
+def _shape(rings: Rings, columns: int, new: int) -> Any:
+    _, h, slots, _, width = rings.rows.shape
+    rounds, buckets, size = rings.ring.shape[2:]
+    at = rings.at
+    return decoding.Shape(h, rounds, width, slots, buckets, size, columns, new, at.window, at.scale, at.once)  # type: ignore[call-arg]

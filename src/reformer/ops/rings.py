@@ -1,0 +1,81 @@
+"""What decoding keeps of an LSH layer: rows by slot, and of every bucket a ring of its last slots.
+
+The neighbours of a new token are the last `window` tokens of its bucket in each round (`docs/rule.md`), so a ring of
+slots a bucket finds them at a cost that does not depend on how much went before.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from reformer.ops.arguments import Attending, Hashing
+from reformer.ops.hashing import columns_for
+
+
+VECTOR = 16
+"""Columns of rotations come in multiples of it."""
+
+
+@dataclass
+class Rings:
+    """Tensors of one layer. The last slot and the last bucket are where padding is written to; nobody reads them."""
+
+    rows: Float[Tensor, "b h slots 2 d"]
+    """Queries, which are the keys too, and values; side by side, since they are read together."""
+    ring: Int[Tensor, "b h r buckets size"]
+    """Slots of the last tokens of a bucket: the token that came as number i stands at i % size."""
+    count: Int[Tensor, "b h r buckets"]
+    """Tokens of a bucket so far."""
+    rotations: Float[Tensor, "h r d columns"]
+    hashing: Hashing
+    at: Attending
+
+    @property
+    def padding_bucket(self) -> int:
+        """The bucket of padding."""
+        return self.ring.shape[3] - 1
+
+    @property
+    def padding_slot(self) -> int:
+        """The slot of padding."""
+        return self.rows.shape[2] - 1
+
+
+def make_rings(like: Float[Tensor, "b h l d"], hashing: Hashing, at: Attending, slots: int, size: int) -> Rings:
+    """Room for `slots` tokens, whose rings hold `size` of a bucket; one bucket as yet."""
+    b, h, _, d = like.shape
+    return Rings(
+        rows=like.new_zeros(b, h, slots + 1, 2, d),
+        ring=torch.zeros(b, h, hashing.rounds, 2, size, dtype=torch.int32, device=like.device),
+        count=torch.zeros(b, h, hashing.rounds, 2, dtype=torch.int32, device=like.device),
+        rotations=_rotations(like, hashing, 0),
+        hashing=hashing,
+        at=at,
+    )
+
+
+def widen_rings(rings: Rings, log2_buckets: int, keep: Int[Tensor, "kept"]) -> None:
+    """Room for 2**log2_buckets buckets, all empty but those of the batch rows `keep`."""
+    b, h, rounds, old, size = rings.ring.shape
+    buckets = 1 << log2_buckets
+    rings.rotations = _rotations(rings.rows[..., 0, :], rings.hashing, log2_buckets)
+    ring, count = rings.ring[keep, :, :, : old - 1], rings.count[keep, :, :, : old - 1]
+    rings.ring = rings.ring.new_zeros(b, h, rounds, buckets + 1, size)
+    rings.count = rings.count.new_zeros(b, h, rounds, buckets + 1)
+    rings.ring[keep, :, :, : old - 1], rings.count[keep, :, :, : old - 1] = ring, count
+
+
+def _rotations(like: Float[Tensor, "b h l d"], hashing: Hashing, log2_buckets: int) -> Tensor:
+    """Those that hashing takes, zeros behind them up to a whole number of vectors."""
+    columns = columns_for(range(log2_buckets + 1), hashing.factor_from)
+    drawn = hashing.draw(like.shape[1], like.shape[3], columns)[..., :columns]
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.nn.functional.pad(drawn, (0, -columns % VECTOR if columns else VECTOR)).to(like.device, dtype).contiguous()
+
+
+def write_rows(rings: Rings, q: Float[Tensor, "b h k d"], v: Float[Tensor, "b h k d"], slot: Int[Tensor, "b k"]) -> None:
+    """Write new tokens to their slots."""
+    batch = torch.arange(q.shape[0], device=q.device)[:, None]
+    rings.rows[batch, :, slot] = torch.stack((q, v), dim=3).transpose(1, 2).to(rings.rows.dtype)
