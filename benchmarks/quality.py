@@ -163,7 +163,9 @@ def score(model: Any, held_out: list[Any]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", nargs="+", default=["duplication", "recall", "recall reach", "recall long", "recall far", "books"])
+    parser.add_argument(
+        "--tasks", nargs="+", default=["duplication", "recall", "recall reach", "recall long", "recall far", "books"]
+    )
     parser.add_argument("--seconds", type=float, default=60, help="of training, for each variant")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with books/")

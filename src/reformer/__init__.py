@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reformer.layers.attention import FullAttention, LocalAttention, LSHAttention
     from reformer.layers.reversible import ReversibleSequence
-    from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerLM, ReformerModel
+    from reformer.models import ReformerCache, ReformerConfig, ReformerForCausalLM, ReformerLM, ReformerModel
     from reformer.ops.attention import lsh_attention
 
 __version__ = "0.1.0"
@@ -18,6 +18,7 @@ __all__ = [
     "FullAttention",
     "LSHAttention",
     "LocalAttention",
+    "ReformerCache",
     "ReformerConfig",
     "ReformerForCausalLM",
     "ReformerLM",

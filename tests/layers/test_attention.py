@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from reformer.layers.attention import FullAttention, LocalAttention, LSHAttention
-from reformer.layers.positions import rotate
+from reformer.layers.positions import compute_waves, rotate
 from reformer.ops.attention import lsh_attention
 
 
@@ -72,12 +72,15 @@ def test_a_wide_local_window_is_full_attention() -> None:
 def test_rotary_depends_on_distance_only() -> None:
     q, k = torch.randn(1, 1, 1, 8, dtype=torch.float64), torch.randn(1, 1, 1, 8, dtype=torch.float64)
 
+    def turn(x: torch.Tensor, position: int) -> torch.Tensor:
+        return rotate(x, compute_waves(torch.tensor([[position]]), 8, x.dtype))
+
     def logit(i: int, j: int) -> torch.Tensor:
-        return (rotate(q, torch.tensor([[i]])) * rotate(k, torch.tensor([[j]]))).sum()
+        return (turn(q, i) * turn(k, j)).sum()
 
     assert (logit(7, 3) - logit(1_000_004, 1_000_000)).abs() < 1e-9
     assert (logit(7, 3) - logit(7, 4)).abs() > 1e-3
-    assert F.mse_loss(rotate(q, torch.tensor([[0]])), q) == 0
+    assert F.mse_loss(turn(q, 0), q) == 0
 
 
 def test_rotations_of_transformers_need_the_chunk_rule() -> None:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -17,16 +18,28 @@ class Generate:
 
     model: tyro.conf.Positional[Path]
     """Folder of the model."""
-    prompt: str = ""
-    """Text to go on from."""
+    prompt: str | None = None
+    """Text to go on from; without any, the start of a text."""
+    prompt_file: Path | None = None
+    """File with that text, or - for standard input."""
+    load_cache: Path | None = None
+    """Go on behind the text of this file, which --save-cache wrote; the prompt follows it."""
+    save_cache: Path | None = None
+    """Write the whole text and its cache here; with --max-new-tokens 0 the prompt alone."""
     max_new_tokens: int = 300
     """Bytes to write."""
+    stop: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT")] = ()
+    """Texts behind which to stop."""
     temperature: float = 1.0
     """Sharpness of sampling; 0 takes the likeliest byte each time."""
     top_k: int | None = None
     """Sample among the k likeliest bytes."""
     top_p: float | None = None
     """Sample among the likeliest bytes that together have this probability."""
+    min_p: float | None = None
+    """Sample among the bytes of at least this share of the likeliest one's probability."""
+    repetition_penalty: float | None = None
+    """Divide the logits of bytes that the text has already; 1 changes nothing."""
     seed: int | None = None
     """Seed of sampling."""
 
@@ -34,15 +47,8 @@ class Generate:
 def run(argv: Sequence[str]) -> None:
     """Parse, load, write."""
     command = parse(Generate, argv, "generate")
-    check_integer("max-new-tokens", command.max_new_tokens, 1)
-    if command.temperature and not 0.01 <= command.temperature <= 100:
-        raise ValueError(f"temperature={command.temperature} must be 0 (the likeliest byte), or from 0.01 to 100")
-    if command.seed is not None:
-        check_integer("seed", command.seed, 0, 2**63 - 1)
-    if command.top_k is not None:
-        check_integer("top-k", command.top_k, 1)
-    if command.top_p is not None and not 0 < command.top_p <= 1:
-        raise ValueError(f"top-p={command.top_p} must be above 0 and at most 1")
+    _check(command)
+    prompt = _read_prompt(command)
 
     from reformer.cli.quiet import quiet_libraries
     from reformer.training.checkpoint import load_checkpoint
@@ -50,12 +56,73 @@ def run(argv: Sequence[str]) -> None:
 
     quiet_libraries()
     model = load_checkpoint(command.model)
-    sampling = Sampling(command.temperature, command.top_k, command.top_p, command.seed)
-    prompt = command.prompt.encode("utf-8", "surrogateescape")
-    check_room(model, prompt, command.max_new_tokens)
+    sampling = Sampling(
+        command.temperature,
+        command.top_k,
+        command.top_p,
+        command.min_p,
+        command.repetition_penalty,
+        command.seed,
+        [text.encode("utf-8", "surrogateescape") for text in command.stop],
+    )
+    check_room(model, len(prompt) + 1, command.max_new_tokens)
     _write(prompt.decode("utf-8", "replace"))
-    generate_text(model, prompt, command.max_new_tokens, _write, sampling)
+    speed = generate_text(
+        model, prompt, command.max_new_tokens, _write, sampling, load=command.load_cache, save=command.save_cache
+    )
     _write("\n")
+    if speed.new:
+        rate = f", then {(speed.new - 1) / speed.rest_s:,.1f} tokens a second" if speed.new > 1 else ""
+        print(
+            f"{speed.new:,} tokens behind {speed.prompt:,}: the first after {speed.first_s:.2f} s{rate}",
+            file=sys.stderr,
+        )
+
+
+def _check(command: Generate) -> None:
+    check_integer("max-new-tokens", command.max_new_tokens, 0)
+    if not command.max_new_tokens and command.save_cache is None:
+        raise ValueError("max-new-tokens=0 computes a prompt for --save-cache; give that too, or ask for a byte")
+    if command.temperature and not 0.01 <= command.temperature <= 100:
+        raise ValueError(f"temperature={command.temperature} must be 0 (the likeliest byte), or from 0.01 to 100")
+    if command.seed is not None:
+        check_integer("seed", command.seed, 0, 2**63 - 1)
+    if command.top_k is not None:
+        check_integer("top-k", command.top_k, 1)
+    for name, value in (("top-p", command.top_p), ("min-p", command.min_p)):
+        if value is not None and not 0 < value <= 1:
+            raise ValueError(f"{name}={value} must be above 0 and at most 1")
+    if command.repetition_penalty is not None and not command.repetition_penalty > 0:
+        raise ValueError(f"repetition-penalty={command.repetition_penalty} must be above 0")
+    for name in ("top_k", "top_p", "min_p", "seed"):
+        if not command.temperature and getattr(command, name) is not None:
+            flag = name.replace("_", "-")
+            raise ValueError(
+                f"temperature=0 takes the likeliest byte, so --{flag} has no effect; leave one of them out"
+            )
+    if "" in command.stop:
+        raise ValueError("stop='' ends every text at once; give a text")
+    if command.prompt is not None and command.prompt_file is not None:
+        raise ValueError("prompt and prompt-file are both given; give one of them")
+    if command.save_cache is not None and not command.save_cache.resolve().parent.is_dir():
+        raise ValueError(f"save-cache={command.save_cache}: its folder does not exist; make it first")
+
+
+def _read_prompt(command: Generate) -> bytes:
+    if command.prompt is None and command.prompt_file is None:
+        return b""
+    if command.prompt_file is None:
+        prompt, name = (command.prompt or "").encode("utf-8", "surrogateescape"), "prompt"
+    elif str(command.prompt_file) == "-":
+        prompt, name = sys.stdin.buffer.read(), "standard input"
+    else:
+        try:
+            prompt, name = command.prompt_file.read_bytes(), str(command.prompt_file)
+        except OSError as error:
+            raise ValueError(f"{command.prompt_file} cannot be read ({error.strerror})") from None
+    if not prompt:
+        raise ValueError(f"the {name} is empty; give at least one byte, or no prompt at all for the start of a text")
+    return prompt
 
 
 def _write(text: str) -> None:

@@ -12,7 +12,7 @@ from reformer.layers.caches.full import FullCache
 from reformer.layers.caches.local import LocalCache
 from reformer.layers.caches.lsh import LSHCache
 from reformer.layers.caches.step import Step
-from reformer.layers.positions import rotate
+from reformer.layers.positions import compute_waves, rotate
 from reformer.layers.streams import StreamLinear
 from reformer.ops.attention import Duplicates, LocalRule, Rule, local_attention, lsh_attention
 from reformer.ops.checks import check_choice
@@ -44,6 +44,27 @@ class _Attention(nn.Module):
 
     def _merge(self, x: Tensor) -> Tensor:
         return self.out(x.transpose(1, 2).flatten(2))
+
+    def _rotated(
+        self,
+        q: Tensor,
+        k: Tensor,
+        x: Tensor,
+        key_padding_mask: Tensor | None,
+        segment_ids: Tensor | None,
+        position_ids: Tensor | None,
+        step: Step | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and keys turned by `position_ids`, or by the ranks; a step's layers share their waves."""
+        if position_ids is None:
+            position_ids = compute_ranks(x.shape[0], x.shape[1], key_padding_mask, segment_ids, x.device).rank
+        positions = position_ids
+
+        def waves() -> Any:
+            return compute_waves(positions, self.head_dim, q.dtype)
+
+        shared = waves() if step is None else step.remember(("waves", self.head_dim, q.dtype), waves)
+        return rotate(q, shared), rotate(k, shared)
 
 
 class LSHAttention(_Attention):
@@ -199,8 +220,7 @@ class LocalAttention(_Attention):
         """Attend; `seed` is taken and not used, since nothing is hashed; `cache` and `step` as in `LSHAttention`."""
         q, k = self._heads(self.query, x), self._heads(self.key, x)
         if self.rotary:
-            position_ids = _positions(x, key_padding_mask, segment_ids, position_ids)
-            q, k = rotate(q, position_ids), rotate(k, position_ids)
+            q, k = self._rotated(q, k, x, key_padding_mask, segment_ids, position_ids, step)
         v = self._heads(self.value, x)
         if cache is not None and step is not None:
             if not step.first:
@@ -252,8 +272,7 @@ class FullAttention(_Attention):
         """Attend; `seed` is taken and not used, since nothing is hashed; `cache` and `step` as in `LSHAttention`."""
         q, k, v = (self._heads(layer, x) for layer in (self.query, self.key, self.value))
         if self.rotary:
-            position_ids = _positions(x, key_padding_mask, segment_ids, position_ids)
-            q, k = rotate(q, position_ids), rotate(k, position_ids)
+            q, k = self._rotated(q, k, x, key_padding_mask, segment_ids, position_ids, step)
         if cache is not None and step is not None:
             if not step.first:
                 return self._merge(cache.attend(q, k, v, step))
@@ -280,9 +299,3 @@ class FullAttention(_Attention):
             if self.causal:
                 allowed = allowed & (slots[query, None] >= slots)
             yield start, allowed[:, None]
-
-
-def _positions(x: Tensor, key_padding_mask: Tensor | None, segment_ids: Tensor | None, given: Tensor | None) -> Tensor:
-    if given is not None:
-        return given
-    return compute_ranks(x.shape[0], x.shape[1], key_padding_mask, segment_ids, x.device).rank

@@ -9,6 +9,8 @@ class LayerNorm(nn.LayerNorm):
     """LayerNorm of a stream [b, l, width] that may be wider in type than the weights; returns the weights' type."""
 
     def forward(self, input: Float[Tensor, "b l width"]) -> Float[Tensor, "b l width"]:
+        if input.dtype == self.weight.dtype:
+            return super().forward(input)
         weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)
         return F.layer_norm(input, self.normalized_shape, weight, bias, self.eps).to(self.weight.dtype)
 

@@ -10,14 +10,18 @@ from torch import Tensor, nn
 ROTARY_BASE = 10_000.0
 
 
-def rotate(x: Float[Tensor, "b h l d"], position_ids: Int[Tensor, "b l"]) -> Float[Tensor, "b h l d"]:
+Waves = tuple[Float[Tensor, "b l half"], Float[Tensor, "b l half"]]
+"""Cosines and sines."""
+
+
+def rotate(x: Float[Tensor, "b h l d"], waves: Waves) -> Float[Tensor, "b h l d"]:
     """Turn pairs (i, i + d/2) of queries or keys by their position (Su et al. 2021, arXiv 2104.09864, eq. 34)."""
-    cos, sin = (table.unsqueeze(1) for table in _waves(position_ids, x.shape[-1], x.dtype))
+    cos, sin = (table.unsqueeze(1) for table in waves)
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-def _waves(position_ids: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def compute_waves(position_ids: Int[Tensor, "b l"], width: int, dtype: torch.dtype) -> Waves:
     """Cosines and sines of the angles [b, l, width / 2]; angles in fp64, since positions may be large."""
     frequency = ROTARY_BASE ** (-torch.arange(0, width, 2, dtype=torch.float64, device=position_ids.device) / width)
     angle = position_ids.unsqueeze(-1).double() * frequency
@@ -32,7 +36,7 @@ class SinusoidalPositions(nn.Module):
         self.hidden_size = hidden_size
 
     def forward(self, position_ids: Int[Tensor, "b l"], dtype: torch.dtype) -> Float[Tensor, "b l hidden"]:
-        cos, sin = _waves(position_ids, self.hidden_size, dtype)
+        cos, sin = compute_waves(position_ids, self.hidden_size, dtype)
         return torch.stack((sin, cos), dim=-1).flatten(-2)
 
 

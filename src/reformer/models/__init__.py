@@ -2,6 +2,8 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+from reformer.models.cache import ReformerCache
+from reformer.models.cache_file import load_cache, save_cache
 from reformer.models.causal_lm import ReformerCausalLMOutput, ReformerForCausalLM
 from reformer.models.config import ReformerConfig
 from reformer.models.model import ReformerModel, ReformerPreTrainedModel
@@ -12,10 +14,13 @@ AutoModel.register(ReformerConfig, ReformerModel, exist_ok=True)
 AutoModelForCausalLM.register(ReformerConfig, ReformerForCausalLM, exist_ok=True)
 
 __all__ = [
+    "ReformerCache",
     "ReformerCausalLMOutput",
     "ReformerConfig",
     "ReformerForCausalLM",
     "ReformerLM",
     "ReformerModel",
     "ReformerPreTrainedModel",
+    "load_cache",
+    "save_cache",
 ]

@@ -53,25 +53,26 @@ class ReformerCache(Cache):
     Raises ValueError for a model whose decoding no cache can make exact (`rule="chunk"`, `causal=False`).
     """
 
+    layers: list[CacheLayer]  # type: ignore[assignment]
+
     def __init__(self, config: ReformerConfig, *, crop_limit: int = CROP_LIMIT, room: int = 0) -> None:
         check_integer("crop_limit", crop_limit, 1)
         check_integer("room", room, 0)
         settings = config.settings
         if reason := why_not_cached(settings):
             raise ValueError(f"this model has no cache ({reason}); pass use_cache=False to recompute every token")
+        self.config = config
         self.settings, self.crop_limit, self.room = settings, crop_limit, room
         self.seen = 0
         self.lengths: tuple[int, ...] = ()
         self.rank: Int[Tensor, "b 1"] | None = None  # `lengths`, where the model is
         self.padding: Bool[Tensor, "b seen"] | None = None  # None: no padding so far
         self._within = False
-        super().__init__(layers=self._make_layers())
+        super().__init__(layers=self._make_layers())  # type: ignore[arg-type]
 
     def _make_layers(self) -> list[CacheLayer]:
         kinds, depth = self.settings.attention_pattern, self.settings.num_hidden_layers
-        return [
-            _make_layer(self.settings, kinds[i % len(kinds)], i, self.crop_limit, self.room) for i in range(depth)
-        ]
+        return [_make_layer(self.settings, kinds[i % len(kinds)], i, self.crop_limit, self.room) for i in range(depth)]
 
     def begin(self, b: int, count: int, mask: Bool[Tensor, "b all"] | None, device: torch.device) -> Step:
         """Make room for `count` new tokens of each batch row; `mask` covers those in the cache too.

@@ -8,6 +8,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.utils import logging
 
 from reformer.models.cache import ReformerCache, why_not_cached
+from reformer.models.config import ReformerConfig
 
 logger = logging.get_logger(__name__)
 
@@ -15,7 +16,9 @@ logger = logging.get_logger(__name__)
 class ReformerGenerationMixin(GenerationMixin):
     """`generate` over a `ReformerCache`; a model that has none computes its whole text at each step, exactly."""
 
-    def _prepare_cache_for_generation(
+    config: ReformerConfig
+
+    def _prepare_cache_for_generation(  # type: ignore[override]
         self,
         generation_config: GenerationConfig,
         model_kwargs: dict[str, Any],
@@ -35,9 +38,11 @@ class ReformerGenerationMixin(GenerationMixin):
             return
         if reason := why_not_cached(self.config.settings):
             if generation_mode == GenerationMode.ASSISTED_GENERATION:
-                raise ValueError(f"assisted and prompt-lookup decoding need a cache, which this model has not ({reason})")
+                raise ValueError(
+                    f"assisted and prompt-lookup decoding need a cache, which this model has not ({reason})"
+                )
             logger.warning_once(f"every token is computed from the whole text again: no cache is exact with {reason}")
-            model_kwargs["use_cache"] = False
+            generation_config.use_cache = model_kwargs["use_cache"] = False
             return
         model_kwargs["past_key_values"] = ReformerCache(self.config, room=max_cache_length)
 
@@ -46,11 +51,18 @@ class ReformerGenerationMixin(GenerationMixin):
         input_ids: Tensor,
         next_sequence_length: int | None = None,
         past_key_values: ReformerCache | None = None,
+        inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Only new tokens with a cache; the whole text without."""
+        if not input_ids.shape[1] and inputs_embeds is None:
+            raise ValueError("the prompt is empty; give at least one token")
         if past_key_values is None:
             next_sequence_length = None
         return super().prepare_inputs_for_generation(  # type: ignore[misc]
-            input_ids, next_sequence_length, past_key_values=past_key_values, **kwargs
+            input_ids,  # type: ignore[arg-type]
+            next_sequence_length,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
         )

@@ -34,6 +34,7 @@ class ReformerPreTrainedModel(PreTrainedModel):
     0; norms 1.
     """
 
+    config: ReformerConfig
     config_class = ReformerConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
@@ -118,7 +119,7 @@ class ReformerModel(ReformerPreTrainedModel):
             ranks = compute_ranks(b, length, mask, segment_ids, inputs.device)
             if mask is not None and mask.all():
                 mask = None  # nothing is padded: the ways without masks are faster
-            common = {"key_padding_mask": mask, "segment_ids": segment_ids}
+            common: dict[str, Any] = {"key_padding_mask": mask, "segment_ids": segment_ids}
             per_layer = [common | {"seed": seed} for seed in self._seeds()]
             output = self._encode(input_ids, inputs_embeds, position_ids, ranks.rank.expand(b, -1), per_layer, keep)
         else:
@@ -126,9 +127,9 @@ class ReformerModel(ReformerPreTrainedModel):
             with torch.no_grad():
                 step = _begin(cache, *inputs.shape[:2], mask, inputs.device)
                 rank = step.rank if step.real is None else step.rank.masked_fill(~step.real, 0)
-                common = {"key_padding_mask": step.real, "step": step}
+                cached: dict[str, Any] = {"key_padding_mask": step.real, "step": step}
                 per_layer = [
-                    common | {"seed": seed, "cache": layer}
+                    cached | {"seed": seed, "cache": layer}
                     for seed, layer in zip(self._seeds(), cache.layers, strict=True)
                 ]
                 output = self._encode(input_ids, inputs_embeds, position_ids, rank, per_layer, keep)
@@ -176,7 +177,7 @@ class ReformerModel(ReformerPreTrainedModel):
     def _check_cache(self, cache: object, segment_ids: Tensor | None) -> None:
         if not isinstance(cache, ReformerCache):
             raise ValueError(f"past_key_values is a {type(cache).__name__}; this model needs a ReformerCache")
-        if cache.settings != self.config.settings:
+        if cache.config is not self.config and cache.settings != self.config.settings:
             raise ValueError(
                 "past_key_values was made for a model of other settings"
                 f" ({', '.join(differing(cache.settings, self.config.settings))}); make it from this model's config"
@@ -187,7 +188,9 @@ class ReformerModel(ReformerPreTrainedModel):
                 "call model.eval(), or pass use_cache=False"
             )
         if segment_ids is not None:
-            raise ValueError("segment_ids together with a cache: a cache holds one document a row; leave one of them out")
+            raise ValueError(
+                "segment_ids together with a cache: a cache holds one document a row; leave one of them out"
+            )
 
 
 @torch.compiler.disable

@@ -22,7 +22,8 @@ class AttentionBranch(nn.Module):
         self.dropout = nn.Dropout(settings.hidden_dropout if p is None else p)
 
     def forward(self, x: Tensor, **attending: Any) -> Tensor:
-        return self.dropout(self.attention(self.norm(x), **attending))
+        added = self.attention(self.norm(x), **attending)
+        return self.dropout(added) if self.training else added
 
 
 class FeedForwardBranch(nn.Module):
@@ -39,7 +40,8 @@ class FeedForwardBranch(nn.Module):
         self.dropout = nn.Dropout(settings.hidden_dropout if p is None else p)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.feed_forward(self.norm(x)))
+        added = self.feed_forward(self.norm(x))
+        return self.dropout(added) if self.training else added
 
 
 def make_attention(settings: ModelSettings, kind: str) -> nn.Module:

@@ -13,7 +13,6 @@ from torch import Tensor
 from reformer.ops.arguments import Attending, Hashing
 from reformer.ops.hashing import columns_for
 
-
 VECTOR = 16
 """Columns of rotations come in multiples of it."""
 
@@ -61,10 +60,11 @@ def widen_rings(rings: Rings, log2_buckets: int, keep: Int[Tensor, "kept"]) -> N
     b, h, rounds, old, size = rings.ring.shape
     buckets = 1 << log2_buckets
     rings.rotations = _rotations(rings.rows[..., 0, :], rings.hashing, log2_buckets)
-    ring, count = rings.ring[keep, :, :, : old - 1], rings.count[keep, :, :, : old - 1]
+    kept = min(old - 1, buckets)
+    ring, count = rings.ring[keep, :, :, :kept], rings.count[keep, :, :, :kept]
     rings.ring = rings.ring.new_zeros(b, h, rounds, buckets + 1, size)
     rings.count = rings.count.new_zeros(b, h, rounds, buckets + 1)
-    rings.ring[keep, :, :, : old - 1], rings.count[keep, :, :, : old - 1] = ring, count
+    rings.ring[keep, :, :, :kept], rings.count[keep, :, :, :kept] = ring, count
 
 
 def _rotations(like: Float[Tensor, "b h l d"], hashing: Hashing, log2_buckets: int) -> Tensor:
@@ -72,10 +72,16 @@ def _rotations(like: Float[Tensor, "b h l d"], hashing: Hashing, log2_buckets: i
     columns = columns_for(range(log2_buckets + 1), hashing.factor_from)
     drawn = hashing.draw(like.shape[1], like.shape[3], columns)[..., :columns]
     dtype = torch.promote_types(like.dtype, torch.float32)
-    return torch.nn.functional.pad(drawn, (0, -columns % VECTOR if columns else VECTOR)).to(like.device, dtype).contiguous()
+    return (
+        torch.nn.functional.pad(drawn, (0, -columns % VECTOR if columns else VECTOR))
+        .to(like.device, dtype)
+        .contiguous()
+    )
 
 
-def write_rows(rings: Rings, q: Float[Tensor, "b h k d"], v: Float[Tensor, "b h k d"], slot: Int[Tensor, "b k"]) -> None:
+def write_rows(
+    rings: Rings, q: Float[Tensor, "b h k d"], v: Float[Tensor, "b h k d"], slot: Int[Tensor, "b k"]
+) -> None:
     """Write new tokens to their slots."""
     batch = torch.arange(q.shape[0], device=q.device)[:, None]
     rings.rows[batch, :, slot] = torch.stack((q, v), dim=3).transpose(1, 2).to(rings.rows.dtype)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from reformer.data.corpus import Document
-from reformer.data.windows import evaluation_windows
+from reformer.data.windows import evaluation_windows, join_documents
 from reformer.models import ReformerForCausalLM
+from reformer.models.cache import ReformerCache
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,59 @@ def evaluate(
         raise ValueError("there is no document to evaluate on")
     if length < 2:
         raise ValueError(f"length={length} must be at least 2 tokens: one to predict from and one to predict")
-    was_training, totals = model.training, np.zeros(3)
-    model.eval()
-    try:
+    totals = np.zeros(3)
+    with _evaluating(model):
         for windows in _batches(documents, length, batch_size):
             tokens = torch.from_numpy(windows).to(model.device)
             output = model(tokens, labels=tokens, num_items_in_batch=1, logits_to_keep=1)
             totals += [float(output.loss), int(output.correct), int(output.predicted)]
             advance(int(output.predicted))
+    return _summarise(totals)
+
+
+@torch.no_grad()
+def evaluate_stream(
+    model: ReformerForCausalLM,
+    documents: Sequence[Document],
+    piece: int,
+    *,
+    advance: Callable[[int], None] = lambda _: None,
+) -> tuple[Evaluation, int]:
+    """Predict each byte from all of its document that stands before it, `piece` tokens at a time.
+
+    The same as one forward over each document, in the memory of one piece and the cache, whose most bytes are returned
+    too. Raises ValueError without documents, and for a model that has no cache.
+    """
+    if not documents:
+        raise ValueError("there is no document to evaluate on")
+    totals, most = np.zeros(3), 0
+    with _evaluating(model):
+        for document in documents:
+            tokens = torch.from_numpy(join_documents([document]))
+            cache = ReformerCache(model.config, crop_limit=1, room=len(tokens))
+            for start in range(0, len(tokens) - 1, piece):
+                end = min(start + piece, len(tokens) - 1)
+                now, following = (
+                    tokens[None, i:j].long().to(model.device) for i, j in ((start, end), (start + 1, end + 1))
+                )
+                sums = model.score(now, following, past_key_values=cache)
+                totals += [float(sums.nll), int(sums.correct), int(sums.predicted)]
+                advance(int(sums.predicted))
+            most = max(most, cache.bytes())
+    return _summarise(totals), most
+
+
+@contextmanager
+def _evaluating(model: ReformerForCausalLM) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
     finally:
         model.train(was_training)
+
+
+def _summarise(totals: NDArray[np.float64]) -> Evaluation:
     nll, correct, predicted = totals
     loss = nll / predicted
     perplexity = math.exp(loss) if loss < 700 else math.inf

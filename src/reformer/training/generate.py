@@ -1,15 +1,24 @@
 """Text from a byte-level model, piece by piece, through transformers' `generate`."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
+from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from reformer.data.byte_tokens import END, PAD, UNKNOWN, ByteDecoder, encode
+from reformer.data.byte_tokens import END, FIRST_BYTE, PAD, UNKNOWN, ByteDecoder, encode
 from reformer.models import ReformerForCausalLM
+from reformer.models.cache import ReformerCache, why_not_cached
+from reformer.models.cache_file import load_cache, save_cache
+
+PIECE = 8192
+"""Tokens of a prompt that are computed at a time: what a long one needs besides its cache."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,25 @@ class Sampling:
     """0 takes the likeliest."""
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     seed: int | None = None
+    stop: Sequence[bytes] = ()
+    """Texts behind which to stop."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a generation took."""
+
+    prompt: int
+    """Tokens in front of the first new one."""
+    new: int
+    """New tokens."""
+    first_s: float
+    """Seconds to the first new token."""
+    rest_s: float
+    """Seconds for those behind it."""
 
 
 class _Writer(BaseStreamer):
@@ -28,15 +55,35 @@ class _Writer(BaseStreamer):
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self.write, self.decoder, self.prompt_seen = write, ByteDecoder(), False
+        self.started, self.first, self.last, self.new = time.perf_counter(), 0.0, 0.0, 0
 
     def put(self, value: Tensor) -> None:
-        if self.prompt_seen and (text := self.decoder.feed(int(value))):
-            self.write(text)
-        self.prompt_seen = True
+        if not self.prompt_seen:
+            self.prompt_seen = True
+            return
+        self.last = time.perf_counter()
+        self.first = self.first or self.last
+        for token in value.flatten().tolist():
+            self.new += 1
+            if text := self.decoder.feed(token):
+                self.write(text)
 
     def end(self) -> None:
         if rest := self.decoder.finish():
             self.write(rest)
+
+
+class _Stop(StoppingCriteria):
+    """Stops behind certain bytes, if they are new."""
+
+    def __init__(self, stop: Sequence[bytes], prompt: int) -> None:
+        self.stop, self.prompt = stop, prompt
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        longest = max(map(len, self.stop))
+        tokens = input_ids[0, max(self.prompt, input_ids.shape[1] - longest) :].tolist()
+        end = bytes(token - FIRST_BYTE for token in tokens if token >= FIRST_BYTE)
+        return torch.tensor([end.endswith(tuple(self.stop))], device=input_ids.device)
 
 
 def generate_text(
@@ -45,29 +92,81 @@ def generate_text(
     max_new_tokens: int,
     write: Callable[[str], object],
     sampling: Sampling | None = None,
-) -> None:
+    *,
+    load: Path | None = None,
+    save: Path | None = None,
+) -> Speed:
     """Write the text behind a prompt as it comes; it ends at the end token or after `max_new_tokens` bytes.
 
-    Raises ValueError for a prompt that leaves no room under a hard limit of positions.
+    `load`: a file of the text in front of the prompt; `save`: where the cache of the whole text goes.
+    Raises ValueError for a prompt that leaves no room under a hard limit of positions, and for files as `load_cache`.
     """
-    sampling = sampling or Sampling()
-    check_room(model, prompt, max_new_tokens)
-    tokens = torch.tensor([[END, *encode(prompt).tolist()]], device=model.device)
+    reason = why_not_cached(model.config.settings)
+    if reason and (load or save):
+        raise ValueError(f"this model has no cache to load or save ({reason})")
+    if not max_new_tokens and not save:
+        raise ValueError("max-new-tokens=0 makes sense with --save-cache only; ask for at least 1")
+    writer = _Writer(write)
+    tokens, cache = _start(model, prompt, max_new_tokens, load, reason is None)
+    options = _options(sampling or Sampling(), tokens.shape[1])
+    with torch.no_grad():
+        if cache is not None:
+            for piece in tokens[:, cache.seen : -1].split(PIECE, dim=1):
+                if piece.shape[1]:
+                    model.model(piece, past_key_values=cache)
+        text = tokens
+        if max_new_tokens:
+            text = model.generate(  # type: ignore[misc, assignment]
+                tokens,
+                max_new_tokens=max_new_tokens,
+                streamer=writer,
+                pad_token_id=PAD,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                **options,
+            )
+    if save and cache is not None:
+        save_cache(cache, save, model, text)
+    return Speed(tokens.shape[1], writer.new, writer.first - writer.started, writer.last - writer.first)
+
+
+def _start(
+    model: ReformerForCausalLM, prompt: bytes, new: int, load: Path | None, cached: bool
+) -> tuple[Int[Tensor, "1 l"], ReformerCache | None]:
+    """The whole text so far, and the cache of what was computed of it."""
+    cache, tokens = None, torch.tensor([[END]], device=model.device)
+    if load is not None:
+        cache, found = load_cache(load, model)
+        if found is None or found.shape[0] != 1:
+            raise ValueError(f"{load} has no text of its own beside the cache; give one that --save-cache wrote")
+        tokens = found
+    tokens = torch.cat((tokens, torch.tensor([encode(prompt).tolist()], dtype=torch.long, device=model.device)), dim=1)
+    check_room(model, tokens.shape[1], new)
+    if cache is None and cached:
+        cache = ReformerCache(model.config, room=tokens.shape[1] + new)
+    return tokens, cache
+
+
+def _options(sampling: Sampling, prompt: int) -> dict[str, Any]:
+    """Arguments of `generate`."""
     options: dict[str, Any] = {"do_sample": sampling.temperature > 0, "suppress_tokens": [PAD, UNKNOWN]}
     if sampling.temperature > 0:
         options |= {"temperature": sampling.temperature, "top_k": sampling.top_k or 0, "top_p": sampling.top_p or 1.0}
+        options |= {} if sampling.min_p is None else {"min_p": sampling.min_p}
+    if sampling.repetition_penalty is not None:
+        options["repetition_penalty"] = sampling.repetition_penalty
+    if sampling.stop:
+        options["stopping_criteria"] = StoppingCriteriaList([_Stop(sampling.stop, prompt)])
     if sampling.seed is not None:
         torch.manual_seed(sampling.seed)
-    model.generate(  # type: ignore[misc]
-        tokens, max_new_tokens=max_new_tokens, streamer=_Writer(write), pad_token_id=PAD, **options
-    )
+    return options
 
 
-def check_room(model: ReformerForCausalLM, prompt: bytes, max_new_tokens: int) -> None:
-    """ValueError when prompt and new bytes are over a hard limit of positions."""
-    limit, size = model.config.settings.length_limit, len(prompt) + 1  # the end token stands in front
-    if limit is not None and size + max_new_tokens > limit:
+def check_room(model: ReformerForCausalLM, tokens: int, max_new_tokens: int) -> None:
+    """ValueError when a text and its new bytes are over a hard limit of positions."""
+    limit = model.config.settings.length_limit
+    if limit is not None and tokens + max_new_tokens > limit:
         raise ValueError(
-            f"the prompt's {size} tokens and {max_new_tokens} new ones are over {limit}, the longest document of this "
-            "model; shorten one of them"
+            f"the prompt's {tokens} tokens and {max_new_tokens} new ones are over {limit}, the longest document of "
+            "this model; shorten one of them"
         )

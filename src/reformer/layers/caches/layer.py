@@ -60,7 +60,7 @@ class CacheLayer(ABC):
         """Keep these batch rows, in this order; a row may come several times."""
         if not self.empty:
             self.change(lambda x: x.index_select(0, index.to(x.device)))
-            self.high = [self.high[i] for i in index.tolist()]
+            self.high = [self.high[i] for i in index.tolist()] if self.high else []
 
     def to(self, device: torch.device | str) -> None:
         """Move to a device."""

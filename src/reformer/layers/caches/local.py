@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reformer.layers.caches.layer import CacheLayer
@@ -52,10 +52,13 @@ class LocalCache(CacheLayer):
         self.extend(k, v, step)
         assert self.keys is not None
         assert self.values is not None
-        rank = step.rank.unsqueeze(-1)
-        age = (rank - torch.arange(self.size, device=q.device)) % self.size
         keys, values = (x[:, :, : self.size].to(q.dtype) for x in (self.keys, self.values))
-        return F.scaled_dot_product_attention(q, keys, values, ((age < self.window) & (age <= rank))[:, None])
+        mask = step.remember(("window", self.window), lambda: self._mask(step.rank.unsqueeze(-1)))
+        return F.scaled_dot_product_attention(q, keys, values, mask)
+
+    def _mask(self, rank: Int[Tensor, "b k 1"]) -> Bool[Tensor, "b 1 k size"]:
+        age = (rank - torch.arange(self.size, device=rank.device)) % self.size
+        return ((age < self.window) & (age <= rank))[:, None]
 
     def _attend_to_a_piece(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
         """The last tokens in front of a long piece, and the piece, as a sequence of their own."""

@@ -1,7 +1,9 @@
 """The new tokens of one forward over a cache, and how they fall into octaves."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +35,14 @@ class Step:
     after: tuple[int, ...]
     """And with the new ones."""
     segments: tuple[Segment, ...]
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+    """What layers of a kind work out alike."""
+
+    def remember(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, computed once for all layers."""
+        if key not in self.memo:
+            self.memo[key] = make()
+        return self.memo[key]
 
     @property
     def first(self) -> bool:
@@ -64,7 +74,7 @@ def cut_into_octaves(
         cuts = {int(np.searchsorted(row, limit)) for row in seen for limit in limits if row[0] < limit < row[count]}
     edges = [0, *sorted(cuts - {0, count}), count]
     segments = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         lengths = tuple(length + start for length in before) if seen is None else tuple(seen[:, start].tolist())
         octaves = tuple(octave_of(length, bucket_size, log2_limit) for length in lengths)
         segments.append(Segment(start, end, octaves, lengths))

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from reformer.ops.cpu import decoding
-from reformer.ops.cpu.kernels import compute_type, in_kernel_type, kind_of, rotations_by_column, run_tasks
+from reformer.ops.cpu.kernels import compute_type, kind_of, rotations_by_column, run_tasks
 from reformer.ops.hashing import columns_for, split_buckets
 from reformer.ops.rings import Rings, write_rows
 
@@ -31,11 +31,13 @@ def forget(rings: Rings, batch: Int[Tensor, "rows"], log2_buckets: int, start: i
 
 
 def _enter(rings: Rings, batch: Tensor, log2_buckets: int, start: int, end: int, forget: bool) -> None:
-    b, h, _, _, width = rings.rows.shape
+    h, width = rings.rows.shape[1], rings.rows.shape[4]
     factor_from = rings.hashing.factor_from
     columns = columns_for([log2_buckets], factor_from)
     matrix = rotations_by_column(rings.hashing.draw(h, width, columns), columns, compute_type(rings.rows))
-    levels = np.array([(*split_buckets(k, factor_from), columns_for([k], factor_from)) for k in range(log2_buckets + 1)])
+    levels = np.array(
+        [(*split_buckets(k, factor_from), columns_for([k], factor_from)) for k in range(log2_buckets + 1)]
+    )
     shape = _shape(rings, matrix.shape[2], 0)
     rows, ring, count, flat = (_flat(x) for x in (rings.rows, rings.ring, rings.count, matrix))
     kind, places = kind_of(rings.rows), [row * h + head for row in batch.tolist() for head in range(h)]
@@ -60,21 +62,13 @@ def decode(
     """Attend from new tokens to those of their buckets; `octaves` has log2 of the buckets of each batch row."""
     write_rows(rings, q, v, slot)
     at = rings.at
-    return _decode(
+    run = _decode_op if torch.compiler.is_compiling() else _decode  # the operator costs more than the step's arithmetic
+    return run(
         rings.rows, rings.ring, rings.count, rings.rotations, q, v, slot, list(octaves), rings.hashing.factor_from,
         at.window, at.scale, at.once,
     ).to(v.dtype)  # fmt: skip
 
 
-@torch.library.custom_op(
-    "reformer::decode",
-    mutates_args=("ring", "count"),
-    device_types="cpu",
-    schema=(
-        "(Tensor rows, Tensor(a!) ring, Tensor(b!) count, Tensor rotations, Tensor q, Tensor v, Tensor slot, "
-        "int[] octaves, int factor_from, int window, float scale, bool once) -> Tensor"
-    ),
-)
 def _decode(
     rows: Tensor,
     ring: Tensor,
@@ -105,7 +99,19 @@ def _decode(
     return out
 
 
-@_decode.register_fake
+_decode_op = torch.library.custom_op(
+    "reformer::decode",
+    _decode,
+    mutates_args=("ring", "count"),
+    device_types="cpu",
+    schema=(
+        "(Tensor rows, Tensor(a!) ring, Tensor(b!) count, Tensor rotations, Tensor q, Tensor v, Tensor slot, "
+        "int[] octaves, int factor_from, int window, float scale, bool once) -> Tensor"
+    ),
+)
+
+
+@_decode_op.register_fake
 def _(rows: Tensor, ring: Tensor, count: Tensor, rotations: Tensor, q: Tensor, *_: Any) -> Tensor:
     return q.new_empty(q.shape, dtype=compute_type(rows))
 
@@ -119,4 +125,4 @@ def _shape(rings: Rings, columns: int, new: int) -> Any:
     _, h, slots, _, width = rings.rows.shape
     rounds, buckets, size = rings.ring.shape[2:]
     at = rings.at
-    return decoding.Shape(h, rounds, width, slots, buckets, size, columns, new, at.window, at.scale, at.once)  # type: ignore[call-arg]
+    return decoding.Shape(h, rounds, width, slots, buckets, size, columns, new, at.window, at.scale, at.once)

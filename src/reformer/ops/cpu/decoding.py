@@ -10,7 +10,7 @@ import numpy as np
 from reformer.ops.arguments import KEY_EPS
 from reformer.ops.cpu.hashing import LEVELS, TOKENS, _hash_block, _multiply, _turn
 from reformer.ops.cpu.jit import entry_kernel, kernel
-from reformer.ops.cpu.products import ROWS, multiply
+from reformer.ops.cpu.products import ROWS, multiply, multiply_row
 from reformer.ops.cpu.rows import Head, pack, padded, scratch
 from reformer.ops.cpu.simd import dot, exp, lanes, load, number, spread, store, times_plus
 
@@ -34,17 +34,20 @@ def _signed_argmax(products, at, step, half):
 
 
 @kernel
-def _hash_few(packed, stride, rotations, head, first, second, shape, products, buckets):
-    """Buckets [r, ROWS] of up to ROWS tokens: rows of tokens by columns, summed in the order that all hashes have."""
+def _hash_few(packed, stride, some, rotations, head, first, second, shape, products, buckets):
+    """Buckets [r, ROWS] of `some` tokens: rows of tokens by columns, summed in the order that all hashes have."""
     n = lanes(products)
     half, other = (1 << first) >> 1, (1 << second) >> 1
     wide = padded(max(half if not second else max(2 * half - 1, 2 * other), 1), n)
     for i in range(shape.rounds):
         at = (head * shape.rounds + i) * shape.width * shape.columns
-        multiply(
-            packed, 0, stride, 1, rotations, at, shape.columns, shape.width, products, 0, wide, ROWS, wide, False
-        )
-        for t in range(ROWS):
+        if some == 1:
+            multiply_row(packed, 0, rotations, at, shape.columns, shape.width, products, 0, wide)
+        else:
+            multiply(
+                packed, 0, stride, 1, rotations, at, shape.columns, shape.width, products, 0, wide, ROWS, wide, False
+            )
+        for t in range(some):
             if second:
                 odd = _signed_argmax(products, t * wide + 1, 2, other)
                 buckets[i, t] = _signed_argmax(products, t * wide, 2, half) + (odd << first)
@@ -128,7 +131,7 @@ def decode_heads(begin, end, rows, ring, count, rotations, q, v, slot, octaves, 
                 tokens[i] = start + i
             pack(Head(q, new, shape.width), tokens, some, shape.width, one, packed[:0], packed, stride)
             _hash_few(
-                packed, stride, rotations, head, octaves[batch, 0], octaves[batch, 1], shape, products, buckets
+                packed, stride, some, rotations, head, octaves[batch, 0], octaves[batch, 1], shape, products, buckets
             )
             for t in range(some):
                 at, found = new + (start + t) * shape.width, np.int64(0)

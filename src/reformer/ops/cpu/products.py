@@ -68,6 +68,7 @@ def _block(rows: int, vectors: int) -> Any:
 
 
 _block_1, _block_2, _block_3, _block_4 = (_block(ROWS, vectors) for vectors in (1, 2, 3, 4))
+_row_of_1, _row_of_4 = (_block(1, vectors) for vectors in (1, 4))
 _tall_block_1, _tall_block_2 = (_block(2 * ROWS, vectors) for vectors in (1, 2))
 _TALL = 2 if VECTOR_BYTES == 64 or VECTOR_BYTES == 16 else 1  # most vectors of a block of twice the rows
 
@@ -101,6 +102,18 @@ def multiply(a, a_at, a_row, a_k, b, b_at, b_k, k, c, c_at, c_row, rows, width, 
                 _block_4(a, a_first, a_row, a_k, b, b_first, b_k, k, c, c_first, c_row, add)
             r += 2 * ROWS if tall else ROWS
         column += vectors * n
+
+
+@kernel
+def multiply_row(a, a_at, b, b_at, b_k, k, c, c_at, width):
+    """c = the product of one row of a and b, summed in the order of `multiply`; arguments as there."""
+    n, column = lanes(c), np.int64(0)
+    while column + 4 * n <= width:
+        _row_of_4(a, a_at, 0, 1, b, b_at + column, b_k, k, c, c_at + column, 0, False)
+        column += 4 * n
+    while column < width:
+        _row_of_1(a, a_at, 0, 1, b, b_at + column, b_k, k, c, c_at + column, 0, False)
+        column += n
 
 
 @intrinsic

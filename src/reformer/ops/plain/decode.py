@@ -57,6 +57,7 @@ def _decode_block(rings: Rings, q: Tensor, v: Tensor, slot: Tensor, octaves: Seq
     return _attend(rings, q, v, _candidates(rings, buckets, place))
 
 
+@torch.compiler.disable  # it sets the precision of products, which no graph can
 def hash_into(rings: Rings, q: Float[Tensor, "b h k d"], octaves: Sequence[int]) -> Int[Tensor, "b h r k"]:
     """Buckets of tokens, each batch row hashed into as many as its octave has."""
     distinct = sorted(set(octaves))

@@ -1,0 +1,105 @@
+"""A cache as a safetensors file: a prompt that is computed once and used many times."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from reformer.models.cache import ReformerCache
+from reformer.models.model import ReformerPreTrainedModel
+
+FORMAT, VERSION = "reformer cache", "1"
+
+
+def save_cache(
+    cache: ReformerCache, path: Path, model: ReformerPreTrainedModel, input_ids: Int[Tensor, "b l"] | None = None
+) -> None:
+    """Write a cache, and the tokens that it belongs to if they are given; whole or not at all.
+
+    Raises ValueError for a cache that has seen nothing, and for a place that cannot be written.
+    """
+    if not cache.seen:
+        raise ValueError("the cache has seen no token; there is nothing to save")
+    tensors = {
+        f"layers.{i}.{name}": x
+        for i, layer in enumerate(cache.layers)
+        for name, x in layer.state(cache.lengths).items()
+    }
+    tensors["lengths"] = torch.tensor(cache.lengths)
+    if cache.padding is not None:
+        tensors["padding"] = cache.padding.contiguous()
+    if input_ids is not None:
+        tensors["input_ids"] = input_ids.contiguous()
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "settings": json.dumps(asdict(cache.settings)),
+        "weights": fingerprint(model),
+        "seen": str(cache.seen),
+        "crop_limit": str(cache.crop_limit),
+    }
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save_file(tensors, partial, metadata)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise ValueError(f"the cache cannot be written to {path} ({error}); choose another place") from None
+
+
+def load_cache(
+    path: Path, model: ReformerPreTrainedModel, *, room: int = 0
+) -> tuple[ReformerCache, Int[Tensor, "b l"] | None]:
+    """The cache of a file, on the model's device, and the tokens that were saved with it.
+
+    Raises ValueError for a file that holds no cache, and for one of another version or another model.
+    """
+    try:
+        with safe_open(path, "pt", device=str(model.device)) as file:
+            metadata = file.metadata() or {}
+            _check(path, metadata, model)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no mapping
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} holds no cache that can be read ({error})") from None
+    cache = ReformerCache(model.config, crop_limit=int(metadata["crop_limit"]), room=room)
+    lengths = tensors["lengths"].tolist()
+    for i, layer in enumerate(cache.layers):
+        start = f"layers.{i}."
+        state = {name.removeprefix(start): x for name, x in tensors.items() if name.startswith(start)}
+        layer.restore(state, lengths)
+    cache.lengths, cache.seen, cache.padding = tuple(lengths), int(metadata["seen"]), tensors.get("padding")
+    cache.rank = tensors["lengths"][:, None].clone()
+    return cache, tensors.get("input_ids")
+
+
+def _check(path: Path, metadata: Mapping[str, str], model: ReformerPreTrainedModel) -> None:
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} holds no cache; give a file that --save-cache or save_cache wrote")
+    if metadata["version"] != VERSION:
+        raise ValueError(
+            f"{path} holds a cache of version {metadata['version']}; this library reads version {VERSION}: "
+            "compute the prompt again"
+        )
+    now = json.loads(json.dumps(asdict(model.config.settings)))
+    then = json.loads(metadata["settings"])
+    names = [name for name in now if now[name] != then.get(name)]
+    if names:
+        raise ValueError(f"{path} holds the cache of another model: it differs in {', '.join(names)}")
+    if metadata["weights"] != fingerprint(model):
+        raise ValueError(f"{path} holds the cache of a model of the same kind with other weights; compute it again")
+
+
+def fingerprint(model: ReformerPreTrainedModel) -> str:
+    """A hash of all weights."""
+    found = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -1,0 +1,297 @@
+"""Decoding over a cache equals the full forward, whatever the pieces."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo.testing
+from torch import Tensor
+
+from reformer.layers.caches import lsh
+from reformer.models import ReformerCache, ReformerForCausalLM, load_cache, save_cache
+from reformer.ops.backends import choose_decoder
+from reformer.ops.plain import decode as plain_decoder
+from tests.models.conftest import Make
+
+LENGTH = 80
+
+
+@pytest.fixture(autouse=True, params=["plain", "numba"])
+def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "plain":
+        monkeypatch.setattr(lsh, "choose_decoder", lambda _: plain_decoder)
+    else:
+        assert choose_decoder(torch.zeros(1)) is not plain_decoder
+
+
+def tokens(rows: int = 3, length: int = LENGTH) -> Tensor:
+    return torch.randint(3, 40, (rows, length))
+
+
+def padded(rows: int, length: int) -> Tensor:
+    """Left, inner, scattered padding; a row of nothing else."""
+    mask = torch.ones(rows, length, dtype=torch.long)
+    mask[0, : length // 4] = 0
+    mask[1, length // 3 : length // 3 + 20] = 0
+    mask[2, ::5] = 0
+    return mask
+
+
+@torch.no_grad()
+def by_pieces(lm: ReformerForCausalLM, x: Tensor, mask: Tensor | None, cuts: list[int], **options: Any) -> Tensor:
+    cache, at, out = ReformerCache(lm.config, **options), 0, []
+    for k in cuts:
+        seen = None if mask is None else mask[:, : at + k]
+        out.append(lm(x[:, at : at + k], attention_mask=seen, past_key_values=cache).logits)
+        at += k
+    assert at == x.shape[1] == cache.get_seq_length()
+    return torch.cat(out, 1)
+
+
+def check(lm: ReformerForCausalLM, x: Tensor, mask: Tensor | None, cuts: list[int], **options: Any) -> None:
+    with torch.no_grad():
+        full = lm(x, attention_mask=mask).logits
+    worst = (by_pieces(lm, x, mask, cuts, **options) - full).abs()
+    if mask is not None:
+        worst = worst[mask.bool()]
+    assert worst.max() < 1e-9
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"attention_pattern": ("lsh",), "num_hashes": 1, "position_embedding": "sinusoidal"},
+    {"attention_pattern": ("local", "lsh", "full"), "num_hashes": 3, "duplicates": "once"},
+    {"num_hashes": 8, "share_rotations": True, "logit_scale": 4.0},
+    {"bucket_size": 3, "factor_from": 4, "num_hashes_eval": 5},
+    {"window": 7, "bucket_size": 2, "num_buckets": 8, "duplicates": "once"},
+    {"attention_pattern": ("full",), "stream_merge": "mean"},
+    {"attention_pattern": ("local",), "local_window": 1, "position_embedding": "learned", "reversible": False},
+    {"attention_pattern": ("local", "lsh"), "share_layers": True, "num_hidden_layers": 4},
+]
+CUTS = [[1] * LENGTH, [30, *[1] * 7, 23, 3, 17], [2, LENGTH - 2], [LENGTH], [40] * 2]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_equals_the_full_forward(make: Make, settings: dict[str, Any]) -> None:
+    lm = make(**settings).eval()
+    for i, cuts in enumerate(CUTS):
+        check(lm, tokens(), padded(3, LENGTH) if i % 2 == 0 else None, cuts, crop_limit=5)
+        check(lm, tokens(1), None, cuts[::-1])
+
+
+def test_odd_widths_and_fp32(make: Make) -> None:
+    check(make(head_dim=6).eval(), tokens(), None, [31, *[1] * 9, 40])
+    lm = make(torch.float32, head_dim=6).eval()
+    with torch.no_grad():
+        x = tokens()
+        assert (by_pieces(lm, x, None, [31, *[1] * 9, 40]) - lm(x).logits).abs().max() < 1e-3
+
+
+def test_bf16_stays_near_fp32(make: Make) -> None:
+    lm = make(torch.bfloat16, attention_pattern=("lsh", "full")).eval()
+    x = tokens()
+    with torch.no_grad():
+        difference = (by_pieces(lm, x, None, [31, *[1] * 9, 40]) - lm(x).logits).float().abs()
+    assert difference.mean() < 0.05
+
+
+@pytest.mark.parametrize("mask", [None, padded(3, 150)], ids=["whole", "padded"])
+def test_crop_leaves_no_trace(make: Make, mask: Tensor | None) -> None:
+    lm = make(attention_pattern=("local", "lsh", "full")).eval()
+    x, at = tokens(3, 150), 0
+    cache = ReformerCache(lm.config, crop_limit=30)
+    with torch.no_grad():
+        full = lm(x, attention_mask=mask).logits
+        for k, back in [(70, 30), (35, 1), (10, 10), (3, 20), (60, 29), (1, 1), (40, 2)]:
+            seen = None if mask is None else mask[:, : at + k]
+            out = lm(x[:, at : at + k], attention_mask=seen, past_key_values=cache).logits
+            wanted = full[:, at : at + k] if mask is None else full[:, at : at + k][mask[:, at : at + k].bool()]
+            assert ((out if mask is None else out[mask[:, at : at + k].bool()]) - wanted).abs().max() < 1e-9
+            cache.crop(-back)
+            at += k - back
+
+
+def test_crop_at_octave_starts(make: Make) -> None:
+    lm = make().eval()
+    x = tokens(2, 150)
+    with torch.no_grad():
+        full = lm(x).logits
+        for edge in (8, 16, 32, 64, 128):
+            cache = ReformerCache(lm.config, crop_limit=12)
+            lm(x[:, : edge + 5], past_key_values=cache)
+            lm(x[:, edge + 5 : edge + 6], past_key_values=cache)
+            cache.crop(-9)
+            out = lm(x[:, edge - 3 : edge + 15], past_key_values=cache).logits
+            assert (out - full[:, edge - 3 : edge + 15]).abs().max() < 1e-9
+
+
+def test_a_crop_too_far_is_refused(make: Make) -> None:
+    lm = make().eval()
+    cache = ReformerCache(lm.config, crop_limit=10)
+    lm(tokens(1, 150), past_key_values=cache)
+    with pytest.raises(ValueError, match="crop_limit=10"):
+        cache.crop(-11)
+    with pytest.raises(ValueError, match="from 0 to -150"):
+        cache.crop(3)
+    cache.crop(-10)
+    with pytest.raises(ValueError, match="crop_limit=10"):
+        cache.crop(-1)
+    free = make(attention_pattern=("lsh", "full")).eval()  # nothing of these is ever lost
+    cache, x = ReformerCache(free.config, crop_limit=1), tokens(1, 150)
+    with torch.no_grad():
+        free(x, past_key_values=cache)
+        cache.crop(-101)
+        assert (free(x[:, 49:], past_key_values=cache).logits - free(x).logits[:, 49:]).abs().max() < 1e-9
+
+
+def test_a_limit_of_buckets_bounds_the_cache_exactly(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reformer.layers.caches.layer.BLOCK", 16)
+    lm = make(num_buckets=4, attention_pattern=("local", "lsh")).eval()
+    x, mask = tokens(3, 600), padded(3, 600)
+    full = lm(x, attention_mask=mask).logits.detach()
+    cache = ReformerCache(lm.config, crop_limit=8)
+    sizes, at = [], 0
+    while at < 600:
+        k = min(13 if at % 3 else 1, 600 - at)
+        out = lm(x[:, at : at + k], attention_mask=mask[:, : at + k], past_key_values=cache).logits
+        real = mask[:, at : at + k].bool()
+        assert (out - full[:, at : at + k])[real].abs().max() < 1e-9
+        at += k
+        sizes.append(cache.bytes())
+        if at % 7 == 0:
+            cache.crop(-3)
+            at -= 3
+    assert max(cache.layers[1].dropped) > 300
+    assert sizes[-1] == sizes[len(sizes) // 3]
+    with pytest.raises(ValueError, match="crop_limit=8"):
+        cache.crop(-9)
+
+
+def test_rows_are_repeated_chosen_and_reordered(make: Make) -> None:
+    lm = make(attention_pattern=("local", "lsh", "full")).eval()
+    x, mask = tokens(), padded(3, LENGTH)
+    with torch.no_grad():
+        full = lm(x, attention_mask=mask).logits
+        cache = ReformerCache(lm.config)
+        lm(x[:, :60], attention_mask=mask[:, :60], past_key_values=cache)
+        cache.batch_repeat_interleave(2)  # 0 0 1 1 2 2
+        cache.reorder_cache(torch.tensor([5, 0, 3, 1, 2, 4]))  # 2 0 1 0 1 2
+        cache.batch_select_indices(torch.tensor([True, True, False, False, True, False]))
+        cache.to("cpu")
+        rows = torch.tensor([2, 0, 1])
+        assert cache.batch_size == 3
+        for at in range(60, LENGTH):
+            out = lm(x[rows, at : at + 1], attention_mask=mask[rows, : at + 1], past_key_values=cache).logits
+            real = mask[rows, at].bool()
+            assert (out - full[rows, at : at + 1])[real].abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_buckets": 4}], ids=str)
+def test_save_and_load(make: Make, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reformer.layers.caches.layer.BLOCK", 16)
+    kinds = ("local", "lsh") if settings else ("local", "lsh", "full")
+    lm = make(attention_pattern=kinds, **settings).eval()
+    x, mask = tokens(3, 400), padded(3, 400)
+    path = tmp_path / "prompt.safetensors"
+    with torch.no_grad():
+        full = lm(x, attention_mask=mask).logits
+        cache = ReformerCache(lm.config, crop_limit=9)
+        for at in range(0, 300, 20):
+            lm(x[:, at : at + 20], attention_mask=mask[:, : at + 20], past_key_values=cache)
+        save_cache(cache, path, lm, x[:, :300])
+        again, found = load_cache(path, lm)
+        assert found is not None
+        assert torch.equal(found, x[:, :300])
+        again.crop(-9)
+        for at in range(291, 400):
+            out = lm(x[:, at : at + 1], attention_mask=mask[:, : at + 1], past_key_values=again).logits
+            assert (out - full[:, at : at + 1])[mask[:, at].bool()].abs().max() < 1e-9
+    assert [file.name for file in tmp_path.iterdir()] == ["prompt.safetensors"]
+
+
+def test_files_of_others_are_refused(make: Make, tmp_path: Path) -> None:
+    lm, path = make().eval(), tmp_path / "cache"
+    with pytest.raises(ValueError, match="seen no token"):
+        save_cache(ReformerCache(lm.config), path, lm)
+    cache = ReformerCache(lm.config)
+    lm(tokens(1), past_key_values=cache)
+    save_cache(cache, path, lm)
+    with pytest.raises(ValueError, match="differs in window"):
+        load_cache(path, make(window=5))
+    other = make()
+    torch.nn.init.ones_(other.lm_head.weight)
+    with pytest.raises(ValueError, match="other weights"):
+        load_cache(path, other)
+    path.write_bytes(path.read_bytes().replace(b'"version":"1"', b'"version":"9"'))
+    with pytest.raises(ValueError, match="version 9"):
+        load_cache(path, lm)
+    path.write_text("nonsense")
+    with pytest.raises(ValueError, match="no cache that can be read"):
+        load_cache(path, lm)
+    lm.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="holds no cache"):
+        load_cache(tmp_path / "model" / "model.safetensors", lm)
+    with pytest.raises(ValueError, match="cannot be written"):
+        save_cache(cache, tmp_path / "nowhere" / "cache", lm)
+
+
+def test_what_does_not_go_with_a_cache(make: Make) -> None:
+    lm, x = make().eval(), tokens(2, 20)
+    cache = ReformerCache(lm.config)
+    lm(x, attention_mask=padded(3, 20)[:2], past_key_values=cache)
+    with pytest.raises(ValueError, match=r"\[2, 21\]"):
+        lm(x[:, :1], attention_mask=torch.ones(2, 1), past_key_values=cache)
+    with pytest.raises(ValueError, match="have padding"):
+        lm(x[:, :1], past_key_values=cache)
+    with pytest.raises(ValueError, match="otherwise than when they came"):
+        lm(x[:, :1], attention_mask=torch.ones(2, 21), past_key_values=cache)
+    with pytest.raises(ValueError, match="3 rows and the cache 2"):
+        lm(tokens(3, 1), past_key_values=cache)
+    with pytest.raises(ValueError, match="segment_ids"):
+        lm(x, segment_ids=torch.zeros_like(x), past_key_values=cache)
+    with pytest.raises(ValueError, match="training"):
+        lm.train()(x, use_cache=True)
+    with pytest.raises(ValueError, match="differ|window"):
+        make(window=9).eval()(x, past_key_values=cache)
+    with pytest.raises(ValueError, match="needs a ReformerCache"):
+        lm.eval()(x, past_key_values=())
+    for settings, reason in (
+        ({"rule": "chunk"}, "rule='chunk'"),
+        ({"local_rule": "chunk"}, "local_rule='chunk'"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            ReformerCache(make(**settings).config)
+    with pytest.raises(ValueError, match="crop_limit"):
+        ReformerCache(lm.config, crop_limit=0)
+
+
+def test_a_forward_that_failed_spoils_the_cache(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, x = make().eval(), tokens(1, 20)
+    cache = ReformerCache(lm.config)
+    with monkeypatch.context() as patch:
+        patch.setattr(lm.model.norm, "forward", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            lm(x, past_key_values=cache)
+    with pytest.raises(ValueError, match="did not end"):
+        lm(x, past_key_values=cache)
+    cache.reset()
+    assert (lm(x, past_key_values=cache).logits - lm(x).logits).abs().max() < 1e-9
+
+
+def test_a_step_compiles_to_whole_graphs(make: Make) -> None:
+    """One graph for a whole octave behind the bookkeeping: nothing in a step depends on numbers of the host."""
+    lm, x = make(attention_pattern=("local", "lsh", "full")).eval(), tokens(2, 100)
+    counter = torch._dynamo.testing.CompileCounter()
+    torch._dynamo.reset()
+    step = torch.compile(lm, backend=counter)
+    with torch.no_grad():
+        full = lm(x).logits
+        cache = ReformerCache(lm.config)
+        lm(x[:, :70], past_key_values=cache)
+        frames = []
+        for at in range(70, 100):
+            out = step(x[:, at : at + 1], past_key_values=cache).logits
+            assert (out - full[:, at : at + 1]).abs().max() < 1e-9
+            frames.append(counter.frame_count)
+    assert frames[-1] == frames[2]
