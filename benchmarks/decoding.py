@@ -1,8 +1,8 @@
 """Time to the first token, and time a token behind a context: ours, full attention, and the older implementations.
 
 6 layers of width 256, 4 heads, 4 rounds, local and LSH attention, fp32, batch 1, greedy. Tokens straddle the context's
-length, where an octave starts for ours: its step is the longest. `amortised` is the mean with that start spread over the
-octave's tokens. transformers runs over its own cache with a fixed hash seed; reformer-pytorch computes the whole prefix
+length, where an octave starts for ours: its step is the longest. `amortised` is the mean with that start spread over
+the octave's tokens. transformers runs over its own cache with a fixed hash seed; reformer-pytorch computes the whole prefix
 for each token, as its generator does.
 """
 

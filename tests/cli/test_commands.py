@@ -49,7 +49,79 @@ def test_generate(run: Path) -> None:
     assert one.returncode == 0, one.stderr
     assert one.stdout == two.stdout
     assert one.stdout.startswith("to be")
-    assert one.stderr == ""
+    assert one.stderr.startswith("12 tokens behind 6: the first after ")
+    assert one.stderr.endswith(" tokens a second\n")
+
+
+def test_a_prompt_is_computed_once_and_used_many_times(run: Path) -> None:
+    (run / "prompt.txt").write_bytes(b"to be or \xff not ")
+    greedy = ("--temperature", "0", "--max-new-tokens", "10")
+    saved = reformer(
+        "generate", "model", "--prompt-file", "prompt.txt", "--save-cache", "p.cache", "--max-new-tokens", "0", cwd=run
+    )
+    assert saved.returncode == 0, saved.stderr
+    assert saved.stdout == "to be or \ufffd not \n"
+    on = reformer("generate", "model", "--load-cache", "p.cache", "--prompt", "to", *greedy, cwd=run)
+    assert on.returncode == 0, on.stderr
+    (run / "whole.txt").write_bytes(b"to be or \xff not to")
+    whole = subprocess.run(
+        [sys.executable, "-m", "reformer", "generate", "model", "--prompt-file", "-", *greedy],
+        input=(run / "whole.txt").read_bytes(),
+        capture_output=True,
+        cwd=run,
+        check=True,
+    )
+    assert whole.stdout.decode() == "to be or \ufffd not " + on.stdout
+    again = reformer("generate", "model", "--load-cache", "p.cache", *greedy, "--save-cache", "q.cache", cwd=run)
+    more = reformer("generate", "model", "--load-cache", "q.cache", *greedy, cwd=run)
+    longer = reformer("generate", "model", "--load-cache", "p.cache", *greedy[:3], "20", cwd=run)
+    assert again.stdout[:-1] + more.stdout == longer.stdout
+
+
+def test_a_stop_ends_the_text(run: Path) -> None:
+    arguments = ("generate", "model", "--prompt", "e", "--max-new-tokens", "400", "--seed", "1", "--stop", "e", "t")
+    done = reformer(*arguments, cwd=run)
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.removesuffix("\n")
+    assert text[-1] in "et"
+    assert not set(text[1:-1]) & set("et")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--prompt", ""), "the prompt is empty"),
+        (("--prompt", "a", "--prompt-file", "text.txt"), "both given"),
+        (("--prompt-file", "missing.txt"), "cannot be read"),
+        (("--max-new-tokens", "0"), "for --save-cache"),
+        (("--save-cache", "nowhere/c"), "folder does not exist"),
+        (("--load-cache", "text.txt"), "holds no cache"),
+        (("--temperature", "0", "--top-k", "3"), "has no effect"),
+        (("--stop", ""), "ends every text"),
+        (("--min-p", "2"), "at most 1"),
+        (("--repetition-penalty", "0"), "above 0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_generate_refuses_in_one_line(run: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = reformer("generate", "model", *arguments, cwd=run)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_evaluate_in_one_context(run: Path) -> None:
+    text = reformer("evaluate", "model", "text.txt", "--stream", "--piece", "1000", cwd=run)
+    assert text.returncode == 0, text.stderr
+    assert "a cache of up to" in text.stdout
+    streamed = json.loads(reformer("evaluate", "model", "text.txt", "--stream", "--json", cwd=run).stdout)
+    whole = json.loads(reformer("evaluate", "model", "text.txt", "--length", "4201", "--json", cwd=run).stdout)
+    assert streamed["bytes"] == whole["bytes"] == 4200
+    assert abs(streamed["bits_per_byte"] - whole["bits_per_byte"]) < 1e-3
+    refused = reformer("evaluate", "model", "text.txt", "--stream", "--length", "8", cwd=run)
+    assert refused.returncode == 2
+    assert "leave --length" in refused.stderr
 
 
 def test_the_run_file_and_flags_over_it(run: Path) -> None:

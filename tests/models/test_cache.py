@@ -252,7 +252,7 @@ def test_what_does_not_go_with_a_cache(make: Make) -> None:
         lm(x, segment_ids=torch.zeros_like(x), past_key_values=cache)
     with pytest.raises(ValueError, match="training"):
         lm.train()(x, use_cache=True)
-    with pytest.raises(ValueError, match="differ|window"):
+    with pytest.raises(ValueError, match="window"):
         make(window=9).eval()(x, past_key_values=cache)
     with pytest.raises(ValueError, match="needs a ReformerCache"):
         lm.eval()(x, past_key_values=())

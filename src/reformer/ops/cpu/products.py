@@ -106,7 +106,7 @@ def multiply(a, a_at, a_row, a_k, b, b_at, b_k, k, c, c_at, c_row, rows, width, 
 
 @kernel
 def multiply_row(a, a_at, b, b_at, b_k, k, c, c_at, width):
-    """c = the product of one row of a and b, summed in the order of `multiply`; arguments as there."""
+    """C = the product of one row of a and b, summed in the order of `multiply`; arguments as there."""
     n, column = lanes(c), np.int64(0)
     while column + 4 * n <= width:
         _row_of_4(a, a_at, 0, 1, b, b_at + column, b_k, k, c, c_at + column, 0, False)

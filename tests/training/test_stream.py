@@ -1,0 +1,29 @@
+import pytest
+
+from reformer.data.corpus import Document
+from reformer.training.evaluate import evaluate, evaluate_stream
+from tests.models.conftest import Make, make
+
+__all__ = ["make"]
+
+TEXT = bytes(range(256)) * 3 + b"to be or not to be " * 20
+
+
+@pytest.mark.parametrize("piece", [1, 7, 500, 5000])
+def test_pieces_predict_what_one_forward_predicts(make: Make, piece: int) -> None:
+    lm = make(vocab_size=259, attention_pattern=("local", "lsh", "full"))
+    documents = [Document("a", TEXT[: 60 if piece == 1 else None]), Document("b", TEXT[:300])]
+    whole = evaluate(lm, documents, 5000)
+    told: list[int] = []
+    result, cache = evaluate_stream(lm, documents, piece, advance=told.append)
+    assert abs(result.loss - whole.loss) < 1e-12
+    assert (result.bytes, result.accuracy) == (whole.bytes, whole.accuracy)
+    assert sum(told) == whole.bytes
+    assert cache > 0
+
+
+def test_a_model_without_a_cache_is_refused(make: Make) -> None:
+    with pytest.raises(ValueError, match="no cache"):
+        evaluate_stream(make(vocab_size=259, rule="chunk"), [Document("a", TEXT)], 100)
+    with pytest.raises(ValueError, match="no document"):
+        evaluate_stream(make(vocab_size=259), [], 100)
