@@ -2,8 +2,8 @@
 
 6 layers of width 256, 4 heads, 4 rounds, local and LSH attention, fp32, batch 1, greedy. Tokens straddle the context's
 length, where an octave starts for ours: its step is the longest. `amortised` is the mean with that start spread over
-the octave's tokens. transformers runs over its own cache with a fixed hash seed; reformer-pytorch computes the whole prefix
-for each token, as its generator does.
+the octave's tokens. transformers runs over its own cache with a fixed hash seed; reformer-pytorch computes the whole
+prefix for each token, as its generator does.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """`evaluate --stream`: a book in one context, at a memory that does not depend on its length but for the cache.
 
 A model of 2 layers (local, LSH), width 64, 4 heads, with random weights, reads the first part of "War and Peace" and
-then all of it, without and with a limit of buckets, each in a fresh process. Where the full forward fits, bits per byte are
-those of the full forward.
+then all of it, without and with a limit of buckets, each in a fresh process. Where the full forward fits, bits per byte
+are those of the full forward.
 """
 
 import argparse

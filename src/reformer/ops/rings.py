@@ -62,8 +62,9 @@ def widen_rings(rings: Rings, log2_buckets: int, keep: Int[Tensor, "kept"]) -> N
     rings.rotations = _rotations(rings.rows[..., 0, :], rings.hashing, log2_buckets)
     kept = min(old - 1, buckets)
     ring, count = rings.ring[keep, :, :, :kept], rings.count[keep, :, :, :kept]
-    rings.ring = rings.ring.new_zeros(b, h, rounds, buckets + 1, size)
-    rings.count = rings.count.new_zeros(b, h, rounds, buckets + 1)
+    rings.ring, rings.count = ring, count  # the old ones go before the new ones come
+    rings.ring = ring.new_zeros(b, h, rounds, buckets + 1, size)
+    rings.count = count.new_zeros(b, h, rounds, buckets + 1)
     rings.ring[keep, :, :, :kept], rings.count[keep, :, :, :kept] = ring, count
 
 
