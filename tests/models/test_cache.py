@@ -1,5 +1,6 @@
 """Decoding over a cache equals the full forward, whatever the pieces."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,21 @@ def test_what_does_not_go_with_a_cache(make: Make) -> None:
             ReformerCache(make(**settings).config)
     with pytest.raises(ValueError, match="crop_limit"):
         ReformerCache(lm.config, crop_limit=0)
+
+
+def test_copies_and_inference_mode(make: Make) -> None:
+    lm, x = make(attention_pattern=("local", "lsh", "full")).eval(), tokens(2, 300)
+    cache = ReformerCache(lm.config)
+    with torch.inference_mode():
+        lm(x[:, :20], past_key_values=cache)
+    with torch.no_grad():
+        full = lm(x).logits
+        copied = copy.deepcopy(cache)
+        lm(x[:, 20:30], past_key_values=cache)
+        with torch.inference_mode():
+            lm(x[:, 30:270], past_key_values=cache)
+        assert (lm(x[:, 270:], past_key_values=cache).logits - full[:, 270:]).abs().max() < 1e-9
+        assert (lm(x[:, 20:40], past_key_values=copied).logits - full[:, 20:40]).abs().max() < 1e-9
 
 
 def test_a_forward_that_failed_spoils_the_cache(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,9 @@ class ReformerCache(Cache):
         if self._within:
             raise ValueError("a forward over this cache did not end; start with a fresh cache")
         if self.rank is None:
-            self.lengths, self.rank = (0,) * b, torch.zeros(b, 1, dtype=torch.long, device=device)
+            self.lengths = (0,) * b
+            with torch.inference_mode(False):
+                self.rank = torch.zeros(b, 1, dtype=torch.long, device=device)
         if len(self.lengths) != b:
             raise ValueError(f"the batch has {b} rows and the cache {len(self.lengths)}; use a cache of its own for it")
         real = self._real(b, count, mask)

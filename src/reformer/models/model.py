@@ -182,6 +182,7 @@ class ReformerModel(ReformerPreTrainedModel):
                 "past_key_values was made for a model of other settings"
                 f" ({', '.join(differing(cache.settings, self.config.settings))}); make it from this model's config"
             )
+        cache.config = self.config
         if self.training:
             raise ValueError(
                 "a cache in training mode: each forward draws new hashes there, so cached ones mean nothing; "

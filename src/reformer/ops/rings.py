@@ -42,6 +42,7 @@ class Rings:
         return self.rows.shape[2] - 1
 
 
+@torch.inference_mode(False)  # what is made in inference mode could not be written to outside of it
 def make_rings(like: Float[Tensor, "b h l d"], hashing: Hashing, at: Attending, slots: int, size: int) -> Rings:
     """Room for `slots` tokens, whose rings hold `size` of a bucket; one bucket as yet."""
     b, h, _, d = like.shape
@@ -55,6 +56,7 @@ def make_rings(like: Float[Tensor, "b h l d"], hashing: Hashing, at: Attending, 
     )
 
 
+@torch.inference_mode(False)
 def widen_rings(rings: Rings, log2_buckets: int, keep: Int[Tensor, "kept"]) -> None:
     """Room for 2**log2_buckets buckets, all empty but those of the batch rows `keep`."""
     b, h, rounds, old, size = rings.ring.shape

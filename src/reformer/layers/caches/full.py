@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from reformer.layers.caches.layer import BLOCK, CacheLayer, grow, room_for
+from reformer.layers.caches.layer import BLOCK, CacheLayer, grow, make_room, room_for
 from reformer.layers.caches.step import Step
 
 PIECE = 1024  # queries at a time: bounds the mask
@@ -35,7 +35,7 @@ class FullCache(CacheLayer):
         """Keep new tokens."""
         if self.keys is None or self.values is None:
             self.room = room_for(max(self.span, self.room), 0)
-            self.keys, self.values = (x.new_zeros(*x.shape[:2], self.room + 1, x.shape[3]) for x in (k, v))
+            self.keys, self.values = make_room(k, self.room), make_room(v, self.room)
         batch = torch.arange(k.shape[0], device=k.device)[:, None]
         slot = step.slots(step.rank, self.room)
         self.keys[batch, :, slot], self.values[batch, :, slot] = (x.transpose(1, 2).to(self.keys.dtype) for x in (k, v))
@@ -70,6 +70,5 @@ class FullCache(CacheLayer):
         """See `CacheLayer`."""
         self.room = room_for(max(max(lengths), self.room), 0)
         for name in self.names:
-            x = state[name]
-            setattr(self, name, x.new_zeros(*x.shape[:2], self.room + 1, x.shape[3]))
-            getattr(self, name)[:, :, : x.shape[2]] = x
+            setattr(self, name, make_room(state[name], self.room))
+            getattr(self, name)[:, :, : state[name].shape[2]] = state[name]

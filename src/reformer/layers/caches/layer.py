@@ -83,6 +83,13 @@ def room_for(tokens: int, room: int) -> int:
     return -(-wanted // BLOCK) * BLOCK
 
 
+@torch.inference_mode(False)  # what is made in inference mode could not be written to outside of it
+def make_room(like: Float[Tensor, "b h k d"], room: int) -> Float[Tensor, "b h more d"]:
+    """Zeros for `room` tokens, and a place for padding behind them."""
+    return like.new_zeros(*like.shape[:2], room + 1, like.shape[3])
+
+
+@torch.inference_mode(False)
 def grow(x: Float[Tensor, "b h room ..."], room: int) -> Float[Tensor, "b h more ..."]:
     """More room along the third axis, zeros; the last place, for padding, stays the last."""
     wider = x.new_zeros(*x.shape[:2], room + 1, *x.shape[3:])

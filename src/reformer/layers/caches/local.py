@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from reformer.layers.caches.layer import CacheLayer
+from reformer.layers.caches.layer import CacheLayer, make_room
 from reformer.layers.caches.step import Step
 from reformer.ops.attention import local_attention
 
@@ -30,7 +30,7 @@ class LocalCache(CacheLayer):
     def extend(self, k: Float[Tensor, "b h k d"], v: Float[Tensor, "b h k d"], step: Step) -> None:
         """Keep the last of the new tokens."""
         if self.keys is None or self.values is None:
-            self.keys, self.values = (x.new_zeros(*x.shape[:2], self.size + 1, x.shape[3]) for x in (k, v))
+            self.keys, self.values = make_room(k, self.size), make_room(v, self.size)
         rank = step.rank
         place = step.slots(rank % self.size, self.size)
         if k.shape[2] > self.size:  # a ring may go round

@@ -49,7 +49,8 @@ class LSHCache(CacheLayer):
         self.room = room_for(max(tokens, self.room), 0)
         self.rings = make_rings(like, self.hashing, self.at, self.room, self.at.window + self.crop_limit)
         self.octaves, self.dropped = [STALE] * like.shape[0], [0] * like.shape[0]
-        self.offset = torch.zeros(like.shape[0], 1, dtype=torch.long, device=like.device)
+        with torch.inference_mode(False):
+            self.offset = torch.zeros(like.shape[0], 1, dtype=torch.long, device=like.device)
 
     def prepare(self, step: Step) -> None:
         """See `CacheLayer`."""
