@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from reformer.layers.caches import lsh
 from reformer.models import ReformerCache, ReformerForCausalLM, load_cache, save_cache
@@ -265,6 +266,63 @@ def test_what_does_not_go_with_a_cache(make: Make) -> None:
             ReformerCache(make(**settings).config)
     with pytest.raises(ValueError, match="crop_limit"):
         ReformerCache(lm.config, crop_limit=0)
+
+
+def replayed(lm: ReformerForCausalLM, x: Tensor, start: int, capture: Any) -> None:
+    """Greedy logits by a captured step, captured anew where memory moves, equal the full forward's."""
+    with torch.no_grad():
+        full = lm(x).logits
+        cache = ReformerCache(lm.config)
+        lm(x[:, :start], past_key_values=cache)
+        replay, captured, captures = None, None, 0
+        for at in range(start, x.shape[1]):
+            token = x[:, at : at + 1]
+            if (place := cache.make_ready()) == captured:
+                assert replay is not None
+                out = replay(token)
+                cache.count_replay()
+            else:
+                replay, out = capture(lm, cache, token)
+                captured, captures = place, captures + 1
+            assert (out - full[:, at : at + 1]).abs().max() < 1e-9
+        assert cache.get_seq_length() == x.shape[1]
+        assert captures <= 5
+
+
+def test_a_step_can_be_captured_and_replayed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a CUDA graph, the host's part of a recorded step is frozen: operations on fixed memory alone."""
+    monkeypatch.setattr(lsh, "choose_decoder", lambda _: plain_decoder)
+    monkeypatch.setattr("reformer.models.embeddings._check_range", lambda *_: None)
+
+    def capture(lm: ReformerForCausalLM, cache: ReformerCache, token: Tensor) -> tuple[Any, Tensor]:
+        kept: list[Tensor] = []
+
+        def step(x: Tensor) -> Tensor:
+            kept.append(lm(x, past_key_values=cache).logits)
+            return kept[-1]
+
+        graph = make_fx(step)(token)  # which runs it too
+        return graph, kept[-1]
+
+    replayed(make(attention_pattern=("local", "lsh", "full")).eval(), tokens(2, 150), 20, capture)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_in_a_cuda_graph(make: Make) -> None:
+    def capture(lm: ReformerForCausalLM, cache: ReformerCache, token: Tensor) -> tuple[Any, Tensor]:
+        static, graph = token.clone(), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = lm(static, past_key_values=cache).logits
+
+        def replay(x: Tensor) -> Tensor:
+            static.copy_(x)
+            graph.replay()
+            return out
+
+        return replay, replay(token)  # the capture itself computes nothing
+
+    lm = make(attention_pattern=("local", "lsh", "full")).cuda().eval()
+    replayed(lm, tokens(2, 150).cuda(), 20, capture)
 
 
 def test_copies_and_inference_mode(make: Make) -> None:

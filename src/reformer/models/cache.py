@@ -1,6 +1,7 @@
 """`ReformerCache`: what a model keeps of the tokens that it has seen (a transformers `Cache`)."""
 
 from dataclasses import fields
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -88,9 +89,15 @@ class ReformerCache(Cache):
                 self.rank = torch.zeros(b, 1, dtype=torch.long, device=device)
         if len(self.lengths) != b:
             raise ValueError(f"the batch has {b} rows and the cache {len(self.lengths)}; use a cache of its own for it")
-        real = self._real(b, count, mask)
+        step = self._plan(count, self._real(b, count, mask))
+        self._within = True
+        return step
+
+    def _plan(self, count: int, real: Bool[Tensor, "b k"] | None) -> Step:
+        """Where new tokens stand, with room for them."""
+        assert self.rank is not None
         if real is None:
-            rank = self.rank + torch.arange(count, device=device)
+            rank = self.rank + torch.arange(count, device=self.rank.device)
             after = tuple(length + count for length in self.lengths)
         else:
             rank = self.rank + real.cumsum(1) - real.long()
@@ -100,7 +107,6 @@ class ReformerCache(Cache):
         step = Step(rank, real, self.lengths, after, segments)
         for layer in self.layers:
             layer.prepare(step)
-        self._within = True
         return step
 
     def _real(self, b: int, count: int, mask: Tensor | None) -> Tensor | None:
@@ -129,6 +135,23 @@ class ReformerCache(Cache):
             self.padding = torch.cat((old, new), dim=1)
         self.rank += count if step.real is None else step.real.sum(1, keepdim=True)
         self.lengths, self.seen, self._within = step.after, self.seen + count, False
+
+    def make_ready(self) -> tuple[Any, ...]:
+        """Do the host's part of one more token: before a forward of one token is captured (CUDA graph) or replayed.
+
+        A captured forward is good as long as what this returns is what it was at the capture. Raises ValueError for an
+        empty cache and for a batch with padding, whose masks change with each token.
+        """
+        if self.padding is not None or not self.seen:
+            raise ValueError(
+                "only a forward over cached tokens without padding can be captured: its shapes stay the same"
+            )
+        self._plan(1, None)
+        return tuple(layer.fixed() for layer in self.layers)
+
+    def count_replay(self) -> None:
+        """Count the token that a replay of a captured forward has added."""
+        self.lengths, self.seen = tuple(length + 1 for length in self.lengths), self.seen + 1
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens seen, padding included."""

@@ -1,6 +1,7 @@
 """The cache of a layer of exact attention: all keys and values."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +55,10 @@ class FullCache(CacheLayer):
             for part, rank in zip(q.split(PIECE, dim=2), step.rank.split(PIECE, dim=1), strict=True)
         ]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
+
+    def fixed(self) -> tuple[Any, ...]:
+        """See `CacheLayer`."""
+        return *super().fixed(), self.span
 
     def earliest(self, row: int) -> int:
         """See `CacheLayer`."""

@@ -31,6 +31,10 @@ class CacheLayer(ABC):
     def prepare(self, step: Step) -> None:
         """Make room for new tokens; all that depends on numbers that the host knows."""
 
+    def fixed(self) -> tuple[Any, ...]:
+        """What a captured forward (CUDA graph) takes as it was: places of memory, and numbers of the host."""
+        return tuple(getattr(self, name).data_ptr() for name in self.names)
+
     @abstractmethod
     def earliest(self, row: int) -> int:
         """The shortest length that a batch row can be cropped to, tokens."""

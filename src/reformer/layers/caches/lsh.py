@@ -5,6 +5,7 @@ number of buckets has reached its limit.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -80,6 +81,11 @@ class LSHCache(CacheLayer):
         if len(pieces) > 1:
             self.raise_high(step.after)  # above what an octave's start set it to
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
+
+    def fixed(self) -> tuple[Any, ...]:
+        """See `CacheLayer`."""
+        assert self.rings is not None
+        return self.rings.rows.data_ptr(), self.rings.ring.data_ptr(), tuple(self.octaves), tuple(self.dropped)
 
     def _slots(self, lengths: Sequence[int]) -> int:
         return max(length - dropped for length, dropped in zip(lengths, self.dropped, strict=True))

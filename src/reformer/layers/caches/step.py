@@ -40,6 +40,8 @@ class Step:
 
     def remember(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` gives, computed once for all layers."""
+        if torch.compiler.is_compiling():  # a graph finds what is alike by itself, and a break would lose the memo
+            return make()
         if key not in self.memo:
             self.memo[key] = make()
         return self.memo[key]
