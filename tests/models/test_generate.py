@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import TextStreamer
+from transformers import ByT5Tokenizer, TextStreamer
 
 from reformer.models import ReformerCache, ReformerForCausalLM
 from tests.models.conftest import Make
@@ -101,6 +101,29 @@ def test_streamers_embeddings_and_stops(make: Make) -> None:
     stopped = lm.generate(x, max_new_tokens=9, do_sample=False, eos_token_id=stop)
     assert stopped[0, -1] == stop
     assert stopped.shape[1] == 7 + out[0, 7:].tolist().index(stop) + 1
+
+
+def test_several_stop_strings(make: Make) -> None:
+    tokenizer = ByT5Tokenizer()
+    lm = make(vocab_size=len(tokenizer), **ALL).eval()
+    x = tokenizer("to be", add_special_tokens=False, return_tensors="pt").input_ids
+    letters = range(ord("a") + 3, ord("z") + 4)
+    options = {"do_sample": True, "suppress_tokens": [i for i in range(len(tokenizer)) if i not in letters]}
+    texts = []
+    for strings in (None, ["never!"], ["y", "z", "x"]):
+        stop = {"stop_strings": strings, "tokenizer": tokenizer} if strings else {}
+        torch.manual_seed(1)
+        out = lm.generate(x, max_new_tokens=80, **stop, **options)
+        texts.append(tokenizer.decode(out[0, 5:]))
+    free, never, stopped = texts
+    assert free == never
+    assert stopped == free[: min(free.find(letter) for letter in "xyz" if letter in free) + 1]
+
+
+def test_a_model_in_training_generates_without_a_cache(make: Make) -> None:
+    lm = make(**ALL)
+    assert lm.training
+    assert lm.generate(prompt(), max_new_tokens=3).shape == (2, 10)
 
 
 def test_what_generate_refuses(make: Make) -> None:

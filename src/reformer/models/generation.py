@@ -17,6 +17,7 @@ class ReformerGenerationMixin(GenerationMixin):
     """`generate` over a `ReformerCache`; a model that has none computes its whole text at each step, exactly."""
 
     config: ReformerConfig
+    training: bool
 
     def _prepare_cache_for_generation(  # type: ignore[override]
         self,
@@ -36,7 +37,10 @@ class ReformerGenerationMixin(GenerationMixin):
             return
         if generation_config.use_cache is False:
             return
-        if reason := why_not_cached(self.config.settings):
+        reason = why_not_cached(self.config.settings)
+        if self.training:
+            reason = "a model in training mode, which draws new hashes each time (call model.eval())"
+        if reason:
             if generation_mode == GenerationMode.ASSISTED_GENERATION:
                 raise ValueError(
                     f"assisted and prompt-lookup decoding need a cache, which this model has not ({reason})"
@@ -59,6 +63,8 @@ class ReformerGenerationMixin(GenerationMixin):
             raise ValueError("the prompt is empty; give at least one token")
         if past_key_values is None:
             next_sequence_length = None
+        for name in ("tokenizer", "assistant_tokenizer"):  # of stop strings; transformers hands them on to the forward
+            kwargs.pop(name, None)
         return super().prepare_inputs_for_generation(  # type: ignore[misc]
             input_ids,  # type: ignore[arg-type]
             next_sequence_length,

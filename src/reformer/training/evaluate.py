@@ -46,7 +46,7 @@ def evaluate(
     if length < 2:
         raise ValueError(f"length={length} must be at least 2 tokens: one to predict from and one to predict")
     totals = np.zeros(3)
-    with _evaluating(model):
+    with evaluating(model):
         for windows in _batches(documents, length, batch_size):
             tokens = torch.from_numpy(windows).to(model.device)
             output = model(tokens, labels=tokens, num_items_in_batch=1, logits_to_keep=1)
@@ -71,7 +71,7 @@ def evaluate_stream(
     if not documents:
         raise ValueError("there is no document to evaluate on")
     totals, most = np.zeros(3), 0
-    with _evaluating(model):
+    with evaluating(model):
         for document in documents:
             tokens = torch.from_numpy(join_documents([document]))
             cache = ReformerCache(model.config, crop_limit=1, room=len(tokens))
@@ -88,7 +88,8 @@ def evaluate_stream(
 
 
 @contextmanager
-def _evaluating(model: ReformerForCausalLM) -> Iterator[None]:
+def evaluating(model: ReformerForCausalLM) -> Iterator[None]:
+    """The model in evaluation mode, and afterwards as it was."""
     was_training = model.training
     model.eval()
     try:

@@ -16,6 +16,7 @@ from reformer.data.byte_tokens import END, FIRST_BYTE, PAD, UNKNOWN, ByteDecoder
 from reformer.models import ReformerForCausalLM
 from reformer.models.cache import ReformerCache, why_not_cached
 from reformer.models.cache_file import load_cache, save_cache
+from reformer.training.evaluate import evaluating
 
 PIECE = 8192
 """Tokens of a prompt that are computed at a time: what a long one needs besides its cache."""
@@ -109,7 +110,7 @@ def generate_text(
     writer = _Writer(write)
     tokens, cache = _start(model, prompt, max_new_tokens, load, reason is None)
     options = _options(sampling or Sampling(), tokens.shape[1])
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         if cache is not None:
             for piece in tokens[:, cache.seen : -1].split(PIECE, dim=1):
                 if piece.shape[1]:
