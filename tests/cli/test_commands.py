@@ -79,7 +79,20 @@ def test_a_prompt_is_computed_once_and_used_many_times(run: Path) -> None:
 
 
 def test_a_stop_ends_the_text(run: Path) -> None:
-    arguments = ("generate", "model", "--prompt", "e", "--max-new-tokens", "400", "--seed", "1", "--stop", "e", "t")
+    arguments = (
+        "generate",
+        "model",
+        "--prompt",
+        "e",
+        "--max-new-tokens",
+        "400",
+        "--seed",
+        "1",
+        "--stop",
+        "e",
+        "--stop",
+        "t",
+    )
     done = reformer(*arguments, cwd=run)
     assert done.returncode == 0, done.stderr
     text = done.stdout.removesuffix("\n")
@@ -95,7 +108,7 @@ def test_a_stop_ends_the_text(run: Path) -> None:
         (("--prompt-file", "missing.txt"), "cannot be read"),
         (("--max-new-tokens", "0"), "for --save-cache"),
         (("--save-cache", "nowhere/c"), "folder does not exist"),
-        (("--load-cache", "text.txt"), "holds no cache"),
+        (("--load-cache", "text.txt", "--prompt", "a"), "holds no cache"),
         (("--temperature", "0", "--top-k", "3"), "has no effect"),
         (("--stop", ""), "ends every text"),
         (("--min-p", "2"), "at most 1"),

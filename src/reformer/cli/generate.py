@@ -28,8 +28,8 @@ class Generate:
     """Write the whole text and its cache here; with --max-new-tokens 0 the prompt alone."""
     max_new_tokens: int = 300
     """Bytes to write."""
-    stop: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT")] = ()
-    """Texts behind which to stop."""
+    stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT")] = ()
+    """Text behind which to stop; give it several times for several texts."""
     temperature: float = 1.0
     """Sharpness of sampling; 0 takes the likeliest byte each time."""
     top_k: int | None = None
@@ -66,9 +66,15 @@ def run(argv: Sequence[str]) -> None:
         [text.encode("utf-8", "surrogateescape") for text in command.stop],
     )
     check_room(model, len(prompt) + 1, command.max_new_tokens)
-    _write(prompt.decode("utf-8", "replace"))
     speed = generate_text(
-        model, prompt, command.max_new_tokens, _write, sampling, load=command.load_cache, save=command.save_cache
+        model,
+        prompt,
+        command.max_new_tokens,
+        _write,
+        sampling,
+        echo=True,
+        load=command.load_cache,
+        save=command.save_cache,
     )
     _write("\n")
     if speed.new:

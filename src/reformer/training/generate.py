@@ -94,12 +94,14 @@ def generate_text(
     write: Callable[[str], object],
     sampling: Sampling | None = None,
     *,
+    echo: bool = False,
     load: Path | None = None,
     save: Path | None = None,
 ) -> Speed:
     """Write the text behind a prompt as it comes; it ends at the end token or after `max_new_tokens` bytes.
 
-    `load`: a file of the text in front of the prompt; `save`: where the cache of the whole text goes.
+    `echo`: write the prompt first. `load`: a file of the text in front of the prompt; `save`: where the cache of the
+    whole text goes.
     Raises ValueError for a prompt that leaves no room under a hard limit of positions, and for files as `load_cache`.
     """
     reason = why_not_cached(model.config.settings)
@@ -110,6 +112,8 @@ def generate_text(
     writer = _Writer(write)
     tokens, cache = _start(model, prompt, max_new_tokens, load, reason is None)
     options = _options(sampling or Sampling(), tokens.shape[1])
+    if echo:
+        write(prompt.decode("utf-8", "replace"))
     with torch.no_grad(), evaluating(model):
         if cache is not None:
             for piece in tokens[:, cache.seen : -1].split(PIECE, dim=1):
