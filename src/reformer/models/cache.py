@@ -134,7 +134,13 @@ class ReformerCache(Cache):
             old = self.padding if self.padding is not None else new.new_zeros(new.shape[0], self.seen)
             self.padding = torch.cat((old, new), dim=1)
         self.rank += count if step.real is None else step.real.sum(1, keepdim=True)
-        self.lengths, self.seen, self._within = step.after, self.seen + count, False
+        self.seen, self._within = self.seen + count, False
+        self._reach(step.after)
+
+    def _reach(self, lengths: tuple[int, ...]) -> None:
+        self.lengths = lengths
+        for layer in self.layers:
+            layer.raise_high(lengths)
 
     def make_ready(self) -> tuple[Any, ...]:
         """Do the host's part of one more token: before a forward of one token is captured (CUDA graph) or replayed.
@@ -151,7 +157,8 @@ class ReformerCache(Cache):
 
     def count_replay(self) -> None:
         """Count the token that a replay of a captured forward has added."""
-        self.lengths, self.seen = tuple(length + 1 for length in self.lengths), self.seen + 1
+        self.seen += 1
+        self._reach(tuple(length + 1 for length in self.lengths))
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens seen, padding included."""

@@ -24,8 +24,7 @@ class LocalCache(CacheLayer):
         self.values: Tensor | None = None
 
     def prepare(self, step: Step) -> None:
-        """See `CacheLayer`."""
-        self.raise_high(step.after)
+        """Nothing to do: a ring has its room."""
 
     def extend(self, k: Float[Tensor, "b h k d"], v: Float[Tensor, "b h k d"], step: Step) -> None:
         """Keep the last of the new tokens."""

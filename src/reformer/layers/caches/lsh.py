@@ -56,7 +56,6 @@ class LSHCache(CacheLayer):
     def prepare(self, step: Step) -> None:
         """See `CacheLayer`."""
         if self.rings is None:
-            self.raise_high(step.after)
             return
         if self._slots(step.after) > self.room and self._reached_limit(step.before):
             self._drop(step.before)
@@ -65,7 +64,6 @@ class LSHCache(CacheLayer):
             self.room = room_for(needed, self.room)
             self.rings.rows = grow(self.rings.rows, self.room)
         self._enter(step.segments[0].octaves, step.before)
-        self.raise_high(step.after)
 
     def attend(self, q: Float[Tensor, "b h k d"], v: Float[Tensor, "b h k d"], step: Step) -> Float[Tensor, "b h k d"]:
         """Attend from new tokens to the last of their buckets."""
@@ -78,8 +76,6 @@ class LSHCache(CacheLayer):
             self._enter(octaves, lengths)
             part = slice(start, end)
             pieces.append(decode(self.rings, q[:, :, part], v[:, :, part], slot[:, part], octaves))
-        if len(pieces) > 1:
-            self.raise_high(step.after)  # above what an octave's start set it to
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
     def fixed(self) -> tuple[Any, ...]:
