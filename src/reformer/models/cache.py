@@ -68,7 +68,7 @@ class ReformerCache(Cache):
         self.lengths: tuple[int, ...] = ()
         self.rank: Int[Tensor, "b 1"] | None = None  # `lengths`, where the model is
         self.padding: Bool[Tensor, "b seen"] | None = None  # None: no padding so far
-        self._within = False
+        self.within = False  # a forward is in its layers
         super().__init__(layers=self._make_layers())  # type: ignore[arg-type]
 
     def _make_layers(self) -> list[CacheLayer]:
@@ -81,7 +81,7 @@ class ReformerCache(Cache):
         What depends on numbers that the host knows happens here: growth, and octaves that start. Raises ValueError for
         another batch size, a mask of another shape, and one that calls cached tokens otherwise than before.
         """
-        if self._within:
+        if self.within:
             raise ValueError("a forward over this cache did not end; start with a fresh cache")
         if self.rank is None:
             self.lengths = (0,) * b
@@ -89,9 +89,7 @@ class ReformerCache(Cache):
                 self.rank = torch.zeros(b, 1, dtype=torch.long, device=device)
         if len(self.lengths) != b:
             raise ValueError(f"the batch has {b} rows and the cache {len(self.lengths)}; use a cache of its own for it")
-        step = self._plan(count, self._real(b, count, mask))
-        self._within = True
-        return step
+        return self._plan(count, self._real(b, count, mask))
 
     def _plan(self, count: int, real: Bool[Tensor, "b k"] | None) -> Step:
         """Where new tokens stand, with room for them."""
@@ -134,7 +132,7 @@ class ReformerCache(Cache):
             old = self.padding if self.padding is not None else new.new_zeros(new.shape[0], self.seen)
             self.padding = torch.cat((old, new), dim=1)
         self.rank += count if step.real is None else step.real.sum(1, keepdim=True)
-        self.seen, self._within = self.seen + count, False
+        self.seen, self.within = self.seen + count, False
         self._reach(step.after)
 
     def _reach(self, lengths: tuple[int, ...]) -> None:
@@ -225,7 +223,7 @@ class ReformerCache(Cache):
     def reset(self) -> None:
         """Forget everything."""
         self.layers = self._make_layers()
-        self.seen, self.lengths, self.rank, self.padding, self._within = 0, (), None, None, False
+        self.seen, self.lengths, self.rank, self.padding, self.within = 0, (), None, None, False
 
     def to(self, device: torch.device | str) -> "ReformerCache":
         """Move to a device, in place."""

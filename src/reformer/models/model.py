@@ -121,7 +121,8 @@ class ReformerModel(ReformerPreTrainedModel):
                 mask = None  # nothing is padded: the ways without masks are faster
             common: dict[str, Any] = {"key_padding_mask": mask, "segment_ids": segment_ids}
             per_layer = [common | {"seed": seed} for seed in self._seeds()]
-            output = self._encode(input_ids, inputs_embeds, position_ids, ranks.rank.expand(b, -1), per_layer, keep)
+            x, positions = self._embed(input_ids, inputs_embeds, position_ids, ranks.rank.expand(b, -1))
+            output = self._encode(x, positions, per_layer, keep)
         else:
             self._check_cache(cache, segment_ids)
             with torch.no_grad():
@@ -132,28 +133,28 @@ class ReformerModel(ReformerPreTrainedModel):
                     cached | {"seed": seed, "cache": layer}
                     for seed, layer in zip(self._seeds(), cache.layers, strict=True)
                 ]
-                output = self._encode(input_ids, inputs_embeds, position_ids, rank, per_layer, keep)
+                x, positions = self._embed(input_ids, inputs_embeds, position_ids, rank)
+                cache.within = True  # what fails from here on leaves half of the tokens in it
+                output = self._encode(x, positions, per_layer, keep)
                 _end(cache, step)
             output.past_key_values = cache
         return output if return_dict is None or return_dict else output.to_tuple()
 
-    def _encode(
-        self,
-        input_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        position_ids: Tensor | None,
-        rank: Tensor,
-        per_layer: list[dict[str, Any]],
-        keep: bool,
-    ) -> BaseModelOutputWithPast:
-        """From tokens to hidden states; `keep` those of every layer."""
+    def _embed(
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, position_ids: Tensor | None, rank: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The first stream and the positions."""
         b, length = rank.shape
         positions = rank if position_ids is None else position_ids
         if positions.shape not in ((b, length), (1, length)):
             raise ValueError(f"position_ids have shape {list(positions.shape)}; they must be [b, l] = [{b}, {length}]")
         positions = positions.expand(b, -1)
-        x = self.embeddings(input_ids, inputs_embeds, positions)
+        return self.embeddings(input_ids, inputs_embeds, positions), positions
 
+    def _encode(
+        self, x: Tensor, positions: Tensor, per_layer: list[dict[str, Any]], keep: bool
+    ) -> BaseModelOutputWithPast:
+        """From the first stream to hidden states; `keep` those of every layer."""
         states: list[Tensor] = [self._merge(x, x)] if keep else []
         x1, x2 = self.layers(
             x,
