@@ -170,6 +170,19 @@ def test_a_limit_of_buckets_bounds_the_cache_exactly(make: Make, monkeypatch: py
         cache.crop(-9)
 
 
+def test_tokens_are_dropped_right_behind_a_crop(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reformer.layers.caches.layer.BLOCK", 4)
+    lm, x = make(num_buckets=2, attention_pattern=("lsh",)).eval(), tokens(1, 300)
+    full, at = lm(x).logits.detach(), 0
+    cache = ReformerCache(lm.config, crop_limit=4)
+    while at + 5 <= 300:
+        out = lm(x[:, at : at + 5], past_key_values=cache).logits
+        assert (out - full[:, at : at + 5]).abs().max() < 1e-9
+        cache.crop(-3)
+        at += 2
+    assert cache.layers[0].dropped[0] > 100
+
+
 def test_rows_are_repeated_chosen_and_reordered(make: Make) -> None:
     lm = make(attention_pattern=("local", "lsh", "full")).eval()
     x, mask = tokens(), padded(3, LENGTH)

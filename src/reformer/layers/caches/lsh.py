@@ -118,6 +118,7 @@ class LSHCache(CacheLayer):
         for b, length in enumerate(lengths):
             filled = length - self.dropped[b]
             held = torch.arange(size, device=ring.device) < self.rings.count[b, :, :, :-1, None]
+            held &= ring[b, :, :, :-1] < filled  # what was cropped may still stand there
             live = torch.zeros(h, filled + 1, dtype=torch.bool, device=ring.device)
             live.scatter_(1, torch.where(held, ring[b, :, :, :-1], filled).flatten(1).long(), True)
             live = live[:, :filled]
