@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any
 
+import model_peers
 import torch
 from machine import save
+from model_peers import LAYERS, VOCABULARY
 from torch import Tensor
 
 import reformer
 
-LAYERS, WIDTH, HEADS, VOCABULARY = 6, 256, 4, 259
+WIDTH, HEADS = 256, 4
 Step = Callable[[Tensor], Tensor]
 
 
@@ -36,25 +38,7 @@ def ours(context: int, pattern: tuple[str, ...] = ("local", "lsh")) -> Step:
 
 
 def transformers(context: int) -> Step:
-    from transformers import ReformerConfig, ReformerModelWithLMHead
-
-    length = context + 512
-    side = 1 << (length.bit_length() // 2)
-    config = ReformerConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        num_attention_heads=HEADS,
-        attention_head_size=WIDTH // HEADS,
-        attn_layers=["local", "lsh"] * (LAYERS // 2),
-        feed_forward_size=4 * WIDTH,
-        num_hashes=4,
-        hash_seed=0,
-        axial_pos_shape=(side, -(-length // side)),
-        axial_pos_embds_dim=(WIDTH // 4, WIDTH - WIDTH // 4),
-        max_position_embeddings=side * -(-length // side),
-        is_decoder=True,
-    )
-    model = ReformerModelWithLMHead(config).eval()
+    model = model_peers.transformers(context + 512, WIDTH, HEADS, hash_seed=0).eval()
     past = None
 
     def step(x: Tensor) -> Tensor:
@@ -67,20 +51,7 @@ def transformers(context: int) -> Step:
 
 
 def reformer_pytorch(context: int) -> Step:
-    from reformer_pytorch import ReformerLM
-
-    length = -(-(context + 512) // 128) * 128
-    model = ReformerLM(
-        num_tokens=VOCABULARY,
-        dim=WIDTH,
-        depth=LAYERS,
-        max_seq_len=length,
-        heads=HEADS,
-        bucket_size=64,
-        n_hashes=4,
-        causal=True,
-        n_local_attn_heads=HEADS // 2,
-    ).eval()
+    model = model_peers.reformer_pytorch(-(-(context + 512) // 128) * 128, WIDTH, HEADS).eval()
     text = torch.empty(1, 0, dtype=torch.long)
 
     def step(x: Tensor) -> Tensor:

@@ -22,9 +22,11 @@ NAMES = ("reformer", "reformer bf16", "reformer_pytorch", "transformers", "exact
 def build(name: str, length: int) -> tuple[nn.Module, Loss]:
     torch.manual_seed(0)
     if name == "reformer_pytorch":
-        return _reformer_pytorch(length)
+        peer = reformer_pytorch(length, WIDTH, HEADS)
+        return peer, lambda x: next_token_loss(peer(x), x)
     if name == "transformers":
-        return _transformers(length)
+        other = transformers(length, WIDTH, HEADS)
+        return other, lambda x: other(x, labels=x).loss
     if name.startswith("exact"):
         exact = Exact(length, checkpointed=name.endswith("checkpointed"))
         return exact, lambda x: next_token_loss(exact(x), x)
@@ -50,43 +52,45 @@ def next_token_loss(logits: Tensor, x: Tensor) -> Tensor:
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), x[:, 1:].flatten())
 
 
-def _reformer_pytorch(length: int) -> tuple[nn.Module, Loss]:
+def reformer_pytorch(length: int, width: int, heads: int) -> nn.Module:
+    """Half of the heads local."""
     from reformer_pytorch import ReformerLM
 
-    model = ReformerLM(
+    return ReformerLM(
         num_tokens=VOCABULARY,
-        dim=WIDTH,
+        dim=width,
         depth=LAYERS,
         max_seq_len=length,
-        heads=HEADS,
+        heads=heads,
         bucket_size=64,
         n_hashes=4,
         causal=True,
-        n_local_attn_heads=HEADS // 2,
+        n_local_attn_heads=heads // 2,
     )
-    return model, lambda x: next_token_loss(model(x), x)
 
 
-def _transformers(length: int) -> tuple[nn.Module, Loss]:
+def transformers(length: int, width: int, heads: int, hash_seed: int | None = None) -> nn.Module:
+    """Local and LSH layers in turn."""
     from transformers import ReformerConfig, ReformerModelWithLMHead
 
     side = 1 << (length.bit_length() - 1) // 2
+    other = -(-length // side)
     config = ReformerConfig(
         vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        num_attention_heads=HEADS,
-        attention_head_size=WIDTH // HEADS,
+        hidden_size=width,
+        num_attention_heads=heads,
+        attention_head_size=width // heads,
         attn_layers=["local", "lsh"] * (LAYERS // 2),
-        feed_forward_size=4 * WIDTH,
+        feed_forward_size=4 * width,
         num_hashes=4,
-        axial_pos_shape=(side, length // side),
-        axial_pos_embds_dim=(WIDTH // 4, WIDTH - WIDTH // 4),
-        max_position_embeddings=length,
+        hash_seed=hash_seed,
+        axial_pos_shape=(side, other),
+        axial_pos_embds_dim=(width // 4, width - width // 4),
+        max_position_embeddings=side * other,
         is_decoder=True,
         hidden_dropout_prob=0.0,
     )
-    model = ReformerModelWithLMHead(config)
-    return model, lambda x: model(x, labels=x).loss
+    return ReformerModelWithLMHead(config)
 
 
 class Exact(nn.Module):
