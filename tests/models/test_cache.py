@@ -238,7 +238,7 @@ def test_files_of_others_are_refused(make: Make, tmp_path: Path) -> None:
     torch.nn.init.ones_(other.lm_head.weight)
     with pytest.raises(ValueError, match="other weights"):
         load_cache(path, other)
-    path.write_bytes(path.read_bytes().replace(b'"version":"1"', b'"version":"9"'))
+    path.write_bytes(path.read_bytes().replace(b'"version":"2"', b'"version":"9"'))
     with pytest.raises(ValueError, match="version 9"):
         load_cache(path, lm)
     path.write_text("nonsense")
@@ -343,6 +343,8 @@ def test_copies_and_inference_mode(make: Make) -> None:
     cache = ReformerCache(lm.config)
     with torch.inference_mode():
         lm(x[:, :20], past_key_values=cache)
+        cache.batch_repeat_interleave(2)
+        cache.batch_select_indices(torch.tensor([0, 2]))
     with torch.no_grad():
         full = lm(x).logits
         copied = copy.deepcopy(cache)
@@ -384,3 +386,88 @@ def test_a_step_compiles_to_whole_graphs(make: Make) -> None:
             assert (out - full[:, at : at + 1]).abs().max() < 1e-9
             frames.append(counter.frame_count)
     assert frames[-1] == frames[2]
+
+
+def until_dropped(lm: ReformerForCausalLM, x: Tensor, cache: ReformerCache) -> int:
+    for at in range(x.shape[1]):
+        lm(x[:, at : at + 1], past_key_values=cache)
+        if cache.layers[0].dropped[0]:
+            return at + 1
+    raise AssertionError("nothing was dropped")
+
+
+def test_what_was_dropped_stays_known_in_a_file(make: Make, tmp_path: Path) -> None:
+    lm = make(num_buckets=1, attention_pattern=("lsh",)).eval()
+    cache = ReformerCache(lm.config)
+    until_dropped(lm, tokens(1, 800), cache)
+    cache.crop(-60)
+    save_cache(cache, str(tmp_path / "cache"), lm)
+    for one in (cache, load_cache(str(tmp_path / "cache"), lm)[0]):
+        with pytest.raises(ValueError, match="crop_limit=64"):
+            one.crop(-60)
+
+
+def test_what_was_dropped_stays_known_when_rings_fill_again(make: Make) -> None:
+    lm = make(num_buckets=1, attention_pattern=("lsh",)).eval()
+    x, mask = tokens(2, 366), torch.ones(2, 366, dtype=torch.long)
+    mask[0, 256:286], mask[1, :30] = 0, 0
+    cache = ReformerCache(lm.config, crop_limit=30)
+    for at in range(286):
+        lm(x[:, at : at + 1], attention_mask=mask[:, : at + 1], past_key_values=cache)
+    cache.crop(-30)
+    mask[0, 256:] = 1
+    lm(x[:, 256:257], attention_mask=mask[:, :257], past_key_values=cache)
+    assert all(cache.layers[0].dropped)
+    with pytest.raises(ValueError, match="crop_limit=30"):
+        cache.crop(-30)
+
+
+def test_rows_are_not_dropped_at_each_step(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = make(num_buckets=1, window=191, attention_pattern=("lsh",), num_hashes=1).eval()
+    x, drops = tokens(1, 600), []
+    real = lsh.LSHCache._drop
+    monkeypatch.setattr(lsh.LSHCache, "_drop", lambda *a: (drops.append(1), real(*a)))
+    cache = ReformerCache(lm.config)
+    for at in range(600):
+        lm(x[:, at : at + 1], past_key_values=cache)
+    assert 0 < len(drops) < 5 * lm.config.num_hidden_layers
+
+
+def test_a_start_of_an_octave_that_failed_spoils_the_cache(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, x = make(attention_pattern=("lsh",)).eval(), tokens(1, 80)
+    cache = ReformerCache(lm.config)
+    lm(x[:, :60], past_key_values=cache)
+    lm(x[:, 60:64], past_key_values=cache)
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lsh, "widen_rings", fail)
+        with pytest.raises(MemoryError):
+            lm(x[:, 64:65], past_key_values=cache)
+    with pytest.raises(ValueError, match="did not end"):
+        lm(x[:, 64:65], past_key_values=cache)
+
+
+def test_a_configuration_that_changed_under_the_model(make: Make) -> None:
+    lm, x = make().eval(), tokens(1)
+    lm.config.num_hashes_eval = 6
+    with pytest.raises(ValueError, match="num_hashes_eval"):
+        lm(x, past_key_values=ReformerCache(lm.config))
+    lm, cache = make().eval(), ReformerCache(make().config)
+    lm(x[:, :40], past_key_values=cache)
+    lm.config.hash_seed = 9
+    with pytest.raises(ValueError, match="hash_seed"):
+        lm(x[:, 40:], past_key_values=cache)
+    lm.resize_token_embeddings(50)
+    check(lm, x, None, [50, 30])
+
+
+def test_a_first_forward_that_was_refused_leaves_the_batch_open(make: Make) -> None:
+    lm, x = make().eval(), tokens(1)
+    cache = ReformerCache(lm.config)
+    with pytest.raises(ValueError, match="vocab_size"):
+        lm(x.repeat(3, 1) + 99, past_key_values=cache)
+    lm(x, past_key_values=cache)
+    assert cache.batch_size == 1

@@ -79,6 +79,39 @@ def test_a_prompt_in_pieces_and_a_cache_that_goes_on(make: Make) -> None:
     assert torch.equal(lm.generate(half, max_new_tokens=10, do_sample=False, past_key_values=cache), whole)
 
 
+def test_a_cache_of_the_prompt_serves_many_texts(make: Make) -> None:
+    lm, x = make(**ALL).eval(), prompt(1, 5).repeat(1, 6)
+    greedy = lm.generate(x, max_new_tokens=12, do_sample=False)
+    for cached in (30, 20, 1):
+        for assisted in ({}, {"prompt_lookup_num_tokens": 3}):
+            cache = ReformerCache(lm.config)
+            lm(x[:, :cached], past_key_values=cache)
+            out = lm.generate(x, max_new_tokens=12, do_sample=False, past_key_values=cache, **assisted)
+            assert torch.equal(out, greedy)
+            assert cache.get_seq_length() == 41
+    with pytest.raises(ValueError, match="holds 41 tokens and the text has 30"):
+        lm.generate(x, max_new_tokens=12, past_key_values=cache)
+    new = lm.generate(
+        x[:, 20:], attention_mask=torch.ones_like(x), max_new_tokens=12, do_sample=False, past_key_values=half(lm, x)
+    )
+    assert torch.equal(new[:, 10:], greedy[:, 30:])
+
+
+def half(lm: ReformerForCausalLM, x: Tensor) -> ReformerCache:
+    cache = ReformerCache(lm.config)
+    lm(x[:, :20], past_key_values=cache)
+    return cache
+
+
+def test_long_drafts(make: Make) -> None:
+    lm, x = make(**ALL).eval(), prompt(1, 5).repeat(1, 50)
+    greedy = lm.generate(x, max_new_tokens=150, do_sample=False)
+    assert torch.equal(lm.generate(x, max_new_tokens=150, do_sample=False, prompt_lookup_num_tokens=100), greedy)
+    draft = make(num_hidden_layers=1, **ALL).eval()
+    draft.generation_config.num_assistant_tokens = 100
+    assert torch.equal(lm.generate(x, max_new_tokens=150, do_sample=False, assistant_model=draft), greedy)
+
+
 def test_streamers_embeddings_and_stops(make: Make) -> None:
     lm, x = make(**ALL).eval(), prompt(1)
     pieces: list[str] = []
@@ -130,6 +163,8 @@ def test_what_generate_refuses(make: Make) -> None:
     lm = make(**ALL).eval()
     with pytest.raises(ValueError, match="a cache of its own"):
         lm.generate(prompt(), max_new_tokens=3, cache_implementation="static")
+    with pytest.raises(ValueError, match="is a tuple"):
+        lm.generate(prompt(), max_new_tokens=3, past_key_values=())
     with pytest.raises(ValueError, match="at least one token"):
         lm.generate(prompt(1, 0), max_new_tokens=3)
     learned = make(position_embedding="learned", max_position_embeddings=10, **ALL).eval()

@@ -44,7 +44,8 @@ class ReformerCache(Cache):
 
     Local layers keep their last window, LSH layers (`rule="bucket"`) all queries and values and rings of each bucket's
     last tokens, full layers all keys and values. With `num_buckets`, tokens that no window can come back to are dropped
-    once that many buckets are reached, so that any stream fits into bounded memory.
+    once that many buckets are reached, so that any stream fits into bounded memory: feed it in pieces, since memory
+    that one long piece took is kept.
 
     Args:
         config: the model's.
@@ -62,13 +63,14 @@ class ReformerCache(Cache):
         settings = config.settings
         if reason := why_not_cached(settings):
             raise ValueError(f"this model has no cache ({reason}); pass use_cache=False to recompute every token")
-        self.config = config
         self.settings, self.crop_limit, self.room = settings, crop_limit, room
         self.seen = 0
         self.lengths: tuple[int, ...] = ()
         self.rank: Int[Tensor, "b 1"] | None = None  # `lengths`, where the model is
         self.padding: Bool[Tensor, "b seen"] | None = None  # None: no padding so far
         self.within = False  # a forward is in its layers
+        self.accepted: tuple[int, int] | None = None  # the model that found it to be its own, and its hash_seed
+        self.assisted = False  # `generate` hands over the whole text first, with what was drafted
         super().__init__(layers=self._make_layers())  # type: ignore[arg-type]
 
     def _make_layers(self) -> list[CacheLayer]:
@@ -83,13 +85,17 @@ class ReformerCache(Cache):
         """
         if self.within:
             raise ValueError("a forward over this cache did not end; start with a fresh cache")
-        if self.rank is None:
+        if self.rank is None or (not self.seen and all(layer.empty for layer in self.layers)):
             self.lengths = (0,) * b
             with torch.inference_mode(False):
                 self.rank = torch.zeros(b, 1, dtype=torch.long, device=device)
         if len(self.lengths) != b:
             raise ValueError(f"the batch has {b} rows and the cache {len(self.lengths)}; use a cache of its own for it")
-        return self._plan(count, self._real(b, count, mask))
+        real = self._real(b, count, mask)
+        self.within = True  # what fails from here on leaves half of a change in it
+        step = self._plan(count, real)
+        self.within = False
+        return step
 
     def _plan(self, count: int, real: Bool[Tensor, "b k"] | None) -> Step:
         """Where new tokens stand, with room for them."""
@@ -120,7 +126,10 @@ class ReformerCache(Cache):
             )
         past, real = mask[:, : self.seen], mask[:, self.seen :]
         if not torch.equal(past, torch.ones_like(past) if self.padding is None else ~self.padding):
-            raise ValueError("attention_mask calls cached tokens otherwise than when they came; pass the same again")
+            raise ValueError(
+                "attention_mask calls cached tokens otherwise than when they came; pass the same again; "
+                "what `generate` wrote behind the end of a text counts as real"
+            )
         return None if real.all() else real
 
     def end(self, step: Step) -> None:
@@ -197,6 +206,7 @@ class ReformerCache(Cache):
         self.lengths, self.seen = tuple(after), kept
         self.rank.copy_(torch.tensor(after)[:, None])
 
+    @torch.inference_mode(False)  # what is made in inference mode could not be written to outside of it
     def _select(self, index: Int[Tensor, "rows"]) -> None:
         if self.rank is None:
             return
@@ -225,6 +235,7 @@ class ReformerCache(Cache):
         self.layers = self._make_layers()
         self.seen, self.lengths, self.rank, self.padding, self.within = 0, (), None, None, False
 
+    @torch.inference_mode(False)
     def to(self, device: torch.device | str) -> "ReformerCache":
         """Move to a device, in place."""
         for layer in self.layers:
@@ -252,10 +263,9 @@ class ReformerCache(Cache):
         """True: `crop` leaves no trace."""
         return True
 
-    @property
-    def is_initialized(self) -> bool:
-        """Whether anything was seen."""
-        return self.seen > 0
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Refused: layers of other models keep keys and values of all tokens, these do not."""
+        raise ValueError("a ReformerCache belongs to the layers of a Reformer; give other models a cache of theirs")
 
 
 def _make_layer(settings: ModelSettings, kind: str, index: int, crop_limit: int, room: int) -> CacheLayer:

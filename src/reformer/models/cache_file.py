@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +16,14 @@ from torch import Tensor
 from reformer.models.cache import ReformerCache
 from reformer.models.model import ReformerPreTrainedModel
 
-FORMAT, VERSION = "reformer cache", "1"
+FORMAT, VERSION = "reformer cache", "2"
 
 
 def save_cache(
-    cache: ReformerCache, path: Path, model: ReformerPreTrainedModel, input_ids: Int[Tensor, "b l"] | None = None
+    cache: ReformerCache,
+    path: str | os.PathLike[str],
+    model: ReformerPreTrainedModel,
+    input_ids: Int[Tensor, "b l"] | None = None,
 ) -> None:
     """Write a cache, and the tokens that it belongs to if they are given; whole or not at all.
 
@@ -45,6 +49,7 @@ def save_cache(
         "seen": str(cache.seen),
         "crop_limit": str(cache.crop_limit),
     }
+    path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
     try:
         save_file(tensors, partial, metadata)
@@ -54,8 +59,9 @@ def save_cache(
         raise ValueError(f"the cache cannot be written to {path} ({error}); choose another place") from None
 
 
+@torch.inference_mode(False)  # what is made in inference mode could not be written to outside of it
 def load_cache(
-    path: Path, model: ReformerPreTrainedModel, *, room: int = 0
+    path: str | os.PathLike[str], model: ReformerPreTrainedModel, *, room: int = 0
 ) -> tuple[ReformerCache, Int[Tensor, "b l"] | None]:
     """The cache of a file, on the model's device, and the tokens that were saved with it.
 
@@ -79,7 +85,7 @@ def load_cache(
     return cache, tensors.get("input_ids")
 
 
-def _check(path: Path, metadata: Mapping[str, str], model: ReformerPreTrainedModel) -> None:
+def _check(path: str | os.PathLike[str], metadata: Mapping[str, str], model: ReformerPreTrainedModel) -> None:
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} holds no cache; give a file that --save-cache or save_cache wrote")
     if metadata["version"] != VERSION:

@@ -7,8 +7,11 @@ from transformers import GenerationConfig, GenerationMixin
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.utils import logging
 
-from reformer.models.cache import ReformerCache, why_not_cached
+from reformer.models.cache import CROP_LIMIT, ReformerCache, why_not_cached
 from reformer.models.config import ReformerConfig
+
+DRAFTS = 512
+"""Tokens that an assistant may have drafted in vain; the schedules of some grow."""
 
 logger = logging.get_logger(__name__)
 
@@ -32,8 +35,14 @@ class ReformerGenerationMixin(GenerationMixin):
                 f"cache_implementation={generation_config.cache_implementation!r}: this model has a cache of its own; "
                 "leave it out"
             )
-        if model_kwargs.get("past_key_values") is not None:
-            model_kwargs["past_key_values"]._is_user_defined = True  # transformers then leaves it to its owner
+        assisted = generation_mode == GenerationMode.ASSISTED_GENERATION
+        given = model_kwargs.get("past_key_values")
+        if given is not None:
+            if not isinstance(given, ReformerCache):
+                raise ValueError(f"past_key_values is a {type(given).__name__}; this model needs a ReformerCache")
+            _leave_one_to_compute(given, generation_config, model_kwargs)
+            given.assisted = assisted
+            given._is_user_defined = True  # type: ignore[attr-defined]  # transformers then leaves it to its owner
             return
         if generation_config.use_cache is False:
             return
@@ -41,14 +50,20 @@ class ReformerGenerationMixin(GenerationMixin):
         if self.training:
             reason = "a model in training mode, which draws new hashes each time (call model.eval())"
         if reason:
-            if generation_mode == GenerationMode.ASSISTED_GENERATION:
+            if assisted:
                 raise ValueError(
                     f"assisted and prompt-lookup decoding need a cache, which this model has not ({reason})"
                 )
             logger.warning_once(f"every token is computed from the whole text again: no cache is exact with {reason}")
             generation_config.use_cache = model_kwargs["use_cache"] = False
             return
-        model_kwargs["past_key_values"] = ReformerCache(self.config, room=max_cache_length)
+        drafts = max(
+            DRAFTS, generation_config.prompt_lookup_num_tokens or 0, generation_config.num_assistant_tokens or 0
+        )
+        crop_limit = drafts + 1 if assisted or generation_config.is_assistant else CROP_LIMIT
+        one_beam = generation_config.num_beams in (None, 1)  # beams are copied with all the room there is
+        room = max_cache_length if one_beam else 0
+        model_kwargs["past_key_values"] = ReformerCache(self.config, room=room, crop_limit=crop_limit)
 
     def prepare_inputs_for_generation(  # type: ignore[override]
         self,
@@ -63,6 +78,8 @@ class ReformerGenerationMixin(GenerationMixin):
             raise ValueError("the prompt is empty; give at least one token")
         if past_key_values is None:
             next_sequence_length = None
+        elif past_key_values.assisted and next_sequence_length is None and past_key_values.seen:
+            next_sequence_length = input_ids.shape[1] - past_key_values.seen  # transformers expects an empty cache here
         for name in ("tokenizer", "assistant_tokenizer"):  # of stop strings; transformers hands them on to the forward
             kwargs.pop(name, None)
         return super().prepare_inputs_for_generation(  # type: ignore[misc]
@@ -72,3 +89,16 @@ class ReformerGenerationMixin(GenerationMixin):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
+
+
+def _leave_one_to_compute(cache: ReformerCache, config: GenerationConfig, model_kwargs: dict[str, Any]) -> None:
+    """A cache that covers the whole prompt gives no logits to go on from: its last token is computed again."""
+    mask = model_kwargs.get("attention_mask")
+    prompt = getattr(config, "_mask_length", 0) if mask is None else mask.shape[1]
+    if cache.seen > prompt:
+        raise ValueError(
+            f"past_key_values holds {cache.seen} tokens and the text has {prompt}; pass the text from its start, or an "
+            "attention_mask over all of it"
+        )
+    if cache.seen == prompt:
+        cache.crop(-1)

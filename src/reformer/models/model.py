@@ -1,5 +1,6 @@
 """`ReformerModel`: embeddings, the reversible stack, the merged streams behind a norm."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -73,6 +74,7 @@ class ReformerModel(ReformerPreTrainedModel):
     def __init__(self, config: ReformerConfig) -> None:
         super().__init__(config)
         settings = config.settings  # checks a configuration that was changed since it was made
+        self.built_from = settings
         self.embeddings = Embeddings(config)
         self.layers = make_stack(settings)
         self.norm = make_norm(settings.norm, merged_width(config), settings.layer_norm_eps)
@@ -178,12 +180,15 @@ class ReformerModel(ReformerPreTrainedModel):
     def _check_cache(self, cache: object, segment_ids: Tensor | None) -> None:
         if not isinstance(cache, ReformerCache):
             raise ValueError(f"past_key_values is a {type(cache).__name__}; this model needs a ReformerCache")
-        if cache.config is not self.config and cache.settings != self.config.settings:
-            raise ValueError(
-                "past_key_values was made for a model of other settings"
-                f" ({', '.join(differing(cache.settings, self.config.settings))}); make it from this model's config"
-            )
-        cache.config = self.config
+        accepted = (id(self.built_from), self.config.hash_seed)
+        if cache.accepted != accepted:
+            wanted = replace(self.built_from, hash_seed=self.config.hash_seed, vocab_size=cache.settings.vocab_size)
+            if names := differing(cache.settings, wanted):
+                raise ValueError(
+                    f"past_key_values was made for a model of other settings ({', '.join(names)}); make it from this "
+                    "model's config as it was when the model was made"
+                )
+            cache.accepted = accepted
         if self.training:
             raise ValueError(
                 "a cache in training mode: each forward draws new hashes there, so cached ones mean nothing; "

@@ -59,7 +59,8 @@ def make_rings(like: Float[Tensor, "b h l d"], hashing: Hashing, at: Attending, 
 @torch.inference_mode(False)
 def widen_rings(rings: Rings, log2_buckets: int, keep: Int[Tensor, "kept"]) -> None:
     """Room for 2**log2_buckets buckets, all empty but those of the batch rows `keep`."""
-    b, h, rounds, old, size = rings.ring.shape
+    b, h = rings.rows.shape[:2]
+    _, _, rounds, old, size = rings.ring.shape
     buckets = 1 << log2_buckets
     rings.rotations = _rotations(rings.rows[..., 0, :], rings.hashing, log2_buckets)
     kept = min(old - 1, buckets)

@@ -74,7 +74,7 @@ def evaluate_stream(
     with evaluating(model):
         for document in documents:
             tokens = torch.from_numpy(join_documents([document]))
-            cache = ReformerCache(model.config, crop_limit=1, room=len(tokens))
+            cache = ReformerCache(model.config, room=len(tokens))
             for start in range(0, len(tokens) - 1, piece):
                 end = min(start + piece, len(tokens) - 1)
                 now, following = (

@@ -1,7 +1,8 @@
 """Text from a byte-level model, piece by piece, through transformers' `generate`."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def generate_text(
     options = _options(sampling or Sampling(), tokens.shape[1])
     if echo:
         write(prompt.decode("utf-8", "replace"))
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), evaluating(model), _seeded(sampling.seed if sampling else None, model.device):
         if cache is not None:
             for piece in tokens[:, cache.seen : -1].split(PIECE, dim=1):
                 if piece.shape[1]:
@@ -162,9 +163,18 @@ def _options(sampling: Sampling, prompt: int) -> dict[str, Any]:
         options["repetition_penalty"] = sampling.repetition_penalty
     if sampling.stop:
         options["stopping_criteria"] = StoppingCriteriaList([_Stop(sampling.stop, prompt)])
-    if sampling.seed is not None:
-        torch.manual_seed(sampling.seed)
     return options
+
+
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Randomness from a seed; the caller's generators stay as they were."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def check_room(model: ReformerForCausalLM, tokens: int, max_new_tokens: int) -> None:

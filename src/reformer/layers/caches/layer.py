@@ -1,7 +1,7 @@
 """What all kinds of cache layers share: memory that grows in blocks, batch rows that are chosen and moved."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -71,7 +71,7 @@ class CacheLayer(ABC):
         if not self.empty:
             self.change(lambda x: x.to(device))
 
-    def change(self, how: Any) -> None:
+    def change(self, how: Callable[[Tensor], Tensor]) -> None:
         """Replace each tensor."""
         for name in self.names:
             setattr(self, name, how(getattr(self, name)))

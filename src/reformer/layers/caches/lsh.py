@@ -4,7 +4,7 @@ Rings are worked out from the rows whenever an octave starts; a row that no ring
 number of buckets has reached its limit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -59,10 +59,12 @@ class LSHCache(CacheLayer):
             return
         if self._slots(step.after) > self.room and self._reached_limit(step.before):
             self._drop(step.before)
-        needed = self._slots(step.after)
-        if needed > self.room:
-            self.room = room_for(needed, self.room)
-            self.rings.rows = grow(self.rings.rows, self.room)
+            wanted = self._slots(step.after) * 4 // 3  # room for a while, lest each step drops
+        else:
+            wanted = self._slots(step.after)
+        if wanted > self.room:
+            room = room_for(wanted, self.room)
+            self.rings.rows, self.room = grow(self.rings.rows, room), room
         self._enter(step.segments[0].octaves, step.before)
 
     def attend(self, q: Float[Tensor, "b h k d"], v: Float[Tensor, "b h k d"], step: Step) -> Float[Tensor, "b h k d"]:
@@ -98,9 +100,12 @@ class LSHCache(CacheLayer):
         alike: dict[tuple[int, int], list[int]] = {}
         for row in stale:
             alike.setdefault((octaves[row], lengths[row] - self.dropped[row]), []).append(row)
-            self.octaves[row], self.high[row] = octaves[row], lengths[row]
+            if not self.dropped[row]:  # or else nothing brings back what was dropped further on
+                self.high[row] = lengths[row]
         for (octave, slots), rows in alike.items():
             choose_decoder(self.rings.rows).fill(self.rings, torch.tensor(rows, device=device), octave, slots)
+            for row in rows:
+                self.octaves[row] = octave
 
     def _reached_limit(self, lengths: Sequence[int]) -> bool:
         """Whether every ring has its final number of buckets, and no crop leads back from there."""
@@ -150,10 +155,10 @@ class LSHCache(CacheLayer):
         for (octave, start, end), rows in alike.items():
             choose_decoder(self.rings.rows).forget(self.rings, torch.tensor(rows, device=device), octave, start, end)
 
-    def change(self, how: object) -> None:
+    def change(self, how: Callable[[Tensor], Tensor]) -> None:
         """See `CacheLayer`."""
         assert self.rings is not None
-        assert callable(how)
+        assert self.offset is not None
         for name in ("rows", "ring", "count"):
             setattr(self.rings, name, how(getattr(self.rings, name)))
         self.offset = how(self.offset)
@@ -172,7 +177,7 @@ class LSHCache(CacheLayer):
         """See `CacheLayer`: rows suffice, since rings follow from them."""
         assert self.rings is not None
         rows = self.rings.rows[:, :, : self._slots(lengths)].contiguous()
-        return {"rows": rows, "dropped": torch.tensor(self.dropped)}
+        return {"rows": rows, "dropped": torch.tensor(self.dropped), "high": torch.tensor(self.high)}
 
     def restore(self, state: dict[str, Tensor], lengths: Sequence[int]) -> None:
         """See `CacheLayer`."""
@@ -181,5 +186,5 @@ class LSHCache(CacheLayer):
         assert self.rings is not None
         assert self.offset is not None
         self.rings.rows[:, :, : rows.shape[2]] = rows
-        self.dropped, self.high = dropped, list(lengths)
+        self.dropped, self.high = dropped, state["high"].tolist()
         self.offset.copy_(torch.tensor(dropped)[:, None])
