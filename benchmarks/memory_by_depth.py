@@ -1,4 +1,4 @@
-"""Peak memory of a training step against depth: reversible, plain autograd, checkpointed layers.
+"""Peak memory of a training step against depth: reversible, with adapters beside it, checkpointed layers, plain.
 
 Each figure is the peak resident memory of a fresh process over what it held before the step, weights and gradients
 included; MALLOC_MMAP_THRESHOLD_ keeps glibc from holding on to freed blocks. Linux only.
@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from memory import MIB, in_fresh_process, resident
 
-MODES = ("reversible", "checkpointed", "plain")
+MODES = ("reversible", "lora", "checkpointed", "plain")
 
 
 def measure(mode: str, layers: int, length: int, width: int) -> dict[str, float]:
@@ -29,7 +29,7 @@ def measure(mode: str, layers: int, length: int, width: int) -> dict[str, float]
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=4,
-        reversible=mode == "reversible",
+        reversible=mode in ("reversible", "lora"),
         loss_chunk=1024,
         hidden_dropout=0.1,
     )
@@ -37,15 +37,20 @@ def measure(mode: str, layers: int, length: int, width: int) -> dict[str, float]
     if mode == "checkpointed":
         inner = ReversibleBlock.forward
         ReversibleBlock.forward = lambda *args: checkpoint(inner, *args, use_reentrant=False)  # type: ignore[method-assign]
-    for p in model.parameters():
+    if mode == "lora":
+        from reformer.training.finetune import add_lora
+        from reformer.training.lora_settings import LoraSettings
+
+        model = add_lora(model, LoraSettings(r=8))
+    for p in filter(lambda p: p.requires_grad, model.parameters()):
         p.grad = torch.zeros_like(p)
     x = torch.randint(3, 259, (1, length))
     small = x[:, :256]
-    model(small, labels=small).loss.backward()  # loads what a first step loads
+    model(input_ids=small, labels=small).loss.backward()  # loads what a first step loads
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     started = time.perf_counter()
-    loss = model(x, labels=x).loss
+    loss = model(input_ids=x, labels=x).loss
     after_forward = resident("VmRSS")
     loss.backward()
     return {

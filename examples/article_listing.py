@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader
 from reformer import ReformerLM
 from reformer.data.byte_tokens import VOCABULARY
 from reformer.data.corpus import split_held_out, standard_library
-from reformer.data.windows import TrainingWindows, join_documents
+from reformer.data.phases import Phase
+from reformer.data.stream import join_documents
+from reformer.data.windows import HeldOutWindows, TrainingWindows
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--epochs", type=int, default=2)
@@ -29,8 +31,10 @@ MAX_LEN, BATCH = 512, 4
 torch.manual_seed(0)
 
 train_documents, test_documents = split_held_out(standard_library(), 0.05)
-dataset = DataLoader(TrainingWindows(join_documents(train_documents), MAX_LEN), BATCH, shuffle=True)
-test_dataset = DataLoader(TrainingWindows(join_documents(test_documents), MAX_LEN), BATCH)
+stream = join_documents(train_documents)
+windows = TrainingWindows(stream, [Phase(MAX_LEN, len(stream) // MAX_LEN // BATCH)], BATCH, seed=0)
+dataset = DataLoader(windows, BATCH, shuffle=True)
+test_dataset = DataLoader(HeldOutWindows(join_documents(test_documents), MAX_LEN), BATCH)
 
 model = ReformerLM(
     num_tokens=VOCABULARY,

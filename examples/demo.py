@@ -10,7 +10,9 @@ from pathlib import Path
 
 from reformer.cli.quiet import quiet_libraries
 from reformer.data.byte_model import ByteModel
-from reformer.data.corpus import Document, split_held_out, standard_library
+from reformer.data.corpus import Document, split_held_out, standard_library, standard_library_sources
+from reformer.data.prepare import prepare
+from reformer.data.settings import DataSettings
 from reformer.presets import load_preset
 from reformer.settings import ModelSettings
 from reformer.training.evaluate import evaluate
@@ -33,13 +35,15 @@ def main() -> None:
     tables = load_preset("demo")
     settings = ModelSettings(**tables["model"])
     training = TrainingSettings(**tables["training"] | ({"steps": arguments.steps} if arguments.steps else {}))
-    documents, held_out = split_held_out(standard_library(), training.held_out)
+    data = DataSettings()
+    corpus = prepare(data, training.length, sources=standard_library_sources(), say=tell)
+    documents, held_out = split_held_out(standard_library(), data.held_out)
     held_out = up_to(held_out, arguments.held_out_bytes)
     tell(f"training text: {sum(len(d.text) for d in documents):,} bytes of the Python standard library")
 
     model = build_model(settings, training.seed)
     before = evaluate(model, held_out, training.length)
-    train(documents, settings, training, arguments.out, overwrite=True, model=model, say=tell)
+    model = train(corpus, settings, training, arguments.out, data=data, overwrite=True, model=model, say=tell)
     after = evaluate(model, held_out, training.length)
 
     text = b"\n".join(document.text for document in documents)

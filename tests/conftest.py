@@ -1,9 +1,14 @@
 """Fresh memory is NaN in every test, so that reading what nobody wrote shows."""
 
+import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+_CACHE = tempfile.TemporaryDirectory(prefix="reformer-tests-")
+os.environ["HF_DATASETS_CACHE"] = _CACHE.name  # before `datasets` is loaded; processes that tests start inherit it
 
 
 @pytest.fixture(autouse=True)

@@ -24,4 +24,5 @@ def peak(mode: str, layers: int) -> float:
 def test_a_reversible_layer_costs_less_than_a_mebibyte() -> None:
     """A quarter of the benchmark's length, so a quarter of its 4 MiB."""
     assert (peak("reversible", 12) - peak("reversible", 4)) / 8 < 1
+    assert (peak("lora", 12) - peak("lora", 4)) / 8 < 1
     assert (peak("plain", 12) - peak("plain", 4)) / 8 > 10

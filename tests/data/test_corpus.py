@@ -1,12 +1,17 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from reformer.data.byte_model import ByteModel
 from reformer.data.byte_tokens import END, ByteDecoder, encode
 from reformer.data.corpus import Document, read_documents, split_held_out, standard_library
-from reformer.data.windows import TrainingWindows, evaluation_windows, join_documents
+from reformer.data.phases import Phase
+from reformer.data.stream import TokenStream, join_documents
+from reformer.data.tokens import ByteTokens
+from reformer.data.windows import Collate, HeldOutWindows, TrainingWindows, evaluation_windows
 
 
 def test_files_and_folders(tmp_path: Path) -> None:
@@ -29,11 +34,11 @@ def test_bad_paths(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: Path) -> bytes:
+    def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "x").write_bytes(b"x")
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(ValueError, match="cannot be read \\(Permission denied\\)"):
         read_documents([tmp_path / "x"])
 
@@ -65,21 +70,71 @@ def test_bytes_survive_their_round_trip() -> None:
     assert "".join(decoder.feed(int(t)) for t in encode(b"a\xff\xe2")) + decoder.feed(END) + decoder.finish() == "a��"
 
 
-def test_training_windows() -> None:
+def rows(windows: TrainingWindows) -> list[list[int]]:
+    return [windows[i]["input_ids"].tolist() for i in range(len(windows))]
+
+
+def test_documents_are_joined_behind_their_end_tokens() -> None:
     stream = join_documents([Document("a", b"abc"), Document("b", b"defg")])
-    assert stream.tolist() == [1, 100, 101, 102, 1, 103, 104, 105, 106]
-    windows = TrainingWindows(stream, 4)
-    assert [w["input_ids"].tolist() for w in (windows[0], windows[1])] == [[1, 100, 101, 102], [1, 103, 104, 105]]
-    assert len(windows) == 2
-    assert len(TrainingWindows(stream, 100)) == 1
+    assert stream.part(0, 100).tolist() == [1, 100, 101, 102, 1, 103, 104, 105, 106]
+
+
+def test_each_pass_takes_every_window_of_a_grid_once() -> None:
+    stream = TokenStream(np.arange(107, dtype=np.uint16))
+    windows = TrainingWindows(stream, [Phase(10, 27)], rows=1, seed=3)
+    assert windows.grid(10) == 9
+    offsets = []
+    for turn in range(3):
+        starts = [row[0] for row in rows(windows)[turn * 9 : turn * 9 + 9]]
+        assert starts != sorted(starts)
+        assert np.diff(sorted(starts)).tolist() == [10] * 8
+        offsets.append(min(starts))
+    assert len(set(offsets)) > 1
+    assert all(offset < 10 for offset in offsets)
+    assert all(np.diff(row).tolist() == [1] * 9 for row in rows(windows))
+    again = TrainingWindows(stream, [Phase(10, 27)], rows=1, seed=3)
+    assert again[20]["input_ids"].equal(windows[20]["input_ids"])  # whatever was asked for before
+    assert rows(TrainingWindows(stream, [Phase(10, 27)], rows=1, seed=4)) != rows(windows)
+
+
+def test_short_texts_and_short_windows_first() -> None:
+    stream = TokenStream(np.arange(30, dtype=np.uint16))
+    assert rows(TrainingWindows(stream, [Phase(100, 2)], rows=1, seed=0)) == [list(range(30))] * 2
+    windows = TrainingWindows(stream, [Phase(4, 3), Phase(20, 2)], rows=2, seed=0)
+    assert [len(row) for row in rows(windows)] == [4] * 6 + [20] * 4
+
+
+def test_held_out_windows_predict_each_token_once() -> None:
+    stream = TokenStream(np.arange(50, dtype=np.uint16))
+    windows = HeldOutWindows(stream, 8)
+    predicted = [token for i in range(len(windows)) for token in windows[i]["input_ids"][1:].tolist()]
+    assert predicted == list(range(1, 50))
+    few = HeldOutWindows(stream, 8, most=25)
+    assert [few[i]["input_ids"][0].item() for i in range(len(few))] == [0, 21, 42]
+    assert len(HeldOutWindows(TokenStream(np.zeros(0, np.uint16)), 8)) == 0
+
+
+def test_a_batch_has_padding_and_documents_apart() -> None:
+    stream = join_documents([Document("a", b"abc"), Document("b", b"d")])
+    items = [{"input_ids": torch.from_numpy(stream.part(*part))} for part in ((1, 6), (2, 4))]
+    batch = Collate(ByteTokens(), apart=True)(items)
+    assert batch["input_ids"].tolist() == [[100, 101, 102, 1, 103], [101, 102, 0, 0, 0]]
+    assert batch["labels"].tolist() == [[100, 101, 102, 1, 103], [101, 102, -100, -100, -100]]
+    assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 0, 0, 0]]
+    assert batch["segment_ids"].tolist() == [[0, 0, 0, 1, 1], [0] * 5]
+    assert set(Collate(ByteTokens())(items[:1])) == {"input_ids", "labels"}
 
 
 def test_evaluation_windows_predict_each_byte_once() -> None:
     for size in (1, 2, 5, 9, 10, 11, 20):
         document = Document("a", bytes(range(size)))
         for length in (2, 3, 10):
-            predicted = [t for window in evaluation_windows(document, length) for t in window[1:].tolist()]
-            assert predicted == encode(document.text).tolist()
+            for stride in {1, length - 1}:
+                windows = list(evaluation_windows(document, ByteTokens(), length, stride))
+                predicted = [token for window, last in windows for token in window[-last:].tolist()]
+                assert predicted == encode(document.text).tolist()
+                assert all(len(window) - last >= min(length - stride, 1) for window, last in windows[1:])
+                assert all(len(window) == min(length, size + 1) for window, _ in windows)
 
 
 def test_byte_models() -> None:

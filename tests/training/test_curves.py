@@ -3,7 +3,9 @@
 import torch
 
 from reformer.data.corpus import split_held_out, standard_library
-from reformer.data.windows import TrainingWindows, join_documents
+from reformer.data.phases import Phase
+from reformer.data.stream import join_documents
+from reformer.data.windows import TrainingWindows
 from reformer.settings import ModelSettings
 from reformer.training.run import build_model
 
@@ -23,7 +25,8 @@ def curve(reversible: bool, dtype: torch.dtype, steps: int = 50) -> list[float]:
     )
     model = build_model(settings, 0).to(dtype).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    windows = TrainingWindows(join_documents(split_held_out(standard_library(), 0.05)[0]), 192)
+    stream = join_documents(split_held_out(standard_library(), 0.05)[0])
+    windows = TrainingWindows(stream, [Phase(192, steps)], rows=2, seed=0)
     torch.manual_seed(1)
     losses = []
     for step in range(steps):

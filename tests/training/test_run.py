@@ -8,44 +8,30 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from reformer.data.corpus import Document
+from reformer.data.settings import DataSettings
 from reformer.settings import ModelSettings
 from reformer.training.checkpoint import load_checkpoint
 from reformer.training.evaluate import evaluate
 from reformer.training.folder import RunFolder
 from reformer.training.generate import Sampling, generate_text
 from reformer.training.run import Interrupted, build_model, train
-from reformer.training.run_file import read_run_file, write_run_file
+from reformer.training.run_file import Run, read_run_file, write_run_file
 from reformer.training.settings import TrainingSettings
 from reformer.training.trainer import NonFiniteLoss, ReformerTrainer
+from tests.training.conftest import TEXT, corpus, settings, training
 
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
 
-TEXT = [Document("a", b"the quick brown fox jumps over the lazy dog. " * 200)]
-MODEL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "window": 8}
 
-
-def settings(**changes: Any) -> ModelSettings:
-    return ModelSettings(**{**MODEL, **changes})
-
-
-def training(**changes: Any) -> TrainingSettings:
-    return TrainingSettings(
-        **{
-            "length": 64,
-            "batch_size": 2,
-            "steps": 6,
-            "warmup_steps": 2,
-            "log_steps": 2,
-            "learning_rate": 3e-3,
-            **changes,
-        }
-    )
+def settings_of(path: Path) -> Run:
+    tables = read_run_file(path)
+    return Run(ModelSettings(**tables["model"]), DataSettings(**tables["data"]), TrainingSettings(**tables["training"]))
 
 
 def test_a_run_learns_logs_and_saves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said: list[str] = []
     out = tmp_path / "run"
-    model = train(TEXT, settings(), training(steps=40), out, say=said.append)
+    model = train(corpus(), settings(), training(steps=40), out, say=said.append)
     log = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step")]
     assert len(log) == 21  # the first step, then every second, and the last
     assert log[-1].startswith("step 40/40  loss ")
@@ -65,18 +51,16 @@ def test_a_run_learns_logs_and_saves(tmp_path: Path, capsys: pytest.CaptureFixtu
     x = torch.randint(3, 259, (1, 50))
     assert torch.equal(load_checkpoint(out)(x).logits, model.eval()(x).logits)
     assert torch.equal(AutoModelForCausalLM.from_pretrained(out)(x).logits, model(x).logits)
-    tables = read_run_file(out / "run.toml")
-    assert ModelSettings(**tables["model"]) == settings()
-    assert TrainingSettings(**tables["training"]) == training(steps=40)
+    assert settings_of(out / "run.toml") == Run(settings(), DataSettings(), training(steps=40))
 
 
 def test_the_run_file_repeats_the_run(tmp_path: Path) -> None:
-    one = train(TEXT, settings(hidden_dropout=0.1), training(), tmp_path / "one", say=lambda _: None)
-    tables = read_run_file(tmp_path / "one" / "run.toml")
+    one = train(corpus(), settings(hidden_dropout=0.1), training(), tmp_path / "one", say=lambda _: None)
+    tables = settings_of(tmp_path / "one" / "run.toml")
     two = train(
-        TEXT,
-        ModelSettings(**tables["model"]),
-        TrainingSettings(**tables["training"]),
+        corpus(),
+        tables.model,
+        tables.training,
         tmp_path / "two",
         say=lambda _: None,
     )
@@ -88,7 +72,7 @@ def test_accumulation_and_bf16(tmp_path: Path) -> None:
     for i, changes in enumerate(
         ({"batch_size": 4}, {"batch_size": 1, "accumulation": 4}, {"bf16": True, "batch_size": 4})
     ):
-        model = train(TEXT, settings(), training(steps=3, **changes), tmp_path / str(i), say=lambda _: None)
+        model = train(corpus(), settings(), training(steps=3, **changes), tmp_path / str(i), say=lambda _: None)
         losses.append(evaluate(model, TEXT, 64).loss)
     assert abs(losses[0] - losses[1]) < 0.3  # other rotations for each micro-batch
     assert abs(losses[0] - losses[2]) < 0.3
@@ -113,7 +97,7 @@ def test_accumulation_counts_tokens_not_rows(tmp_path: Path, monkeypatch: pytest
 
 def test_a_short_text_is_one_window(tmp_path: Path) -> None:
     said: list[str] = []
-    train([Document("a", b"short text")], settings(), training(steps=2), tmp_path / "run", say=said.append)
+    train(corpus([Document("a", b"short text")]), settings(), training(steps=2), tmp_path / "run", say=said.append)
     assert said[0].startswith("the text has 11 tokens, less than one window of 64")
 
 
@@ -122,7 +106,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     model = build_model(settings(), 0)
     torch.nn.init.constant_(model.lm_head.bias, torch.nan)
     with pytest.raises(NonFiniteLoss, match="the loss is nan at step 1; try a smaller learning rate"):
-        train(TEXT, settings(), training(), out, model=model, say=lambda _: None)
+        train(corpus(), settings(), training(), out, model=model, say=lambda _: None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -136,51 +120,56 @@ def test_ctrl_c_saves_what_was_trained(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(ReformerTrainer, "compute_loss", interrupt)
     with pytest.raises(Interrupted, match="interrupted at step 3"):
-        train(TEXT, settings(), training(), tmp_path / "run", say=lambda _: None)
+        train(corpus(), settings(), training(), tmp_path / "run", say=lambda _: None)
     assert load_checkpoint(tmp_path / "run").num_parameters() > 0
 
 
 def test_folders_that_hold_something(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    train(TEXT, settings(), training(steps=1), out, say=lambda _: None)
+    train(corpus(), settings(), training(steps=1), out, say=lambda _: None)
     before = (out / "model.safetensors").read_bytes()
     with pytest.raises(
         ValueError, match="holds another run or other files; choose another folder, or give --overwrite"
     ):
-        train(TEXT, settings(), training(steps=1), out, say=lambda _: None)
-    train(TEXT, settings(), training(steps=2), out, overwrite=True, say=lambda _: None)
+        train(corpus(), settings(), training(steps=1), out, say=lambda _: None)
+    train(corpus(), settings(), training(steps=2), out, overwrite=True, say=lambda _: None)
     assert (out / "model.safetensors").read_bytes() != before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="is not the folder of a run"):
-        RunFolder(tmp_path / "mine", overwrite=True)
+        folder(tmp_path / "mine", overwrite=True)
     with pytest.raises(ValueError, match="is a file"):
-        RunFolder(tmp_path / "mine" / "thesis.txt")
+        folder(tmp_path / "mine" / "thesis.txt")
+
+
+def folder(out: Path, **options: Any) -> RunFolder:
+    return RunFolder(out, Run(settings(), DataSettings(), training()), corpus(), **options)
 
 
 def test_what_was_trained_is_never_lost(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    for stale in (".run.partial", ".run.former"):  # what a killed process left
-        (tmp_path / stale).mkdir()
-        (tmp_path / stale / "x").write_text("x")
-    train(TEXT, settings(), training(steps=1), out, say=lambda _: None)
+    train(corpus(), settings(), training(steps=1), out, say=lambda _: None)
+    before = (out / "model.safetensors").read_bytes()
+    replacing = folder(out, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".run.former", "run"]
+    replacing.discard()  # a run that failed
+    assert (out / "model.safetensors").read_bytes() == before
+    folder(out, overwrite=True)  # a run that was killed; the next one finds what it put aside
+    folder(out, overwrite=True).discard()
+    assert (out / "model.safetensors").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-
-    folder = RunFolder(tmp_path / "late")
-    (tmp_path / "late").mkdir()
-    (tmp_path / "late" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match=r"what was trained is in .*\.late\.partial"):
-        folder.save(build_model(settings(), 0), settings(), training())
-    folder.discard()
-    assert (tmp_path / "late" / "thesis.txt").exists()
-    assert (tmp_path / ".late.partial" / "model.safetensors").exists()
+    replacing = folder(out, overwrite=True)
+    replacing.save(build_model(settings(), 1))
+    replacing.discard()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert (out / "model.safetensors").read_bytes() != before
 
     (tmp_path / "link").symlink_to(out, target_is_directory=True)
-    train(TEXT, settings(), training(steps=1), tmp_path / "link", overwrite=True, say=lambda _: None)
+    train(corpus(), settings(), training(steps=1), tmp_path / "link", overwrite=True, say=lambda _: None)
     assert (tmp_path / "link").is_symlink()
     assert load_checkpoint(out).num_parameters() > 0
 
-    nested = RunFolder(tmp_path / "a" / "b" / "c")
+    nested = folder(tmp_path / "a" / "b" / "c")
     nested.discard()
     assert not (tmp_path / "a").exists()
 
@@ -191,7 +180,7 @@ def test_ctrl_c_before_the_first_step_saves_nothing(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(ReformerTrainer, "compute_loss", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        train(TEXT, settings(), training(), tmp_path / "run", say=lambda _: None)
+        train(corpus(), settings(), training(), tmp_path / "run", say=lambda _: None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -199,11 +188,11 @@ def test_settings_that_do_not_fit(tmp_path: Path) -> None:
     learned = settings(position_embedding="learned", max_position_embeddings=32)
     for model, message in (
         (learned, "length=64 is over 32, the longest document of learned positions"),
-        (settings(vocab_size=200, eos_token_id=1), "vocab_size=200 is too small for bytes"),
+        (settings(vocab_size=200, eos_token_id=1), "vocab_size=200 is too small for the tokenizer's 259 tokens"),
         (settings(causal=False), "causal=False"),
     ):
         with pytest.raises(ValueError, match=message):
-            train(TEXT, model, training(), tmp_path / "run", say=lambda _: None)
+            train(corpus(), model, training(), tmp_path / "run", say=lambda _: None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -249,10 +238,9 @@ def test_generation_writes_bytes_and_follows_its_seed() -> None:
 def test_run_files(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     given = settings(num_buckets=8, pad_token_id=None, eos_token_id=None, attention_pattern=("lsh",))
-    write_run_file(path, given, training())
-    tables = read_run_file(path)
-    assert ModelSettings(**tables["model"]) == given
-    assert TrainingSettings(**tables["training"]) == training()
+    run = Run(given, DataSettings(files=("a", "b")), training(length_schedule=("32:3",)))
+    write_run_file(path, run)
+    assert settings_of(path) == run
     for text, message in (
         ("[model]\nhiden_size = 3", "has no key 'hiden_size'; did you mean 'hidden_size'"),
         ("[models]\nhidden_size = 3", r"no table \[models\]; did you mean 'model'"),
@@ -267,7 +255,7 @@ def test_run_files(tmp_path: Path) -> None:
 
 def test_checkpoints_that_are_none(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    train(TEXT, settings(), training(steps=1), out, say=lambda _: None)
+    train(corpus(), settings(), training(steps=1), out, say=lambda _: None)
     weights = out / "model.safetensors"
     config = json.loads((out / "config.json").read_text())
 
@@ -293,3 +281,83 @@ def test_checkpoints_that_are_none(tmp_path: Path) -> None:
     complains("config.json is missing")
     with pytest.raises(ValueError, match="is not a folder"):
         load_checkpoint(tmp_path / "none")
+
+
+def test_weight_decay_is_for_matrices(tmp_path: Path) -> None:
+    model = build_model(settings(), 0)
+    trainer = ReformerTrainer(model, [], training(), str(tmp_path))
+    decayed = set(trainer.get_decay_parameter_names(model))
+    assert decayed == {name for name, weight in model.named_parameters() if weight.dim() == 2}
+    groups = trainer.create_optimizer().param_groups
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.1}
+    assert sum(len(group["params"]) for group in groups if group["weight_decay"]) == len(decayed)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "inverse_sqrt"])
+def test_learning_rates(tmp_path: Path, schedule: str) -> None:
+    rates: list[float] = []
+    model = build_model(settings(), 0)
+    run = training(steps=12, warmup_steps=4, schedule=schedule, log_steps=1, optimizer="adafactor")
+    trainer = ReformerTrainer(model, [], run, str(tmp_path))
+    trainer.create_optimizer_and_scheduler(12)
+    for _ in range(12):
+        rates.append(trainer.lr_scheduler.get_last_lr()[0])
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    assert rates[:5] == pytest.approx([0, 3e-3 / 4, 3e-3 / 2, 3e-3 * 3 / 4, 3e-3])
+    expected = {
+        "cosine": 3e-3 * (1 + math.cos(math.pi * 7 / 8)) / 2,
+        "linear": 3e-3 / 8,
+        "inverse_sqrt": 3e-3 * (4 / 11) ** 0.5,
+    }
+    assert rates[11] == pytest.approx(expected[schedule])
+
+
+def test_documents_apart_do_not_see_each_other(tmp_path: Path) -> None:
+    seen: list[Any] = []
+    documents = [Document("a", b"one " * 40), Document("b", b"two " * 40)]
+    original = ReformerTrainer.compute_loss
+
+    def watch(self: ReformerTrainer, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        seen.append(inputs.get("segment_ids"))
+        return original(self, model, inputs, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ReformerTrainer, "compute_loss", watch)
+        for mode in ("join", "apart"):
+            data = DataSettings(documents=mode)
+            options = training(length=300, batch_size=1, steps=1)
+            train(corpus(documents), settings(), options, tmp_path / mode, data=data, say=lambda _: None)
+    assert seen[0] is None
+    assert seen[1][0].diff().abs().sum() == 1  # the one begins where the other ends
+    assert 300 - 161 <= seen[1][0].tolist().count(seen[1][0][-1]) <= 161
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    train(corpus(), settings(), training(steps=2, tensorboard=True), tmp_path / "run", say=lambda _: None)
+    assert next((tmp_path / "run" / "tensorboard").glob("events.out*")).stat().st_size > 500
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"length_schedule": ("64",)}, "must be LENGTH:STEP"),
+        ({"length_schedule": ("32:4", "48:2")}, "must be over 4 and below steps=6"),
+        ({"length_schedule": ("128:4",)}, "windows of 128 tokens, over length=64"),
+        ({"patience": 2}, "eval_steps=0 makes none"),
+        ({"optimizer": "adam"}, "did you mean 'adamw'"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"lora": "x"}, "lora='x'"),
+    ],
+)
+def test_settings_that_contradict(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        training(**changes)
+
+
+def test_fsdp_needs_accelerators(tmp_path: Path) -> None:
+    if torch.accelerator.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(ValueError, match="fsdp=true shards over accelerators, and this machine has none"):
+        train(corpus(), settings(), training(fsdp=True), tmp_path / "run", say=lambda _: None)
+    assert list(tmp_path.iterdir()) == []

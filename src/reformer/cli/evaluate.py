@@ -2,36 +2,53 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from reformer.cli.parse import parse
 from reformer.ops.checks import check_integer
 
+if TYPE_CHECKING:
+    from reformer.data.corpus import Document
+    from reformer.training.evaluate import Evaluation
+
 
 @dataclass
 class Evaluate:
-    """Measure a model on whole files: loss, bits per byte, perplexity, accuracy.
+    """Measure models on whole files: loss, bits per byte, perplexity, accuracy.
 
-    Each byte is predicted once, from the bytes in front of it in its window. Without files, the text is the part
+    Each token is predicted once, from the tokens in front of it in its window. Without files, the text is the part
     of the Python standard library's source that `reformer train` holds out.
     """
 
     model: tyro.conf.Positional[Path]
     """Folder of the model."""
-    files: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Files or folders of text."""
+    files: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Files, folders or patterns of text, as for train."""
+    against: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="DIR")] = ()
+    """Another model, side by side; give it several times for several."""
+    field: str = "text"
+    """Field of the text in .jsonl, .parquet and datasets folders."""
     length: Annotated[int | None, tyro.conf.arg(metavar="TOKENS")] = None
     """Window; the length of training unless given."""
+    stride: Annotated[int | None, tyro.conf.arg(metavar="TOKENS")] = None
+    """Tokens from one window to the next: all but the first see at least length - stride tokens; slower by
+    length / stride."""
     batch_size: int = 1
     """Windows at a time."""
     stream: bool = False
-    """Predict each byte from all of its file in front of it, a piece at a time: any size, constant activations."""
+    """Predict each token from all of its file in front of it, a piece at a time: any size, constant activations."""
     piece: Annotated[int, tyro.conf.arg(metavar="TOKENS")] = 8192
     """Tokens computed at a time with --stream."""
+    per_document: bool = False
+    """A line for each document too."""
+    per_position: bool = False
+    """The loss against the tokens of context: whether a longer context helps."""
+    plot: Annotated[Path | None, tyro.conf.arg(metavar="PNG")] = None
+    """Draw the loss against the tokens of context."""
     json: bool = False
     """Print JSON."""
 
@@ -39,54 +56,187 @@ class Evaluate:
 def run(argv: Sequence[str]) -> None:
     """Parse, evaluate, print."""
     command = parse(Evaluate, argv, "evaluate")
+    _check(command)
+
+    from reformer.cli.quiet import quiet_libraries
+    from reformer.data.corpus import read_documents, split_held_out, standard_library
+    from reformer.data.settings import DataSettings
+
+    quiet_libraries()
+    folders = [command.model, *command.against]
+    runs = [_run_of(folder) for folder in folders]
+    documents = read_documents(command.files, command.field) if command.files else []
+    if not command.files:
+        documents = split_held_out(standard_library(), DataSettings(**runs[0].get("data", {})).held_out)[1]
+    lengths = [command.length or int(run.get("training", {}).get("length", 2048)) for run in runs]
+    found = [_evaluate(command, folder, documents, length) for folder, length in zip(folders, lengths, strict=True)]
+    if command.plot is not None:
+        from reformer.report.positions import plot_positions
+
+        plot_positions(dict(zip(map(str, folders), found, strict=True)), command.plot)
+    if command.json:
+        print(_as_json(command, folders, documents, lengths, found))
+        return
+    print(_as_text(command, folders, documents, lengths, found))
+
+
+def _check(command: Evaluate) -> None:
     check_integer("batch-size", command.batch_size, 1)
     check_integer("piece", command.piece, 1)
     if command.length is not None:
         check_integer("length", command.length, 2)
-    if command.stream and (command.length is not None or command.batch_size != 1):
-        raise ValueError("stream takes each file whole, one at a time; leave --length and --batch-size out")
+    if command.stride is not None:
+        check_integer("stride", command.stride, 1)
+    if command.stream and (command.length is not None or command.batch_size != 1 or command.stride is not None):
+        raise ValueError("stream takes each file whole, one at a time; leave --length, --stride and --batch-size out")
+    if command.plot is not None and not command.plot.resolve().parent.is_dir():
+        raise ValueError(f"plot={command.plot}: its folder does not exist; make it first")
 
+
+def _run_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """The run file of a model, if it has one; lists as tuples."""
+    from reformer.training.checkpoint import read_config
+    from reformer.training.run_file import read_run_file
+
+    read_config(folder)
+    path = folder / "run.toml"
+    tables = read_run_file(path) if path.exists() else {}
+    return {
+        table: {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        for table, values in tables.items()
+    }
+
+
+def _evaluate(command: Evaluate, folder: Path, documents: Sequence["Document"], length: int) -> "Evaluation":
     from rich.console import Console
     from rich.progress import Progress
 
-    from reformer.cli.quiet import quiet_libraries
-    from reformer.data.corpus import read_documents, split_held_out, standard_library
+    from reformer.data.tokens import tokens_of
     from reformer.training.checkpoint import load_checkpoint
     from reformer.training.evaluate import evaluate, evaluate_stream
-    from reformer.training.folder import RUN_FILE
-    from reformer.training.run_file import read_run_file
-    from reformer.training.settings import TrainingSettings
 
-    quiet_libraries()
-    model = load_checkpoint(command.model)
-    run_file = command.model / RUN_FILE
-    tables = read_run_file(run_file) if run_file.exists() else {}
-    training = TrainingSettings(**tables.get("training", {}))
-    documents = read_documents(command.files)
-    if not command.files:
-        documents = split_held_out(standard_library(), training.held_out)[1]
-    length = command.length or training.length
+    model, tokens = load_checkpoint(folder), tokens_of(folder)
     console = Console(stderr=True)
+    size = sum(len(document.text) for document in documents) if tokens.per_byte else None
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("evaluating", total=sum(len(document.text) for document in documents))
+        task = progress.add_task(f"evaluating {folder}", total=size)
 
         def advance(n: int) -> None:
             progress.advance(task, n)
 
-        more: dict[str, int] = {"length": length}
-        context = f"windows of {length:,} tokens"
         if command.stream:
-            result, cache = evaluate_stream(model, documents, command.piece, advance=advance)
-            more, context = {"cache_bytes": cache}, f"each in one context; a cache of up to {cache / 2**20:,.1f} MiB"
+            return evaluate_stream(model, documents, command.piece, tokens=tokens, advance=advance)
+        return evaluate(
+            model,
+            documents,
+            length,
+            stride=command.stride,
+            tokens=tokens,
+            batch_size=command.batch_size,
+            advance=advance,
+        )
+
+
+_SCORES = ("loss", "bits_per_byte", "perplexity", "accuracy")
+
+
+def _as_json(
+    command: Evaluate,
+    folders: Sequence[Path],
+    documents: Sequence["Document"],
+    lengths: Sequence[int],
+    found: Sequence["Evaluation"],
+) -> str:
+    def scores(score: Any) -> dict[str, Any]:
+        return {name: getattr(score, name) for name in _SCORES}
+
+    results = []
+    for folder, length, result in zip(folders, lengths, found, strict=True):
+        entry = {"model": str(folder), **scores(result), "bytes": result.bytes, "tokens": result.tokens}
+        if command.stream:
+            entry["cache_bytes"] = result.cache_bytes
         else:
-            result = evaluate(model, documents, length, batch_size=command.batch_size, advance=advance)
-    if command.json:
-        print(json.dumps({**asdict(result), **more, "files": [document.name for document in documents]}))
-        return
-    print(
-        f"bytes          {result.bytes:,} in {len(documents):,} files, {context}\n"
-        f"loss           {result.loss:.4f} nats a byte\n"
-        f"bits per byte  {result.bits_per_byte:.4f}\n"
-        f"perplexity     {result.perplexity:.3f}\n"
-        f"accuracy       {result.accuracy:.4f}"
+            entry |= {"length": length, "stride": command.stride or length - 1}
+        entry["files"] = [document.name for document in documents]
+        if command.per_document:
+            entry["documents"] = [
+                {"name": document.name, **scores(score), "bytes": score.bytes}
+                for document, score in zip(documents, result.documents, strict=True)
+            ]
+        if command.per_position:
+            entry["positions"] = [
+                {"from": 1 << k, "tokens": score.tokens, "loss": score.loss, "accuracy": score.accuracy}
+                for k, score in sorted(result.positions.items())
+            ]
+        results.append(entry)
+    return json.dumps(results if command.against else results[0])
+
+
+def _as_text(
+    command: Evaluate,
+    folders: Sequence[Path],
+    documents: Sequence["Document"],
+    lengths: Sequence[int],
+    found: Sequence["Evaluation"],
+) -> str:
+    context = [
+        f"one each; cache of {result.cache_bytes / 2**20:,.1f} MiB"
+        if command.stream
+        else f"windows of {length:,} tokens"
+        for length, result in zip(lengths, found, strict=True)
+    ]
+    several = len(found) > 1
+    rows = [
+        *([["model", *map(str, folders)]] if several else []),
+        ["bytes", *(f"{result.bytes:,} in {len(documents):,} documents" for result in found)],
+        ["context", *context],
+        ["loss", *(f"{result.loss:.4f} nats a token" for result in found)],
+        ["bits per byte", *(f"{result.bits_per_byte:.4f}" for result in found)],
+        ["perplexity", *(f"{result.perplexity:.3f}" for result in found)],
+        ["accuracy", *(f"{result.accuracy:.4f}" for result in found)],
+    ]
+    parts = [_table(rows)]
+    if command.per_document:
+        heads = ["document", "bytes", *(["bits per byte"] if not several else map(str, folders))]
+        parts.append(
+            _table(
+                [
+                    heads,
+                    *(
+                        [
+                            document.name,
+                            f"{len(document.text):,}",
+                            *(f"{result.documents[i].bits_per_byte:.4f}" for result in found),
+                        ]
+                        for i, document in enumerate(documents)
+                    ),
+                ]
+            )
+        )
+    if command.per_position:
+        octaves = sorted({k for result in found for k in result.positions})
+        heads = ["tokens of context", "tokens", *(["nats a token"] if not several else map(str, folders))]
+        parts.append(
+            _table(
+                [
+                    heads,
+                    *(
+                        [
+                            f"{1 << k:,} to {(2 << k) - 1:,}",
+                            f"{found[0].positions[k].tokens:,}" if k in found[0].positions else "",
+                            *(f"{r.positions[k].loss:.4f}" if k in r.positions else "" for r in found),
+                        ]
+                        for k in octaves
+                    ),
+                ]
+            )
+        )
+    return "\n\n".join(parts)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns two spaces apart."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )

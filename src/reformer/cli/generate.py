@@ -4,22 +4,29 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from reformer.cli.parse import parse
 from reformer.ops.checks import check_integer
 
+if TYPE_CHECKING:
+    from reformer.data.tokens import Tokens
+    from reformer.training.generate import Sampling
+
 
 @dataclass
 class Generate:
-    """Write text with a model, as it comes."""
+    """Write text with a model, as it comes.
+
+    On a terminal and without a prompt it asks for one, again and again; Ctrl-C ends a text, Ctrl-D the program.
+    """
 
     model: tyro.conf.Positional[Path]
     """Folder of the model."""
     prompt: str | None = None
-    """Text to go on from; without any, the start of a text."""
+    """Text to go on from; without any, the start of a text (or, on a terminal, what you type)."""
     prompt_file: Path | None = None
     """File with that text, or - for standard input."""
     load_cache: Path | None = None
@@ -27,19 +34,19 @@ class Generate:
     save_cache: Path | None = None
     """Write the whole text and its cache here; with --max-new-tokens 0 the prompt alone."""
     max_new_tokens: int = 300
-    """Bytes to write."""
+    """Tokens to write: bytes, unless the model has a tokenizer."""
     stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT")] = ()
     """Text behind which to stop; give it several times for several texts."""
     temperature: float = 1.0
-    """Sharpness of sampling; 0 takes the likeliest byte each time."""
+    """Sharpness of sampling; 0 takes the likeliest token each time."""
     top_k: int | None = None
-    """Sample among the k likeliest bytes."""
+    """Sample among the k likeliest tokens."""
     top_p: float | None = None
-    """Sample among the likeliest bytes that together have this probability."""
+    """Sample among the likeliest tokens that together have this probability."""
     min_p: float | None = None
-    """Sample among the bytes of at least this share of the likeliest one's probability."""
+    """Sample among the tokens of at least this share of the likeliest one's probability."""
     repetition_penalty: float | None = None
-    """Divide the logits of bytes that the text has already; 1 changes nothing."""
+    """Divide the logits of tokens that the text has already; 1 changes nothing."""
     seed: int | None = None
     """Seed of sampling."""
 
@@ -51,11 +58,12 @@ def run(argv: Sequence[str]) -> None:
     prompt = _read_prompt(command)
 
     from reformer.cli.quiet import quiet_libraries
+    from reformer.data.tokens import tokens_of
     from reformer.training.checkpoint import load_checkpoint
-    from reformer.training.generate import Sampling, check_room, generate_text
+    from reformer.training.generate import Sampling
 
     quiet_libraries()
-    model = load_checkpoint(command.model)
+    model, tokens = load_checkpoint(command.model), tokens_of(command.model)
     sampling = Sampling(
         command.temperature,
         command.top_k,
@@ -65,13 +73,43 @@ def run(argv: Sequence[str]) -> None:
         command.seed,
         [text.encode("utf-8", "surrogateescape") for text in command.stop],
     )
-    check_room(model, len(prompt) + 1, command.max_new_tokens)
+    if prompt is not None:
+        _write_text(command, model, tokens, sampling, prompt)
+        return
+    print("Type a text to go on from; Ctrl-C ends an answer, Ctrl-D the program.", file=sys.stderr)
+    while (line := _ask()) is not None:
+        try:
+            _write_text(command, model, tokens, sampling, line.encode("utf-8", "surrogateescape"))
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+        except ValueError as error:
+            print(f"reformer: {error}", file=sys.stderr)
+
+
+def _ask() -> str | None:
+    """A line from the terminal that is not empty; None at its end."""
+    while True:
+        try:
+            if line := input("> "):
+                return line
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+        except EOFError:
+            print(file=sys.stderr)
+            return None
+
+
+def _write_text(command: Generate, model: Any, tokens: "Tokens", sampling: "Sampling", prompt: bytes) -> None:
+    from reformer.training.generate import check_room, generate_text
+
+    check_room(model, len(tokens.encode([prompt])[0]) + 1, command.max_new_tokens)
     speed = generate_text(
         model,
         prompt,
         command.max_new_tokens,
         _write,
         sampling,
+        tokens=tokens,
         echo=True,
         load=command.load_cache,
         save=command.save_cache,
@@ -88,9 +126,9 @@ def run(argv: Sequence[str]) -> None:
 def _check(command: Generate) -> None:
     check_integer("max-new-tokens", command.max_new_tokens, 0)
     if not command.max_new_tokens and command.save_cache is None:
-        raise ValueError("max-new-tokens=0 computes a prompt for --save-cache; give that too, or ask for a byte")
+        raise ValueError("max-new-tokens=0 computes a prompt for --save-cache; give that too, or ask for a token")
     if command.temperature and not 0.01 <= command.temperature <= 100:
-        raise ValueError(f"temperature={command.temperature} must be 0 (the likeliest byte), or from 0.01 to 100")
+        raise ValueError(f"temperature={command.temperature} must be 0 (the likeliest token), or from 0.01 to 100")
     if command.seed is not None:
         check_integer("seed", command.seed, 0, 2**63 - 1)
     if command.top_k is not None:
@@ -104,7 +142,7 @@ def _check(command: Generate) -> None:
         if not command.temperature and getattr(command, name) is not None:
             flag = name.replace("_", "-")
             raise ValueError(
-                f"temperature=0 takes the likeliest byte, so --{flag} has no effect; leave one of them out"
+                f"temperature=0 takes the likeliest token, so --{flag} has no effect; leave one of them out"
             )
     if "" in command.stop:
         raise ValueError("stop='' ends every text at once; give a text")
@@ -114,9 +152,11 @@ def _check(command: Generate) -> None:
         raise ValueError(f"save-cache={command.save_cache}: its folder does not exist; make it first")
 
 
-def _read_prompt(command: Generate) -> bytes:
+def _read_prompt(command: Generate) -> bytes | None:
+    """The prompt; None where a person is to be asked for it."""
     if command.prompt is None and command.prompt_file is None:
-        return b""
+        alone = command.load_cache is None and command.save_cache is None
+        return None if alone and sys.stdin.isatty() and sys.stdout.isatty() else b""
     if command.prompt_file is None:
         prompt, name = (command.prompt or "").encode("utf-8", "surrogateescape"), "prompt"
     elif str(command.prompt_file) == "-":

@@ -2,69 +2,124 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from reformer.cli.parse import parse
-from reformer.presets import load_preset
+from reformer.data.settings import DataSettings
+from reformer.presets import describe_presets, load_preset
 from reformer.settings import ModelSettings
 from reformer.training.processes import is_main_process
 from reformer.training.run_file import check_tables, read_run_file
 from reformer.training.settings import TrainingSettings
 
+RUN_FILE = "run.toml"
+
 
 @dataclass
 class Train:
-    """Train a language model on bytes of text.
+    """Train a language model on text: bytes, or the tokens of a tokenizer.
 
     Settings come from the preset, then from the run file, then from the flags. Without files, the text is the
     source of the Python standard library.
     """
 
-    files: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Files or folders of text."""
+    paths: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Files, folders or patterns of text: plain, .gz, .jsonl, .parquet, a folder of datasets, - for standard input."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder for the model; it must not hold another run."""
+    """Folder for the model and its checkpoints; it must not hold another run."""
     preset: str | None = None
-    """Settings that ship with the package: demo."""
+    """Settings that ship with the package; without a name, lists them."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="TOML")] = None
-    """Run file with the tables [model] and [training]."""
+    """Run file with the tables [model], [data] and [training]."""
+    init: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder of a model to go on from: fine-tuning, with all weights or with --lora."""
+    resume: Annotated[str | None, tyro.conf.arg(metavar="auto|DIR")] = None
+    """Go on with the run in --out: from its last checkpoint (auto; a fresh run if there is none), or from one."""
     overwrite: bool = False
     """Replace the run that the folder holds."""
+    dry_run: bool = False
+    """Print the plan, in memory and FLOPs, and train nothing."""
     model: ModelSettings = field(default_factory=ModelSettings.unchecked)
+    data: DataSettings = field(default_factory=DataSettings.unchecked)
     training: TrainingSettings = field(default_factory=TrainingSettings.unchecked)
 
 
 def run(argv: Sequence[str]) -> None:
     """Parse, train, save."""
+    if _lists_presets(argv):
+        print(describe_presets())
+        return
     tables = _tables(argv)
     default = Train(
         model=ModelSettings.unchecked(**_tuples(tables.get("model", {}))),
-        training=TrainingSettings.unchecked(**tables.get("training", {})),
+        data=DataSettings.unchecked(**_tuples(tables.get("data", {}))),
+        training=TrainingSettings.unchecked(**_tuples(tables.get("training", {}))),
     )
     command = parse(Train, argv, "train", default)
+    if command.paths:
+        command.data = replace(command.data, files=command.paths)
+    _check(command)
+
+    from reformer.cli.quiet import quiet_libraries
+    from reformer.training.run import check_fit
+
+    quiet_libraries()
+    if command.dry_run:
+        from reformer.training.plan import plan
+
+        check_fit(command.model, command.training, 0)
+        print(plan(command.model, command.training))
+        return
+    _train(command)
+
+
+def _train(command: Train) -> None:
+    from reformer.data.corpus import standard_library_sources
+    from reformer.data.prepare import prepare
+    from reformer.training.checkpoint import load_checkpoint
+    from reformer.training.finetune import adapt
+    from reformer.training.folder import check_out
+    from reformer.training.run import check_fit, find_checkpoint, train, with_tokens
+
+    assert command.out is not None
+    check_out(command.out, command.overwrite, command.resume is not None)
+    resume = find_checkpoint(command.out, command.resume) if command.resume else None
+    if command.resume and resume is None:
+        say(f"{command.out} has no checkpoint yet: starting afresh")
+    check_fit(command.model, command.training, 0)
+    model = adapt(load_checkpoint(command.init), command.model) if command.init is not None else None
+    sources = None if command.data.files else standard_library_sources()
+    corpus = prepare(command.data, command.training.length, sources=sources, say=say)
+    say(f"{len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held out")
+    settings = with_tokens(command.model, corpus.tokens) if model is None else command.model
+    train(
+        corpus,
+        settings,
+        command.training,
+        command.out,
+        data=command.data,
+        overwrite=command.overwrite,
+        resume=resume,
+        model=model,
+        say=say,
+    )
+
+
+def _check(command: Train) -> None:
+    if command.resume is not None and command.overwrite:
+        raise ValueError("resume goes on with a run and overwrite replaces it; give one of them")
+    if command.dry_run:
+        return
     if command.out is None:
         raise ValueError("--out is missing; name the folder for the model")
     if not command.out.name:
         raise ValueError(f"--out {command.out} has no name of its own; name a folder for the model")
-
-    from reformer.cli.quiet import quiet_libraries
-    from reformer.data.corpus import read_documents, split_held_out, standard_library
-    from reformer.training.folder import check_out
-    from reformer.training.run import check_fit, train
-
-    quiet_libraries()
-    check_out(command.out, command.overwrite)
-    check_fit(command.model, command.training)
-    documents = read_documents(command.files) if command.files else standard_library()
-    kept, held_out = split_held_out(documents, command.training.held_out)
-    if not kept:
-        raise ValueError(f"held_out={command.training.held_out} leaves no text to train on; hold out less")
-    say(f"{sum(len(d.text) for d in kept):,} bytes to train on, {sum(len(d.text) for d in held_out):,} held out")
-    train(kept, command.model, command.training, command.out, overwrite=command.overwrite, say=say)
+    if command.training.lora and command.init is None:
+        raise ValueError("lora trains beside frozen weights; name the model that has them with --init")
 
 
 def say(message: str) -> None:
@@ -73,14 +128,44 @@ def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
+def _lists_presets(argv: Sequence[str]) -> bool:
+    """Whether --preset has no name behind it."""
+    return any(
+        word == "--preset" and (following is None or following.startswith("-"))
+        for word, following in zip(argv, [*argv[1:], None], strict=True)
+    )
+
+
 def _tables(argv: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What the preset and the run file say, the latter above the former."""
+    """What the resumed run, the model to go on from, the preset and the run file say, each above those before."""
+    out, init = _value(argv, "--out"), _value(argv, "--init")
     preset, config = _value(argv, "--preset"), _value(argv, "--config")
-    tables = load_preset(preset) if preset else {}
-    check_tables(tables, f"preset {preset}")
-    for table, values in (read_run_file(Path(config)) if config else {}).items():
-        tables[table] = {**tables.get(table, {}), **values}
+    layers: list[dict[str, dict[str, Any]]] = []
+    if preset:
+        layers.append(load_preset(preset))
+        check_tables(layers[-1], f"preset {preset}")
+    if config:
+        layers.append(read_run_file(Path(config)))
+    if init:
+        layers.append(_model_of(Path(init)))
+    if _value(argv, "--resume") and out and (Path(out) / RUN_FILE).exists():
+        layers.append(read_run_file(Path(out) / RUN_FILE))
+    tables: dict[str, dict[str, Any]] = {}
+    for layer in layers:
+        for table, values in layer.items():
+            tables[table] = {**tables.get(table, {}), **values}
     return tables
+
+
+def _model_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """What a trained model is, and its tokenizer."""
+    from reformer.training.checkpoint import read_config
+
+    config = read_config(folder)
+    names = {entry.name for entry in fields(ModelSettings)}
+    model = {key: value for key, value in config.items() if key in names}
+    tokenizer = str(folder) if (folder / "tokenizer.json").exists() else "bytes"
+    return {"model": model, "data": {"tokenizer": tokenizer}}
 
 
 def _value(argv: Sequence[str], flag: str) -> str | None:

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 PAD, END, UNKNOWN, FIRST_BYTE = 0, 1, 2, 3
 VOCABULARY = FIRST_BYTE + 256
 
-TokenArray = NDArray[np.int16]
+TokenArray = NDArray[np.uint16]
 
 
 def encode(text: bytes) -> TokenArray:
     """Tokens of a text, without special ones."""
-    return np.frombuffer(text, dtype=np.uint8).astype(np.int16) + FIRST_BYTE
+    return np.frombuffer(text, dtype=np.uint8).astype(np.uint16) + FIRST_BYTE
 
 
 class ByteDecoder:

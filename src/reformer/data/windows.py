@@ -8,34 +8,98 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from reformer.data.byte_tokens import END, TokenArray, encode
 from reformer.data.corpus import Document
+from reformer.data.phases import Phase
+from reformer.data.stream import TokenStream, join_documents
+from reformer.data.tokens import Tokens
 
-
-def join_documents(documents: Sequence[Document]) -> TokenArray:
-    """All documents in one stream, the end token in front of each."""
-    parts: list[TokenArray] = []
-    for document in documents:
-        parts += [np.array([END], dtype=np.int16), encode(document.text)]
-    return np.concatenate(parts)
+IGNORED = -100
 
 
 class TrainingWindows(Dataset[dict[str, Tensor]]):
-    """Consecutive windows of `length` tokens; a stream that is shorter than one window is one window."""
+    """The windows of a whole run in their order, which depends on the seed and on nothing else.
 
-    def __init__(self, stream: TokenArray, length: int) -> None:
-        self.stream, self.length = stream, min(length, len(stream))
+    Each pass over the stream takes every window of one grid once, in a new order; the grid begins at a random token
+    of the first window's, anew in each pass. A stream that is shorter than a window is one window.
+    """
+
+    def __init__(self, stream: TokenStream, phases: Sequence[Phase], rows: int, seed: int) -> None:
+        self.stream, self.phases, self.rows, self.seed = stream, phases, rows, seed
+        self._order: tuple[tuple[int, int], NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
-        return len(self.stream) // self.length
+        return self.rows * sum(phase.steps for phase in self.phases)
+
+    def grid(self, length: int) -> int:
+        """Windows of a pass."""
+        return max((len(self.stream) - length + 1) // length, 1)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        tokens = self.stream[index * self.length : (index + 1) * self.length].astype(np.int64)
-        return {"input_ids": torch.from_numpy(tokens), "labels": torch.from_numpy(tokens)}
+        for number, phase in enumerate(self.phases):  # noqa: B007
+            if index < self.rows * phase.steps:
+                break
+            index -= self.rows * phase.steps
+        length = min(phase.length, len(self.stream))
+        turn, place = divmod(index, self.grid(length))
+        start = self._starts(number, turn, length)[place]
+        tokens = torch.from_numpy(self.stream.part(start, start + length))
+        return {"input_ids": tokens, "labels": tokens}
+
+    def _starts(self, phase: int, turn: int, length: int) -> NDArray[np.int64]:
+        """First tokens of the windows of a pass, in their order."""
+        if self._order is None or self._order[0] != (phase, turn):
+            windows = self.grid(length)
+            random = np.random.default_rng((self.seed, phase, turn))
+            offset = random.integers(min(length - 1, len(self.stream) - windows * length), endpoint=True)
+            self._order = ((phase, turn), random.permutation(windows) * length + offset)
+        return self._order[1]
 
 
-def evaluation_windows(document: Document, length: int) -> Iterator[NDArray[np.int64]]:
-    """Windows of at most `length` tokens that predict each byte once: each begins with the last one's end."""
-    stream = join_documents([document]).astype(np.int64)
-    for start in range(0, len(stream) - 1, length - 1):
-        yield stream[start : start + length]
+class HeldOutWindows(Dataset[dict[str, Tensor]]):
+    """Windows that predict each token once, or as many of them, spread over the stream, as `most` tokens have."""
+
+    def __init__(self, stream: TokenStream, length: int, most: int | None = None) -> None:
+        self.stream, self.length = stream, length
+        windows = max(-(-(len(stream) - 1) // (length - 1)), 0)
+        kept = windows if most is None else min(windows, max(most // length, 1))
+        self.starts = np.linspace(0, windows - 1, kept).round().astype(np.int64) * (length - 1)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        start = int(self.starts[index])
+        tokens = torch.from_numpy(self.stream.part(start, start + self.length))
+        return {"input_ids": tokens, "labels": tokens}
+
+
+class Collate:
+    """Windows to a batch: shorter ones padded, documents marked where they are kept apart."""
+
+    def __init__(self, tokens: Tokens, apart: bool = False) -> None:
+        self.pad, self.end, self.apart = tokens.pad, tokens.end, apart
+
+    def __call__(self, windows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        rows = [window["input_ids"] for window in windows]
+        lengths = torch.tensor([len(row) for row in rows])
+        input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
+        real = torch.arange(input_ids.shape[1]) < lengths[:, None]
+        batch = {"input_ids": input_ids, "labels": input_ids.masked_fill(~real, IGNORED)}
+        if not real.all():
+            batch["attention_mask"] = real.long()
+        if self.apart:
+            batch["segment_ids"] = ((input_ids == self.end) & real).cumsum(1)
+        return batch
+
+
+def evaluation_windows(document: Document, tokens: Tokens, length: int, stride: int) -> Iterator[tuple[Tensor, int]]:
+    """Windows of at most `length` tokens and how many of their last ones to predict: each token once.
+
+    Windows are `stride` tokens apart, so that all but the first predict their last `stride` tokens.
+    """
+    stream = join_documents([document], tokens)
+    done = 1
+    while done < len(stream):
+        end = min(length if done == 1 else done + stride, len(stream))
+        yield torch.from_numpy(stream.part(max(end - length, 0), end)), end - done
+        done = end

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -10,7 +11,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from reformer.models.cache import ReformerCache
 from reformer.models.config import ReformerConfig
 from reformer.models.generation import ReformerGenerationMixin
-from reformer.models.loss import TokenLoss, check_labels, next_token_targets, token_loss
+from reformer.models.loss import TokenScores, check_labels, next_token_targets, token_loss, token_scores
 from reformer.models.model import ReformerModel, ReformerPreTrainedModel, merged_width
 from reformer.ops.checks import check_integer
 
@@ -48,10 +49,14 @@ class ReformerForCausalLM(ReformerPreTrainedModel, ReformerGenerationMixin):
 
     def score(
         self, input_ids: Int[Tensor, "b k"], targets: Int[Tensor, "b k"], past_key_values: ReformerCache | None = None
-    ) -> TokenLoss:
-        """Sums over what each token is to predict (`targets`, -100 ignored); `past_key_values` as in `forward`."""
-        hidden = self.model(input_ids, past_key_values=past_key_values).last_hidden_state
-        return token_loss(hidden, targets, self._logits, self.config.loss_chunk)
+    ) -> TokenScores:
+        """The loss of what each token is to predict (`targets`, -100 ignored), in `loss_chunk` pieces, without a graph.
+
+        `past_key_values` as in `forward`.
+        """
+        with torch.no_grad():
+            hidden = self.model(input_ids, past_key_values=past_key_values).last_hidden_state
+        return token_scores(hidden, targets, self._logits, self.config.loss_chunk)
 
     def get_output_embeddings(self) -> nn.Linear:
         """The layer from hidden states to logits."""

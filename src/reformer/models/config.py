@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
+from reformer import __version__
 from reformer.ops.checks import nearest
 from reformer.settings import ModelSettings
 
@@ -38,6 +39,7 @@ class ReformerConfig(PreTrainedConfig):
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "correct", "predicted"]
 
     def __init__(self, **kwargs: Any) -> None:
+        kwargs.pop("reformer_version", None)  # who wrote it; `rule_version` says what it means
         own = {name: kwargs.pop(name) for name in _OWN if name in kwargs}
         for name in kwargs:
             if name not in _OF_THE_BASE:
@@ -55,6 +57,10 @@ class ReformerConfig(PreTrainedConfig):
     def settings(self) -> ModelSettings:
         """The fields, checked as they stand now."""
         return ModelSettings(**{name: getattr(self, name) for name in _OWN})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, and the version of this library."""
+        return {**super().to_dict(), "reformer_version": __version__}
 
     def _adopt(self, settings: ModelSettings) -> None:
         for name, value in asdict(settings).items():

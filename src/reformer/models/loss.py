@@ -31,6 +31,15 @@ class TokenLoss(NamedTuple):
         return self.nll / max(num_items_in_batch, 1)
 
 
+class TokenScores(NamedTuple):
+    """What a model makes of each token; 0 and False where nothing was to be predicted."""
+
+    nll: Float[Tensor, "b l"]
+    """Negative log-likelihood, nats."""
+    correct: Bool[Tensor, "b l"]
+    """Whether it had the largest logit."""
+
+
 def check_labels(labels: Int[Tensor, "b l"], vocab_size: int) -> None:
     """ValueError for labels that are neither tokens nor -100."""
     if torch.compiler.is_compiling() or not labels.numel():
@@ -75,10 +84,8 @@ def token_loss(
     flat, flat_targets = hidden.flatten(0, 1), targets.flatten()
 
     def piece(states: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        logits = to_logits(states)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        nll = F.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction="sum")
-        return nll, (logits.detach().argmax(-1) == wanted).sum()
+        nll, correct = _piece(to_logits(states), wanted, "sum")
+        return nll, correct.sum()
 
     predicted = (flat_targets != IGNORED).sum()
     if not loss_chunk:
@@ -88,3 +95,27 @@ def token_loss(
         for states, wanted in zip(flat.split(loss_chunk), flat_targets.split(loss_chunk), strict=True)
     ]
     return TokenLoss(torch.stack([p[0] for p in pieces]).sum(), torch.stack([p[1] for p in pieces]).sum(), predicted)
+
+
+def token_scores(
+    hidden: Float[Tensor, "b l width"],
+    targets: Int[Tensor, "b l"],
+    to_logits: Callable[[Tensor], Tensor],
+    loss_chunk: int = 0,
+) -> TokenScores:
+    """The loss of each target, `loss_chunk` tokens at a time (0: all at once), without a graph."""
+    flat, flat_targets = hidden.flatten(0, 1), targets.flatten()
+    size = loss_chunk or max(len(flat), 1)
+    with torch.no_grad():
+        pieces = [
+            _piece(to_logits(states), wanted, "none")
+            for states, wanted in zip(flat.split(size), flat_targets.split(size), strict=True)
+        ]
+    nll, correct = (torch.cat(parts).view(targets.shape) for parts in zip(*pieces, strict=True))
+    return TokenScores(nll, correct)
+
+
+def _piece(logits: Tensor, wanted: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    nll = F.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction=reduction)
+    return nll, logits.detach().argmax(-1) == wanted

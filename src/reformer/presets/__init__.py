@@ -1,4 +1,4 @@
-"""Runs that ship with the package, one TOML file each, with the tables [model] and [training]."""
+"""Runs that ship with the package, one TOML file each, with the tables [model], [data] and [training]."""
 
 import tomllib
 from importlib.resources import files
@@ -20,4 +20,15 @@ def load_preset(name: str) -> Tables:
     names = preset_names()
     if name not in names:
         raise ValueError(f"preset {name!r} is none of {', '.join(names)}{nearest(name, names)}")
-    return tomllib.loads(files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(_text(name))
+
+
+def describe_presets() -> str:
+    """A line each: the comment that its file begins with."""
+    names = preset_names()
+    width = max(map(len, names))
+    return "\n".join(f"{name:<{width}}  {_text(name).splitlines()[0].lstrip('# ')}" for name in names)
+
+
+def _text(name: str) -> str:
+    return files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8")

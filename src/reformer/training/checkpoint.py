@@ -1,11 +1,13 @@
 """Loading a checkpoint folder, with an error that says what is wrong with it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
+from reformer import __version__
 from reformer.models import ReformerConfig, ReformerForCausalLM
 
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -16,22 +18,15 @@ def load_checkpoint(folder: Path) -> ReformerForCausalLM:
 
     Raises ValueError for a folder that holds no checkpoint of ours, or half of one.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; give one that `reformer train --out` wrote")
-    if not (folder / CONFIG).exists():
-        raise ValueError(f"{folder} holds no checkpoint ({CONFIG} is missing); give one that `reformer train` wrote")
+    written = read_config(folder)
     if not (folder / WEIGHTS).exists() and not (folder / SHARDS).exists():
         raise ValueError(f"{folder} holds half a checkpoint ({WEIGHTS} is missing); train it again")
     try:
-        written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        found = written.get("model_type") if isinstance(written, dict) else None
-        if found != ReformerConfig.model_type:
-            raise ValueError(f"its model_type is {found!r}, not {ReformerConfig.model_type!r}")
         config = ReformerConfig.from_pretrained(folder)
         loaded: Any = ReformerForCausalLM.from_pretrained(folder, config=config, output_loading_info=True)
     except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{folder} holds no checkpoint that can be read: {reason}") from None
+        raise ValueError(f"{folder} holds no checkpoint that can be read: {reason}{_newer(written)}") from None
     model, report = loaded
     wrong = [*report["missing_keys"], *report["mismatched_keys"], *report["unexpected_keys"]]
     if wrong:
@@ -39,3 +34,28 @@ def load_checkpoint(folder: Path) -> ReformerForCausalLM:
             f"{folder} holds weights of another model: {', '.join(map(str, sorted(wrong)[:3]))} do not fit"
         )
     return model.eval()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the model in a folder. Raises ValueError for a folder that holds none of ours."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; give one that `reformer train --out` wrote")
+    if not (folder / CONFIG).exists():
+        raise ValueError(f"{folder} holds no checkpoint ({CONFIG} is missing); give one that `reformer train` wrote")
+    try:
+        written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        found = written.get("model_type") if isinstance(written, dict) else None
+        if found != ReformerConfig.model_type:
+            raise ValueError(f"its model_type is {found!r}, not {ReformerConfig.model_type!r}")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} holds no checkpoint that can be read: {' '.join(str(error).split())}") from None
+    return dict(written)
+
+
+def _newer(config: dict[str, Any]) -> str:
+    """A hint that a newer version of this library wrote a checkpoint."""
+    writer = str(config.get("reformer_version", ""))
+    if not re.fullmatch(r"\d+(\.\d+)*", writer):
+        return ""
+    newer = [int(part) for part in writer.split(".")] > [int(part) for part in __version__.split(".")]
+    return f"; reformer {writer} wrote it, and this is {__version__}: install the newer one" if newer else ""

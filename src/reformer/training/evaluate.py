@@ -3,88 +3,137 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from reformer.data.corpus import Document
-from reformer.data.windows import evaluation_windows, join_documents
+from reformer.data.stream import join_documents
+from reformer.data.tokens import ByteTokens, Tokens
+from reformer.data.windows import evaluation_windows
 from reformer.models import ReformerForCausalLM
 from reformer.models.cache import ReformerCache
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Means over all bytes of the documents."""
-
-    loss: float
-    """Nats a byte."""
-    bits_per_byte: float
-    perplexity: float
-    accuracy: float
-    """Share of bytes that were the likeliest."""
-    bytes: int
+Advance = Callable[[int], None]
 
 
-@torch.no_grad()
+@dataclass
+class Score:
+    """Sums over predicted tokens."""
+
+    nll: float = 0.0
+    """Nats."""
+    correct: int = 0
+    tokens: int = 0
+    bytes: int = 0
+
+    @property
+    def loss(self) -> float:
+        """Nats a token."""
+        return self.nll / self.tokens if self.tokens else math.nan
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits a byte of text."""
+        return self.nll / math.log(2) / self.bytes if self.bytes else math.nan
+
+    @property
+    def perplexity(self) -> float:
+        """The exponential of the loss."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    @property
+    def accuracy(self) -> float:
+        """Share of tokens that were the likeliest."""
+        return self.correct / self.tokens if self.tokens else math.nan
+
+
+@dataclass
+class Evaluation(Score):
+    """The sums over all documents, over each one, and over the tokens that had so much context."""
+
+    documents: list[Score] = field(default_factory=list)
+    positions: dict[int, Score] = field(default_factory=dict)
+    """By k: tokens with 2**k to 2**(k+1) - 1 tokens of context, that in front of the document included."""
+    cache_bytes: int = 0
+    """The most memory that a cache took, with `evaluate_stream`."""
+
+    def add(self, document: Score, nll: NDArray[np.float64], correct: NDArray[np.bool_], context: int) -> None:
+        """Count consecutive tokens of a document, the first of which has `context` tokens in front of it."""
+        octaves = np.log2(np.arange(context, context + len(nll))).astype(int)
+        for octave in np.unique(octaves):
+            here = octaves == octave
+            position = self.positions.setdefault(int(octave), Score())
+            for score in (self, document, position):
+                score.nll += float(nll[here].sum())
+                score.correct += int(correct[here].sum())
+                score.tokens += int(here.sum())
+
+
 def evaluate(
     model: ReformerForCausalLM,
     documents: Sequence[Document],
     length: int,
     *,
+    stride: int | None = None,
+    tokens: Tokens | None = None,
     batch_size: int = 1,
-    advance: Callable[[int], None] = lambda _: None,
+    advance: Advance = lambda _: None,
 ) -> Evaluation:
-    """Predict each byte once, within windows of `length` tokens; `advance` is told the bytes done.
+    """Predict each token once, within windows of `length` tokens; `advance` is told the tokens done.
 
-    The same call gives the same bits, whatever the global seed. Raises ValueError without documents.
+    Windows are `stride` tokens apart (the default has them follow one another), so that all but the first tokens have
+    at least `length - stride` tokens of context. The same call gives the same bits, whatever the global seed.
+    Raises ValueError without documents.
     """
-    if not documents:
-        raise ValueError("there is no document to evaluate on")
+    tokens, stride = tokens or ByteTokens(), stride or length - 1
+    _check(documents, tokens, model)
     if length < 2:
         raise ValueError(f"length={length} must be at least 2 tokens: one to predict from and one to predict")
-    totals = np.zeros(3)
+    if not 1 <= stride < length:
+        raise ValueError(f"stride={stride} must be from 1 to {length - 1}, below the window of {length} tokens")
+    result = Evaluation()
     with evaluating(model):
-        for windows in _batches(documents, length, batch_size):
-            tokens = torch.from_numpy(windows).to(model.device)
-            output = model(tokens, labels=tokens, num_items_in_batch=1, logits_to_keep=1)
-            totals += [float(output.loss), int(output.correct), int(output.predicted)]
-            advance(int(output.predicted))
-    return _summarise(totals)
+        for batch in _batches(result, documents, tokens, length, stride, batch_size):
+            windows = torch.stack([window for window, *_ in batch]).to(model.device)
+            found = model.score(windows[:, :-1], windows[:, 1:])
+            for (_, last, document), nll, correct in zip(batch, found.nll, found.correct, strict=True):
+                context = windows.shape[1] - last
+                result.add(document, _numbers(nll[-last:]), correct[-last:].cpu().numpy(), context)
+                advance(last)
+    return result
 
 
-@torch.no_grad()
 def evaluate_stream(
     model: ReformerForCausalLM,
     documents: Sequence[Document],
     piece: int,
     *,
-    advance: Callable[[int], None] = lambda _: None,
-) -> tuple[Evaluation, int]:
-    """Predict each byte from all of its document that stands before it, `piece` tokens at a time.
+    tokens: Tokens | None = None,
+    advance: Advance = lambda _: None,
+) -> Evaluation:
+    """Predict each token from all of its document that stands before it, `piece` tokens at a time.
 
-    The same as one forward over each document, in the memory of one piece and the cache, whose most bytes are returned
-    too. Raises ValueError without documents, and for a model that has no cache.
+    The same as one forward over each document, in the memory of one piece and the cache.
+    Raises ValueError without documents, and for a model that has no cache.
     """
-    if not documents:
-        raise ValueError("there is no document to evaluate on")
-    totals, most = np.zeros(3), 0
+    tokens = tokens or ByteTokens()
+    _check(documents, tokens, model)
+    result = Evaluation()
     with evaluating(model):
         for document in documents:
-            tokens = torch.from_numpy(join_documents([document]))
-            cache = ReformerCache(model.config, room=len(tokens))
-            for start in range(0, len(tokens) - 1, piece):
-                end = min(start + piece, len(tokens) - 1)
-                now, following = (
-                    tokens[None, i:j].long().to(model.device) for i, j in ((start, end), (start + 1, end + 1))
-                )
-                sums = model.score(now, following, past_key_values=cache)
-                totals += [float(sums.nll), int(sums.correct), int(sums.predicted)]
-                advance(int(sums.predicted))
-            most = max(most, cache.bytes())
-    return _summarise(totals), most
+            score, stream = _begin(result, document), join_documents([document], tokens)
+            cache = ReformerCache(model.config, room=len(stream))
+            for start in range(0, len(stream) - 1, piece):
+                part = torch.from_numpy(stream.part(start, min(start + piece + 1, len(stream))))[None].to(model.device)
+                found = model.score(part[:, :-1], part[:, 1:], past_key_values=cache)
+                result.add(score, _numbers(found.nll[0]), found.correct[0].cpu().numpy(), start + 1)
+                advance(part.shape[1] - 1)
+            result.cache_bytes = max(result.cache_bytes, cache.bytes())
+    return result
 
 
 @contextmanager
@@ -98,24 +147,40 @@ def evaluating(model: ReformerForCausalLM) -> Iterator[None]:
         model.train(was_training)
 
 
-def _summarise(totals: NDArray[np.float64]) -> Evaluation:
-    nll, correct, predicted = totals
-    loss = nll / predicted
-    perplexity = math.exp(loss) if loss < 700 else math.inf
-    return Evaluation(loss, loss / math.log(2), perplexity, correct / predicted, int(predicted))
+def _check(documents: Sequence[Document], tokens: Tokens, model: ReformerForCausalLM) -> None:
+    if not any(document.text for document in documents):
+        raise ValueError("there is no document to evaluate on, or each is empty")
+    if tokens.vocabulary > model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokens.vocabulary} tokens, the model {model.config.vocab_size}: it is another model's"
+        )
 
 
-def _batches(documents: Sequence[Document], length: int, batch_size: int) -> Iterator[NDArray[np.int64]]:
-    """Windows of equal length together, in order."""
-    waiting: list[NDArray[np.int64]] = []
+def _begin(result: Evaluation, document: Document) -> Score:
+    score = Score(bytes=len(document.text))
+    result.documents.append(score)
+    result.bytes += score.bytes
+    return score
+
+
+def _numbers(nll: Tensor) -> NDArray[np.float64]:
+    return nll.double().cpu().numpy()
+
+
+Window = tuple[Tensor, int, Score]
+
+
+def _batches(
+    result: Evaluation, documents: Sequence[Document], tokens: Tokens, length: int, stride: int, batch_size: int
+) -> Iterator[list[Window]]:
+    """Windows of equal length together, in order, each with how many of its last tokens to predict."""
+    waiting: list[Window] = []
     for document in documents:
-        for window in evaluation_windows(document, length):
-            if waiting and len(waiting[0]) != len(window):
-                yield np.stack(waiting)
+        score = _begin(result, document)
+        for window, last in evaluation_windows(document, tokens, length, stride):
+            if waiting and (len(waiting[0][0]) != len(window) or len(waiting) == batch_size):
+                yield waiting
                 waiting = []
-            waiting.append(window)
-            if len(waiting) == batch_size:
-                yield np.stack(waiting)
-                waiting = []
+            waiting.append((window, last, score))
     if waiting:
-        yield np.stack(waiting)
+        yield waiting

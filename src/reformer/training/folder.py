@@ -1,4 +1,4 @@
-"""The folder of a run: written beside its place and moved there whole."""
+"""The folder of a run: its settings, its checkpoints, and at the end its model."""
 
 import shutil
 import signal
@@ -9,78 +9,110 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from reformer.settings import ModelSettings
+from reformer.data.prepare import Corpus
 from reformer.training.processes import is_main_process
-from reformer.training.run_file import write_run_file
-from reformer.training.settings import TrainingSettings
+from reformer.training.run_file import Run, check_same_run, write_run_file
 
 RUN_FILE = "run.toml"
+CONFIG = "config.json"
+CORPUS = "corpus.txt"
 
 
-def check_out(out: Path, overwrite: bool = False) -> None:
+def check_out(out: Path, overwrite: bool = False, resume: bool = False) -> None:
     """ValueError when `out` is no place for a run: a file, or a folder that holds something.
 
-    With `overwrite` it may hold a run.
+    With `overwrite` or `resume` it may hold a run.
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; --out names the folder of the run")
     if not out.is_dir() or not any(out.iterdir()):
         return
-    if not overwrite:
-        raise ValueError(f"{out} holds another run or other files; choose another folder, or give --overwrite")
+    if not overwrite and not resume:
+        raise ValueError(
+            f"{out} holds another run or other files; choose another folder, or give --overwrite, or --resume auto to "
+            "go on with it"
+        )
     if not (out / RUN_FILE).exists():
         raise ValueError(f"{out} is not the folder of a run ({RUN_FILE} is missing): it is not overwritten")
 
 
-class RunFolder:
-    """Fills `out` at the end of a run; what was there stays until then. Of several processes only the main one does.
+def check_same(checkpoint: Path, run: Run, corpus: Corpus) -> None:
+    """ValueError when a checkpoint is that of a run with other settings or another text."""
+    check_same_run(checkpoint / RUN_FILE, run)
+    if (checkpoint / CORPUS).read_text(encoding="utf-8").strip() != corpus.fingerprint:
+        raise ValueError(f"the text is not the one that {checkpoint} was trained on; give the same, or another --out")
 
-    Raises ValueError when `out` is no place for a run (`check_out`) or cannot be made.
+
+class RunFolder:
+    """`out` while a run fills it. A run that it replaces stays beside it until something of the new one is saved.
+
+    Of several processes only the main one writes. Raises ValueError when `out` is no place for a run (`check_out`) or
+    cannot be made.
     """
 
-    def __init__(self, out: Path, overwrite: bool = False) -> None:
-        self.out, self.overwrite, self.main = out.resolve(), overwrite, is_main_process()
-        self.staging = self.out.with_name(f".{self.out.name}.partial")
+    def __init__(self, out: Path, run: Run, corpus: Corpus, *, overwrite: bool = False, resume: bool = False) -> None:
+        self.out, self.run, self.corpus, self.main = out.resolve(), run, corpus, is_main_process()
+        self.former = self.out.with_name(f".{self.out.name}.former")
+        self.saved = resume
         if not self.main:
             return
-        check_out(self.out, overwrite)
-        self.made = [folder for folder in self.staging.parents if not folder.exists()]
+        if (
+            self.former.exists() and _holds_nothing(self.out) and not resume
+        ):  # a run was killed before it saved anything
+            shutil.rmtree(self.out, ignore_errors=True)
+            self.former.rename(self.out)
+        check_out(self.out, overwrite, resume)
+        self.made = [folder for folder in (self.out, *self.out.parents) if not folder.exists()]
         try:
-            shutil.rmtree(self.staging, ignore_errors=True)
-            self.staging.mkdir(parents=True)
+            if self.out.exists() and not resume and any(self.out.iterdir()):
+                shutil.rmtree(self.former, ignore_errors=True)
+                self.out.rename(self.former)
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_run_file(self.out / RUN_FILE, run)
         except OSError as error:
             raise ValueError(f"{out} cannot be made ({error.strerror}); choose another folder") from None
 
-    def save(self, model: PreTrainedModel, settings: ModelSettings, training: TrainingSettings) -> None:
-        """Weights, configuration and run file, all or nothing.
+    def complete(self, checkpoint: Path) -> None:
+        """Put settings and tokenizer into a checkpoint, so that it is a model of its own."""
+        self.corpus.tokens.save(checkpoint)
+        write_run_file(checkpoint / RUN_FILE, self.run)
+        (checkpoint / CORPUS).write_text(self.corpus.fingerprint + "\n", encoding="utf-8")
+        self._keep()
 
-        Raises ValueError, with the place of what was trained, when `out` was filled in the meantime.
-        """
+    def save(self, model: PreTrainedModel) -> None:
+        """The model, whole: the configuration, without which there is none, comes last."""
         if not self.main:
             return
+        staging = self.out / ".model"
         with _no_interruption():
-            model.save_pretrained(self.staging)
-            write_run_file(self.staging / RUN_FILE, settings, training)
+            shutil.rmtree(staging, ignore_errors=True)
             try:
-                check_out(self.out, self.overwrite)
-            except ValueError as error:
-                self.main = False  # nothing is discarded
-                raise ValueError(f"{error}; what was trained is in {self.staging}") from None
-            former = self.out.with_name(f".{self.out.name}.former")
-            shutil.rmtree(former, ignore_errors=True)
-            if self.out.exists():
-                self.out.rename(former)
-            self.staging.rename(self.out)
-            shutil.rmtree(former, ignore_errors=True)
+                model.save_pretrained(staging)
+                self.corpus.tokens.save(staging)
+                for path in sorted(staging.iterdir(), key=lambda path: path.name == CONFIG):
+                    path.replace(self.out / path.name)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+            self._keep()
+
+    def _keep(self) -> None:
+        self.saved = True
+        shutil.rmtree(self.former, ignore_errors=True)
 
     def discard(self) -> None:
-        """Leave nothing behind that was not saved."""
-        if not self.main:
+        """Leave the place as it was, if nothing was saved."""
+        if not self.main or self.saved:
             return
-        shutil.rmtree(self.staging, ignore_errors=True)
+        shutil.rmtree(self.out, ignore_errors=True)
+        if self.former.exists():
+            self.former.rename(self.out)
         for folder in self.made:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def _holds_nothing(out: Path) -> bool:
+    return not out.exists() or (out.is_dir() and {path.name for path in out.iterdir()} <= {RUN_FILE})
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Text from a byte-level model, piece by piece, through transformers' `generate`."""
+"""Text from a model, piece by piece, through transformers' `generate`."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from reformer.data.byte_tokens import END, FIRST_BYTE, PAD, UNKNOWN, ByteDecoder, encode
+from reformer.data.tokens import ByteTokens, Tokens
 from reformer.models import ReformerForCausalLM
 from reformer.models.cache import ReformerCache, why_not_cached
 from reformer.models.cache_file import load_cache, save_cache
@@ -55,8 +55,8 @@ class Speed:
 class _Writer(BaseStreamer):
     """Decodes each new token and hands on the text; the prompt is left out."""
 
-    def __init__(self, write: Callable[[str], object]) -> None:
-        self.write, self.decoder, self.prompt_seen = write, ByteDecoder(), False
+    def __init__(self, write: Callable[[str], object], tokens: Tokens) -> None:
+        self.write, self.decoder, self.end_token, self.prompt_seen = write, tokens.decoder(), tokens.end, False
         self.started, self.first, self.last, self.new = time.perf_counter(), 0.0, 0.0, 0
 
     def put(self, value: Tensor) -> None:
@@ -67,25 +67,28 @@ class _Writer(BaseStreamer):
         self.first = self.first or self.last
         for token in value.flatten().tolist():
             self.new += 1
-            if text := self.decoder.feed(token):
-                self.write(text)
+            if token != self.end_token:
+                self._show(self.decoder.feed(token))
 
     def end(self) -> None:
-        if rest := self.decoder.finish():
-            self.write(rest)
+        self._show(self.decoder.finish())
+
+    def _show(self, text: str) -> None:
+        if text:
+            self.write(text)
 
 
 class _Stop(StoppingCriteria):
-    """Stops behind certain bytes, if they are new."""
+    """Stops behind certain texts, if they are new."""
 
-    def __init__(self, stop: Sequence[bytes], prompt: int) -> None:
-        self.stop, self.prompt = stop, prompt
+    def __init__(self, stop: Sequence[bytes], tokens: Tokens, prompt: int) -> None:
+        self.stop, self.tokens, self.prompt = stop, tokens, prompt
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        longest = max(map(len, self.stop))
-        tokens = input_ids[0, max(self.prompt, input_ids.shape[1] - longest) :].tolist()
-        end = bytes(token - FIRST_BYTE for token in tokens if token >= FIRST_BYTE)
-        return torch.tensor([end.endswith(tuple(self.stop))], device=input_ids.device)
+        longest = max(map(len, self.stop))  # no token is shorter than a byte
+        new = input_ids[0, max(self.prompt, input_ids.shape[1] - longest) :].tolist()
+        text = self.tokens.as_bytes([token for token in new if token != self.tokens.end])
+        return torch.tensor([any(stop in text for stop in self.stop)], device=input_ids.device)
 
 
 def generate_text(
@@ -95,11 +98,12 @@ def generate_text(
     write: Callable[[str], object],
     sampling: Sampling | None = None,
     *,
+    tokens: Tokens | None = None,
     echo: bool = False,
     load: Path | None = None,
     save: Path | None = None,
 ) -> Speed:
-    """Write the text behind a prompt as it comes; it ends at the end token or after `max_new_tokens` bytes.
+    """Write the text behind a prompt as it comes; it ends at the end token or after `max_new_tokens` tokens.
 
     `echo`: write the prompt first. `load`: a file of the text in front of the prompt; `save`: where the cache of the
     whole text goes.
@@ -110,59 +114,62 @@ def generate_text(
         raise ValueError(f"this model has no cache to load or save ({reason})")
     if not max_new_tokens and not save:
         raise ValueError("max-new-tokens=0 makes sense with --save-cache only; ask for at least 1")
-    writer = _Writer(write)
-    tokens, cache = _start(model, prompt, max_new_tokens, load, reason is None)
-    options = _options(sampling or Sampling(), tokens.shape[1])
+    tokens = tokens or ByteTokens()
+    writer = _Writer(write, tokens)
+    text, cache = _start(model, tokens, prompt, max_new_tokens, load, reason is None)
+    prompt_tokens = text.shape[1]
+    options = _options(sampling or Sampling(), tokens, prompt_tokens)
     if echo:
         write(prompt.decode("utf-8", "replace"))
     with torch.no_grad(), evaluating(model), _seeded(sampling.seed if sampling else None, model.device):
         if cache is not None:
-            for piece in tokens[:, cache.seen : -1].split(PIECE, dim=1):
+            for piece in text[:, cache.seen : -1].split(PIECE, dim=1):
                 if piece.shape[1]:
                     model.model(piece, past_key_values=cache)
-        text = tokens
         if max_new_tokens:
             text = model.generate(  # type: ignore[misc, assignment]
-                tokens,
+                text,
                 max_new_tokens=max_new_tokens,
                 streamer=writer,
-                pad_token_id=PAD,
+                pad_token_id=tokens.pad,
+                eos_token_id=tokens.end,
                 past_key_values=cache,
                 use_cache=cache is not None,
                 **options,
             )
     if save and cache is not None:
         save_cache(cache, save, model, text)
-    return Speed(tokens.shape[1], writer.new, writer.first - writer.started, writer.last - writer.first)
+    return Speed(prompt_tokens, writer.new, writer.first - writer.started, writer.last - writer.first)
 
 
 def _start(
-    model: ReformerForCausalLM, prompt: bytes, new: int, load: Path | None, cached: bool
+    model: ReformerForCausalLM, tokens: Tokens, prompt: bytes, new: int, load: Path | None, cached: bool
 ) -> tuple[Int[Tensor, "1 l"], ReformerCache | None]:
     """The whole text so far, and the cache of what was computed of it."""
-    cache, tokens = None, torch.tensor([[END]], device=model.device)
+    cache, text = None, torch.tensor([[tokens.end]], device=model.device)
     if load is not None:
         cache, found = load_cache(load, model)
         if found is None or found.shape[0] != 1:
             raise ValueError(f"{load} has no text of its own beside the cache; give one that --save-cache wrote")
-        tokens = found
-    tokens = torch.cat((tokens, torch.tensor([encode(prompt).tolist()], dtype=torch.long, device=model.device)), dim=1)
-    check_room(model, tokens.shape[1], new)
+        text = found
+    added = torch.tensor([tokens.encode([prompt])[0].tolist()], dtype=torch.long, device=model.device)
+    text = torch.cat((text, added), dim=1)
+    check_room(model, text.shape[1], new)
     if cache is None and cached:
-        cache = ReformerCache(model.config, room=tokens.shape[1] + new)
-    return tokens, cache
+        cache = ReformerCache(model.config, room=text.shape[1] + new)
+    return text, cache
 
 
-def _options(sampling: Sampling, prompt: int) -> dict[str, Any]:
+def _options(sampling: Sampling, tokens: Tokens, prompt: int) -> dict[str, Any]:
     """Arguments of `generate`."""
-    options: dict[str, Any] = {"do_sample": sampling.temperature > 0, "suppress_tokens": [PAD, UNKNOWN]}
+    options: dict[str, Any] = {"do_sample": sampling.temperature > 0, "suppress_tokens": tokens.unwanted or None}
     if sampling.temperature > 0:
         options |= {"temperature": sampling.temperature, "top_k": sampling.top_k or 0, "top_p": sampling.top_p or 1.0}
         options |= {} if sampling.min_p is None else {"min_p": sampling.min_p}
     if sampling.repetition_penalty is not None:
         options["repetition_penalty"] = sampling.repetition_penalty
     if sampling.stop:
-        options["stopping_criteria"] = StoppingCriteriaList([_Stop(sampling.stop, prompt)])
+        options["stopping_criteria"] = StoppingCriteriaList([_Stop(sampling.stop, tokens, prompt)])
     return options
 
 

@@ -1,5 +1,6 @@
 """What a run shows on standard error: a line each `log_steps`, and a bar with the time left."""
 
+import math
 import time
 from datetime import timedelta
 from typing import Any
@@ -12,7 +13,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 class ProgressLines(TrainerCallback):
     """Prints the log of the main process; the bar appears on terminals only."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, per_byte: bool = True, console: Console | None = None) -> None:
+        self.per_byte = per_byte
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
@@ -21,14 +23,17 @@ class ProgressLines(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Start the clock and the bar."""
-        self.started = time.perf_counter()
+        self.started, self.first = time.perf_counter(), state.global_step
         if state.is_world_process_zero:
             self.bar.start()
             self.task = self.bar.add_task("training", total=state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Move the bar; log the last step too."""
-        control.should_log |= state.global_step == state.max_steps
+        """Move the bar; log, evaluate and save at the last step too."""
+        if state.global_step == state.max_steps:
+            control.should_log = True
+            control.should_evaluate = args.eval_strategy != "no"
+            control.should_save = args.save_strategy != "no"
         if state.is_world_process_zero:
             self.bar.update(self.task, completed=state.global_step)
 
@@ -40,16 +45,26 @@ class ProgressLines(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """One line."""
-        if not state.is_world_process_zero or not logs or "bits_per_byte" not in logs:
+        """One line, for the text that is trained on or for the text that is held out."""
+        if not state.is_world_process_zero or not logs:
             return
-        per_step = (time.perf_counter() - self.started) / max(state.global_step, 1)
-        left = timedelta(seconds=round(per_step * (state.max_steps - state.global_step)))
-        self.console.print(
-            f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
-            f"  loss {logs['loss']:.4f}  bits/byte {logs['bits_per_byte']:.3f}  accuracy {logs['accuracy']:.3f}"
-            f"  grad norm {logs['grad_norm']:.2f}  {logs['tokens_per_second']:,.0f} tokens/s  left {left}"
-        )
+        step = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
+        if "eval_loss" in logs:
+            self.console.print(f"{step}  held out: {self._fit(logs, 'eval_')}")
+        elif "bits_per_token" in logs:
+            per_step = (time.perf_counter() - self.started) / max(state.global_step - self.first, 1)
+            left = timedelta(seconds=round(per_step * (state.max_steps - state.global_step)))
+            self.console.print(
+                f"{step}  {self._fit(logs, '')}  grad norm {logs['grad_norm']:.2f}  "
+                f"{logs['tokens_per_second']:,.0f} tokens/s  left {left}"
+            )
+
+    def _fit(self, logs: dict[str, float], prefix: str) -> str:
+        loss = logs[f"{prefix}loss"]
+        how = f"bits/byte {logs[f'{prefix}bits_per_token']:.3f}"
+        if not self.per_byte:
+            how = f"perplexity {math.exp(min(loss, 700)):.2f}"
+        return f"loss {loss:.4f}  {how}  accuracy {logs[f'{prefix}accuracy']:.3f}"
 
     def stop(self) -> None:
         """Take the bar away."""

@@ -1,20 +1,29 @@
-"""A training run from documents to a checkpoint folder."""
+"""A training run from a corpus to a folder with a model."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from transformers import set_seed
+from transformers.integrations.integration_utils import TensorBoardCallback
 
-from reformer.data.byte_tokens import VOCABULARY
-from reformer.data.corpus import Document
-from reformer.data.windows import TrainingWindows, join_documents
+from reformer.data.prepare import Corpus
+from reformer.data.settings import DataSettings
+from reformer.data.tokens import Tokens
+from reformer.data.windows import Collate, HeldOutWindows, TrainingWindows
 from reformer.models import ReformerConfig, ReformerForCausalLM
 from reformer.settings import ModelSettings
-from reformer.training.folder import RunFolder
+from reformer.training.finetune import add_lora, merge_lora
+from reformer.training.folder import RunFolder, check_same
+from reformer.training.interruption import Interruption
+from reformer.training.lora_settings import LoraSettings
+from reformer.training.processes import process_count
 from reformer.training.progress import ProgressLines
+from reformer.training.run_file import Run
 from reformer.training.settings import TrainingSettings
-from reformer.training.trainer import ReformerTrainer
+from reformer.training.trainer import ReformerTrainer, checkpoints
 
 Say = Callable[[str], None]
 
@@ -30,61 +39,127 @@ def build_model(settings: ModelSettings, seed: int) -> ReformerForCausalLM:
 
 
 def train(
-    documents: Sequence[Document],
+    corpus: Corpus,
     settings: ModelSettings,
     training: TrainingSettings,
     out: Path,
     *,
+    data: DataSettings | None = None,
     overwrite: bool = False,
+    resume: Path | None = None,
     model: ReformerForCausalLM | None = None,
     say: Say = print,
 ) -> ReformerForCausalLM:
-    """Train on documents and save to `out`; returns the model.
+    """Train on a corpus and save to `out`; returns the model: the best on held-out text, or the last.
 
-    Raises ValueError for settings that do not fit the text or the folder, NonFiniteLoss (nothing is saved), and
-    Interrupted after Ctrl-C, when what was trained is saved.
+    `data` says where the corpus comes from, for the run file. `resume` is a checkpoint (`find_checkpoint`).
+    Raises ValueError for settings that do not fit the text or the folder, NonFiniteLoss and NotSaved (what was saved
+    before stays), and Interrupted after Ctrl-C, when what was trained is saved.
     """
-    check_fit(settings, training)
-    stream = join_documents(documents)
-    windows = TrainingWindows(stream, training.length)
-    if windows.length < training.length:
-        say(f"the text has {len(stream):,} tokens, less than one window of {training.length:,}: training on it whole")
-    folder = RunFolder(out, overwrite)
-    progress = ProgressLines()
+    check_fit(settings, training, corpus.tokens.vocabulary)
+    if training.lora and model is None:
+        raise ValueError("lora trains beside the frozen weights of a model; pass that model")
+    run = Run(settings, data or DataSettings(), training)
+    if resume is not None:
+        check_same(resume, run, corpus)
+    rows = training.batch_size * training.accumulation * process_count()
+    windows = TrainingWindows(corpus.train, training.phases(), rows, training.seed)
+    if len(corpus.train) < training.length:
+        say(f"the text has {len(corpus.train):,} tokens, less than one window of {training.length:,}: it is one window")
+    folder = RunFolder(out, run, corpus, overwrite=overwrite, resume=resume is not None)
+    progress = ProgressLines(corpus.tokens.per_byte)
     try:
         model = model or build_model(settings, training.seed)
-        say(f"{model.num_parameters():,} weights; {len(stream):,} tokens in {len(windows):,} windows")
-        trainer = ReformerTrainer(model, windows, training, str(folder.staging))
+        say(f"{model.num_parameters():,} weights; {len(corpus.train):,} tokens, {_passes(corpus, training, rows)}")
+        trained: Any = add_lora(model, LoraSettings.parse(training.lora)) if training.lora else model
+        trainer = ReformerTrainer(
+            trained,
+            windows,
+            training,
+            str(folder.out),
+            collate=Collate(corpus.tokens, apart=run.data.documents == "apart"),
+            held_out=HeldOutWindows(corpus.held_out, training.length, training.eval_tokens),
+            complete=folder.complete,
+        )
         trainer.add_callback(progress)
-        interrupted = False
-        try:
-            trainer.train()
-        except KeyboardInterrupt:
-            if not trainer.state.global_step:
-                raise  # nothing was trained yet
-            interrupted = True
+        if training.tensorboard:
+            trainer.add_callback(TensorBoardCallback(_tensorboard(folder.out / "tensorboard")))
+        with Interruption(say) as interruption:
+            trainer.add_callback(interruption)
+            try:
+                trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+            except KeyboardInterrupt:
+                if not trainer.state.global_step:
+                    raise  # nothing was trained yet
+                interruption.asked = True
         progress.stop()
-        folder.save(trainer.accelerator.unwrap_model(trainer.model), settings, training)
-        say(f"saved to {out} after {trainer.state.global_step} steps")
+        best = not interruption.asked and trainer.return_to_best()
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if training.lora:
+            model = merge_lora(model)
+        folder.save(model)
+        step = trainer.state.best_global_step if best else trainer.state.global_step
+        say(f"saved to {out} after {trainer.state.global_step} steps" + (f": the model of step {step}" if best else ""))
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()
-        if interrupted:
-            raise Interrupted(f"interrupted at step {trainer.state.global_step}; what was trained is in {out}")
+        if interruption.asked:
+            raise Interrupted(
+                f"interrupted at step {trainer.state.global_step}; what was trained is in {out}"
+                + ("; go on with --resume auto" if checkpoints(folder.out) else "")
+            )
     finally:
         progress.stop()
         folder.discard()
     return model
 
 
-def check_fit(settings: ModelSettings, training: TrainingSettings) -> None:
-    """ValueError where model and training do not go together."""
-    if settings.vocab_size < VOCABULARY:
-        raise ValueError(f"vocab_size={settings.vocab_size} is too small for bytes; they need {VOCABULARY}")
+def find_checkpoint(out: Path, resume: str) -> Path | None:
+    """The checkpoint to go on from: the last one of `out` for "auto" (None without any), else the given folder.
+
+    Raises ValueError for a folder that is none.
+    """
+    if resume == "auto":
+        return next(reversed(checkpoints(out)), None)
+    folder = Path(resume)
+    if not (folder / "trainer_state.json").exists():
+        raise ValueError(f"resume={resume} is no checkpoint of a run; give auto or a folder named checkpoint-STEP")
+    if folder.resolve().parent != out.resolve():
+        raise ValueError(f"resume={resume} is a checkpoint of another run than {out}; give that run's folder as --out")
+    return folder
+
+
+def check_fit(settings: ModelSettings, training: TrainingSettings, vocabulary: int) -> None:
+    """ValueError where model, training and tokens do not go together."""
+    if settings.vocab_size < vocabulary:
+        raise ValueError(
+            f"vocab_size={settings.vocab_size} is too small for the tokenizer's {vocabulary} tokens; leave it out"
+        )
     if not settings.causal:
         raise ValueError("causal=False: a language model predicts the next token; leave causal on")
+    if training.fsdp and not torch.accelerator.is_available():
+        raise ValueError("fsdp=true shards over accelerators, and this machine has none; leave --fsdp out")
     limit = settings.length_limit
     if limit is not None and training.length > limit:
         raise ValueError(
             f"length={training.length} is over {limit}, the longest document of {settings.position_embedding} "
             "positions; shorten the windows, or raise max_position_embeddings or axial_shape"
         )
+
+
+def with_tokens(settings: ModelSettings, tokens: Tokens) -> ModelSettings:
+    """Settings of a model for these tokens: as many, unless more are asked for, and their special ones."""
+    size = tokens.vocabulary if settings.vocab_size == ModelSettings.vocab_size else settings.vocab_size
+    return replace(settings, vocab_size=max(size, tokens.end + 1), pad_token_id=tokens.pad, eos_token_id=tokens.end)
+
+
+def _passes(corpus: Corpus, training: TrainingSettings, rows: int) -> str:
+    tokens = rows * sum(phase.length * phase.steps for phase in training.phases())
+    return f"read {tokens / len(corpus.train):,.2f} times in {training.steps:,} steps"
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("tensorboard=true needs tensorboard: pip install 'reformer-torch[tensorboard]'") from None
+    return SummaryWriter(str(folder))

@@ -1,9 +1,12 @@
 """How a model is trained, without torch: for the TOML file and the command line."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from reformer.ops.checks import check_integer, check_probability
+from reformer.data.phases import Phase
+from reformer.ops.checks import check_choice, check_integer
 from reformer.settings import Settings
+from reformer.training.lora_settings import LoraSettings
 
 
 @dataclass(kw_only=True)
@@ -12,39 +15,85 @@ class TrainingSettings(Settings):
 
     length: int = 2048
     """Tokens of a window."""
+    length_schedule: tuple[str, ...] = ()
+    """Shorter windows first: 512:200 2048:600 takes 512 tokens up to step 200, 2,048 up to step 600, then length."""
     batch_size: int = 1
     """Windows of a micro-batch."""
     accumulation: int = 1
     """Micro-batches of a step."""
     steps: int = 1000
     """Optimizer steps."""
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    """adafactor keeps a row and a column for each matrix where adamw keeps two more of them."""
     learning_rate: float = 1e-3
-    """Largest learning rate of AdamW."""
+    """Largest learning rate."""
+    schedule: Literal["cosine", "linear", "inverse_sqrt"] = "cosine"
+    """How the learning rate falls behind the warm-up."""
     warmup_steps: int = 50
-    """Steps in which the learning rate rises; it falls along a cosine afterwards."""
+    """Steps in which the learning rate rises."""
     weight_decay: float = 0.1
     """Decay of matrices (not of norms and biases)."""
     clip: float = 1.0
     """Largest norm of the gradient."""
     bf16: bool = False
     """Compute in bf16 autocast; weights and streams stay in fp32."""
-    held_out: float = 0.05
-    """Share of the text that is held out for evaluation."""
+    lora: str | None = None
+    """Train small matrices beside frozen weights: r=8, or r=8,alpha=16,dropout=0.05; for fine-tuning."""
+    fsdp: bool = False
+    """Shard weights, gradients and optimizer over the processes of torchrun (FSDP2); needs accelerators."""
     seed: int = 0
-    """Seed of weights, order and dropout."""
+    """Seed of weights, windows and dropout."""
     log_steps: int = 20
     """Steps between two lines of the log."""
+    eval_steps: int = 250
+    """Steps between two evaluations on held-out text; 0: none."""
+    eval_tokens: int = 65_536
+    """Most tokens of an evaluation, spread over the held-out text."""
+    patience: int = 0
+    """Stop after so many evaluations without a better one; 0: never."""
+    save_steps: int = 250
+    """Steps between two checkpoints, of which the last one and the best one are kept; 0: none."""
+    tensorboard: bool = False
+    """Write TensorBoard's event files to the folder `tensorboard` of the run."""
 
     def __post_init__(self) -> None:
+        for name, choices in (
+            ("optimizer", ("adamw", "adafactor")),
+            ("schedule", ("cosine", "linear", "inverse_sqrt")),
+        ):
+            check_choice(name, getattr(self, name), choices)
         super().__post_init__()
         check_integer("length", self.length, 2)
-        for name in ("batch_size", "accumulation", "steps", "log_steps"):
+        for name in ("batch_size", "accumulation", "steps", "log_steps", "eval_tokens"):
             check_integer(name, getattr(self, name), 1)
-        check_integer("warmup_steps", self.warmup_steps, 0)
+        for name in ("warmup_steps", "eval_steps", "patience", "save_steps"):
+            check_integer(name, getattr(self, name), 0)
         check_integer("seed", self.seed, 0, 2**32 - 1)
-        check_probability("held_out", self.held_out)
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be above 0")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay={self.weight_decay!r} must be at least 0")
+        if self.patience and not self.eval_steps:
+            raise ValueError(f"patience={self.patience} counts evaluations, and eval_steps=0 makes none; set it")
+        if self.lora is not None:
+            LoraSettings.parse(self.lora)
+        self.phases()
+
+    def phases(self) -> list[Phase]:
+        """Lengths of windows and for how many steps each. Raises ValueError for a schedule that is none."""
+        phases, done = [], 0
+        for entry in self.length_schedule:
+            length, _, until = entry.partition(":")
+            if not (length.isdecimal() and until.isdecimal() and int(length) >= 2):
+                raise ValueError(f"length_schedule={entry!r} must be LENGTH:STEP, as in 512:200")
+            if not done < int(until) < self.steps:
+                raise ValueError(
+                    f"length_schedule={entry!r}: its step must be over {done} and below steps={self.steps}, in order"
+                )
+            phases.append(Phase(int(length), int(until) - done))
+            done = int(until)
+        longest = max([phase.length for phase in phases], default=0)
+        if longest > self.length:
+            raise ValueError(f"length_schedule has windows of {longest} tokens, over length={self.length}")
+        return [*phases, Phase(self.length, self.steps - done)]

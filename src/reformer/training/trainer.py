@@ -1,31 +1,72 @@
-"""transformers' Trainer, set up for this model: what is logged, and what stops a run."""
+"""transformers' Trainer, set up for this model: its data, what is logged, what is kept, and what stops a run."""
 
 import math
+import shutil
 import time
+from collections.abc import Callable, Sized
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import EarlyStoppingCallback, EvalPrediction, PrinterCallback, Trainer, TrainingArguments
 
 from reformer.training.settings import TrainingSettings
+
+CHECKPOINT = "checkpoint-"
 
 
 class NonFiniteLoss(RuntimeError):
     """The loss became NaN or infinite."""
 
 
+class NotSaved(RuntimeError):
+    """A checkpoint could not be written; earlier ones are whole."""
+
+
 class ReformerTrainer(Trainer):
-    """Logs bits per byte, accuracy and tokens per second; stops at a loss that is not finite."""
+    """Logs bits per byte, accuracy and tokens per second; stops at a loss that is not finite.
+
+    The order of `data` is the order of the run. Checkpoints are staged, then renamed; the last and the best are kept.
+    """
 
     def __init__(
-        self, model: PreTrainedModel, data: Dataset[dict[str, Tensor]], settings: TrainingSettings, output_dir: str
+        self,
+        model: nn.Module,
+        data: Dataset[dict[str, Tensor]],
+        settings: TrainingSettings,
+        output_dir: str,
+        *,
+        collate: Callable[[Any], dict[str, Tensor]] | None = None,
+        held_out: Dataset[dict[str, Tensor]] | None = None,
+        complete: Callable[[Path], None] = lambda _: None,
     ) -> None:
-        super().__init__(model=model, args=_arguments(settings, output_dir), train_dataset=data)
+        evaluated = bool(settings.eval_steps and isinstance(held_out, Sized) and len(held_out))
+        super().__init__(
+            model=model,
+            args=_arguments(settings, output_dir, evaluated),
+            train_dataset=data,
+            eval_dataset=held_out if evaluated else None,
+            compute_metrics=_held_out_metrics,
+            data_collator=collate,
+        )
         self.remove_callback(PrinterCallback)
+        if settings.patience and evaluated:
+            self.add_callback(EarlyStoppingCallback(settings.patience))
+        self.complete = complete
+        self._staging: Path | None = None
         self._correct, self._predicted = 0, 0
         self._since: float | None = None
+
+    def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)  # type: ignore[arg-type]
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Matrices decay; norms and biases do not."""
+        return [name for name, weight in model.named_parameters() if weight.dim() > 1]
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's loss; counts what was predicted and how much of it rightly."""
@@ -41,27 +82,120 @@ class ReformerTrainer(Trainer):
         self._predicted += int(outputs.predicted)
         return loss
 
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The sums of each row: its loss in nats, tokens that were the likeliest, tokens."""
+        inputs = self._prepare_inputs(inputs)
+        rows = []
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for i in range(len(inputs["input_ids"])):
+                row = {name: value[i : i + 1] for name, value in inputs.items()}
+                output = model(**row, num_items_in_batch=1, logits_to_keep=1)
+                rows.append(torch.stack([output.loss.double(), output.correct.double(), output.predicted.double()]))
+        sums = torch.stack(rows)
+        return sums[:, 0].mean(), sums, sums[:, 2:]
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Leaves no trace in the random numbers of the training."""
+        with torch.random.fork_rng():
+            started = time.perf_counter()
+            found: dict[str, float] = super().evaluate(*args, **kwargs)
+        if self._since is not None:
+            self._since += time.perf_counter() - started
+        return found
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add bits per byte, token accuracy and tokens per second to the lines of the training loss."""
         if "loss" in logs and self._since is not None:
             now = time.perf_counter()
-            logs["bits_per_byte"] = logs["loss"] / math.log(2)
-            logs["accuracy"] = self._correct / self._predicted
+            logs["accuracy"] = self._correct / max(self._predicted, 1)
             logs["tokens_per_second"] = self._predicted * self.args.world_size / (now - self._since)
             self._correct, self._predicted, self._since = 0, 0, now
+        for name in ("loss", "eval_loss"):
+            if name in logs:
+                logs[name.replace("loss", "bits_per_token")] = logs[name] / math.log(2)
         super().log(logs, start_time)
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        better: bool = super()._determine_best_metric(metrics, trial)
+        if better and self.args.save_strategy != "no":
+            self.state.best_global_step = self.state.global_step
+            self.control.should_save = True
+        return better
 
-def _arguments(settings: TrainingSettings, output_dir: str) -> TrainingArguments:
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging) if self._staging is not None else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        out = Path(str(self.args.output_dir))
+        name = f"{CHECKPOINT}{self.state.global_step}"
+        self._staging = out / ".partial"
+        try:
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                made = self._staging / name
+                (made / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.toml says more
+                self.complete(made)
+                shutil.rmtree(out / name, ignore_errors=True)
+                made.rename(out / name)
+                self._keep_last_and_best(out)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            whole = ", ".join(folder.name for folder in checkpoints(out)) or "none yet"
+            reason = " ".join(str(error).split())[:200]
+            raise NotSaved(
+                f"{name} could not be written ({reason}); whole checkpoints in {out}: {whole}. Make room, then go on "
+                "with --resume auto"
+            ) from error
+        finally:
+            if self.args.should_save:
+                shutil.rmtree(out / ".partial", ignore_errors=True)
+            self._staging = None
+
+    def _keep_last_and_best(self, out: Path) -> None:
+        best = self.best_checkpoint()
+        for folder in checkpoints(out)[:-1]:
+            if folder != best:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def best_checkpoint(self) -> Path | None:
+        """The folder of the checkpoint with the least loss on held-out text."""
+        if not self.state.best_global_step:
+            return None
+        folder = Path(str(self.args.output_dir)) / f"{CHECKPOINT}{self.state.best_global_step}"
+        return folder if folder.exists() else None
+
+    def return_to_best(self) -> bool:
+        """Take the weights of the best checkpoint, unless they are the present ones; whether there is one."""
+        best = self.best_checkpoint()
+        if best is not None and self.state.best_global_step != self.state.global_step:
+            self.state.best_model_checkpoint = str(best)
+            self._load_best_model()
+        return best is not None
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """The whole checkpoints of a run, in the order of their steps."""
+    found = [path for path in out.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(CHECKPOINT)))
+
+
+def _held_out_metrics(found: EvalPrediction) -> dict[str, float]:
+    nll, correct, predicted = np.asarray(found.predictions, dtype=np.float64).sum(0)
+    return {"loss": nll / predicted, "accuracy": correct / predicted}
+
+
+def _arguments(settings: TrainingSettings, output_dir: str, evaluated: bool) -> TrainingArguments:
     return TrainingArguments(
         output_dir=output_dir,
         per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulation,
         max_steps=settings.steps,
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup_steps,
-        lr_scheduler_type="cosine",
-        optim="adamw_torch",
+        lr_scheduler_type=settings.schedule,
+        optim="adamw_torch" if settings.optimizer == "adamw" else "adafactor",
         adam_beta2=0.98,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.clip,
@@ -72,9 +206,16 @@ def _arguments(settings: TrainingSettings, output_dir: str) -> TrainingArguments
         logging_steps=settings.log_steps,
         logging_first_step=True,
         logging_nan_inf_filter=False,
-        save_strategy="no",
+        eval_strategy="steps" if evaluated else "no",
+        eval_steps=settings.eval_steps or None,
+        metric_for_best_model="loss" if evaluated else None,
+        greater_is_better=False if evaluated else None,
+        save_strategy="steps" if settings.save_steps else "no",
+        save_steps=settings.save_steps or 500,
         report_to=[],
         disable_tqdm=True,
+        remove_unused_columns=False,
         ddp_find_unused_parameters=False,
         dataloader_drop_last=False,
+        fsdp=settings.fsdp or None,  # type: ignore[arg-type]
     )

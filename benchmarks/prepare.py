@@ -1,0 +1,87 @@
+"""Seconds and peak memory of preparing a corpus: one gigabyte of bytes, as one text and as JSON lines, and a BPE.
+
+The text is the Python standard library's source, again and again with other numbers in it. Memory is the peak of the
+process that prepares, over what it held before; with several processes, that of the largest of them besides.
+"""
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from machine import save
+from memory import MIB, in_fresh_process, peak_over_start
+
+from reformer.data.corpus import standard_library
+from reformer.data.prepare import prepare
+from reformer.data.settings import DataSettings
+
+CASES: dict[str, dict[str, Any]] = {
+    "one text, bytes": {"files": ("one.txt",)},
+    "4 files of JSON lines, bytes": {"files": ("lines-*.jsonl",)},
+    "4 files of JSON lines, bpe:8000": {"files": ("lines-*.jsonl",), "tokenizer": "bpe:8000"},
+}
+
+
+def write(folder: Path, size: int) -> None:
+    documents = [document.text.decode("utf-8", "replace") for document in standard_library()]
+    total = sum(map(len, documents))
+    rounds = max(size // total, 1)
+    with (folder / "one.txt").open("w") as text:
+        for i in range(rounds):
+            text.writelines(f"{i} {document}" for document in documents)
+    for part in range(4):
+        with (folder / f"lines-{part}.jsonl").open("w") as lines:
+            for i in range(part, rounds, 4):
+                lines.writelines(json.dumps({"text": f"{i} {document}"}) + "\n" for document in documents)
+
+
+def measure(name: str, folder: Path) -> dict[str, Any]:
+    case = CASES[name] | {"files": tuple(str(folder / pattern) for pattern in CASES[name]["files"])}
+    small = folder / "small.txt"
+    small.write_text("to load what a first call loads " * 100)
+    with tempfile.TemporaryDirectory(dir=folder) as cache:
+        prepare(DataSettings(files=(str(small),)), 2048, cache=Path(cache))
+        result: dict[str, Any] = {"case": name}
+
+        def run() -> None:
+            started = time.perf_counter()
+            corpus = prepare(DataSettings(**case), 2048, cache=Path(cache))
+            result["seconds"], result["tokens"] = time.perf_counter() - started, len(corpus.train)
+
+        result["peak_bytes"] = peak_over_start(run)
+        result["child_bytes"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        started = time.perf_counter()
+        prepare(DataSettings(**case), 2048, cache=Path(cache))
+        result["again_seconds"] = time.perf_counter() - started
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megabytes", type=int, default=1000)
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments.one[0], Path(arguments.one[1]))))
+        return
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), arguments.megabytes * 1_000_000)
+        print(f"{'':34}{'tokens':>15}{'seconds':>9}{'again':>7}{'peak MiB':>10}{'process MiB':>13}")
+        for name in CASES:
+            row = in_fresh_process(__file__, "--one", name, folder)
+            rows.append(row)
+            print(
+                f"{name:34}{row['tokens']:>15,}{row['seconds']:>9.1f}{row['again_seconds']:>7.1f}"
+                f"{row['peak_bytes'] / MIB:>10,.0f}{row['child_bytes'] / MIB:>13,.0f}",
+                flush=True,
+            )
+    save("prepare", rows, megabytes=arguments.megabytes)
+
+
+if __name__ == "__main__":
+    main()

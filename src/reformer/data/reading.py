@@ -1,0 +1,167 @@
+"""Text out of sources, a piece at a time, so that no file is ever whole in memory."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, BinaryIO
+
+from reformer.data.sources import Source, readable
+
+PIECE = 1 << 20
+"""Most bytes of a piece of a document."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive bytes of a document."""
+
+    text: bytes
+    first: bool
+    """Begins its document."""
+    digest: int | None
+    """Hash of the whole document, in its last piece."""
+
+
+def document_hash(text: bytes) -> int:
+    """A hash of 64 bits, by which documents are held out."""
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
+
+
+def read_pieces(source: Source, field: str) -> Iterator[Piece]:
+    """The documents of a source that are not empty, in pieces that end behind a line where there is one.
+
+    Raises ValueError, with the line, for what is no text: broken archives, invalid JSON, a field that is missing or no
+    text, and for a file that changes while it is read.
+    """
+    if source.kind == "text":
+        with _opened(source) as file:
+            yield from _text(file, source.skip_binary)
+    else:
+        rows = {"jsonl": _json_lines, "parquet": _parquet, "dataset": _dataset}[source.kind]
+        for text in rows(source, field):
+            for start in range(0, len(text), PIECE):
+                last = start + PIECE >= len(text)
+                yield Piece(text[start : start + PIECE], start == 0, document_hash(text) if last else None)
+    source.check_unchanged()
+
+
+class _opened:  # noqa: N801 - a context manager
+    """The bytes of a file, unpacked; what is wrong with them becomes a ValueError."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.readable = source, readable(source.path, source.name)
+
+    def __enter__(self) -> Any:
+        with self.readable:
+            self.file: Any = gzip.open(self.source.path) if self.source.compressed else self.source.path.open("rb")
+        return self.file
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.file.close()
+        if isinstance(error, EOFError | gzip.BadGzipFile | zlib.error):
+            raise ValueError(f"{self.source.name} is no whole gzip file ({error}); pack it again") from None
+        self.readable.__exit__(kind, error, trace)
+
+
+def _text(file: BinaryIO, skip_binary: bool) -> Iterator[Piece]:
+    """A file as one document."""
+    digest, carried, first = blake2b(digest_size=8), b"", True
+    while block := file.read(PIECE):
+        if first and skip_binary and b"\0" in block:
+            return
+        digest.update(block)
+        if carried and len(carried) + len(block) > PIECE:
+            cut = carried.rfind(b"\n") + 1 or carried.rfind(b" ") + 1 or _character_end(carried)
+            yield Piece(carried[:cut], first, None)
+            carried, first = carried[cut:], False
+        carried += block
+    if carried:
+        yield Piece(carried, first, int.from_bytes(digest.digest(), "big"))
+
+
+def _character_end(text: bytes) -> int:
+    """Where the last whole UTF-8 character ends."""
+    for back in range(1, min(4, len(text)) + 1):
+        if text[-back] >= 0xC0:
+            return len(text) - back
+        if text[-back] < 0x80:
+            break
+    return len(text)
+
+
+def _json_lines(source: Source, field: str) -> Iterator[bytes]:
+    with _opened(source) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            where = f"{source.name}, line {number}"
+            try:
+                row = json.loads(line)
+            except UnicodeDecodeError:
+                raise ValueError(f"{where}: it is not UTF-8; save the file as UTF-8") from None
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise ValueError(f"{where}: no JSON ({error}); mend or remove the line") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{where}: a {type(row).__name__}, not an object; each line is one object")
+            if field not in row:
+                raise ValueError(f"{where}: no field {field!r}; it has {_names(row)}: choose one with --field")
+            yield _as_bytes(row[field], field, where)
+
+
+def _parquet(source: Source, field: str) -> Iterator[bytes]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with readable(source.path, source.name):
+        try:
+            file = parquet.ParquetFile(source.path)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{source.name} is no Parquet file ({error}); write it again") from None
+        with file:
+            yield from _column(source, field, file.schema_arrow.names, file)
+
+
+def _column(source: Source, field: str, names: list[str], file: Any) -> Iterator[bytes]:
+    import pyarrow as pa
+
+    if field not in names:
+        raise ValueError(f"{source.name} has no column {field!r}; it has {_names(names)}: choose one with --field")
+    number = 0
+    try:
+        for batch in file.iter_batches(batch_size=64, columns=[field]):
+            for value in batch.column(0):
+                number += 1
+                yield _as_bytes(value.as_py(), field, f"{source.name}, row {number}")
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{source.name} breaks off behind row {number} ({error}); write it again") from None
+
+
+def _dataset(source: Source, field: str) -> Iterator[bytes]:
+    from datasets import load_from_disk
+
+    try:
+        rows: Any = load_from_disk(str(source.path))
+    except Exception as error:
+        raise ValueError(f"{source.name} is no datasets folder that can be read ({error}); save it again") from None
+    if field not in rows.column_names:
+        raise ValueError(
+            f"{source.name} has no column {field!r}; it has {_names(rows.column_names)}: choose one with --field"
+        )
+    for number, row in enumerate(rows.select_columns([field]), 1):
+        yield _as_bytes(row[field], field, f"{source.name}, row {number}")
+
+
+def _as_bytes(value: object, field: str, where: str) -> bytes:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    if isinstance(value, bytes):
+        return value
+    raise ValueError(f"{where}: field {field!r} is {type(value).__name__}, not text; choose another with --field")
+
+
+def _names(names: Any) -> str:
+    listed = ", ".join(map(repr, list(names)[:8]))
+    return f"{listed} and {len(names) - 8} more" if len(names) > 8 else listed or "none"

@@ -1,0 +1,153 @@
+"""Where text lies: files, folders, patterns, standard input, and of what kind each is."""
+
+import glob
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["text", "jsonl", "parquet", "dataset"]
+
+STANDARD_INPUT = "-"
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of text, or a folder that `datasets` wrote, as it was when it was found."""
+
+    path: Path
+    name: str
+    kind: Kind
+    compressed: bool
+    size: int
+    """Bytes on disk."""
+    changed_ns: int
+    """When it was last written."""
+    skip_binary: bool = False
+    """Found in a folder: left out if it has a NUL byte."""
+
+    def check_unchanged(self) -> None:
+        """ValueError if the file is another one than was found."""
+        if self.kind != "dataset" and _state(self.path) != (self.size, self.changed_ns):
+            raise ValueError(f"{self.name} changed while it was read; wait until it is written, or give a copy")
+
+    def fingerprint(self) -> bytes:
+        """A hash of the content."""
+        digest = blake2b(f"{self.kind} {self.compressed} {self.skip_binary}".encode(), digest_size=16)
+        files = sorted(self.path.glob("**/*.arrow")) if self.kind == "dataset" else [self.path]
+        for path in files:
+            with readable(path, self.name), path.open("rb") as file:
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+        self.check_unchanged()
+        return digest.digest()
+
+
+class readable:  # noqa: N801 - a context manager
+    """Turns the ways in which a file cannot be read into one ValueError that names it."""
+
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        self.path, self.name = path, name or str(path)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, FileNotFoundError):
+            raise ValueError(f"{self.name} does not exist; give a file or a folder of text") from None
+        if isinstance(error, OSError) and error.strerror:
+            raise ValueError(f"{self.name} cannot be read ({error.strerror}); check its permissions") from None
+
+
+def find_sources(paths: Sequence[str | Path], scratch: Path | None = None) -> list[Source]:
+    """The sources that paths and patterns stand for, in order; a folder stands for the text files below it.
+
+    `scratch` is where standard input (-) is kept. Raises ValueError for what is missing, empty or unreadable, and for
+    a folder or a pattern without files.
+    """
+    found: list[Source] = []
+    for given in map(str, paths):
+        if given == STANDARD_INPUT:
+            found.append(_standard_input(scratch))
+            continue
+        path = Path(given)
+        matches = [path]
+        if not os.path.lexists(given) and glob.has_magic(given):
+            matches = [Path(match) for match in sorted(glob.glob(given, recursive=True)) if not Path(match).is_dir()]
+            if not matches:
+                raise ValueError(f"{given} matches no file; quote patterns that the shell is not to expand")
+        for match in matches:
+            found += _folder(match) if match.is_dir() else [source_of(match)]
+    return found
+
+
+def source_of(path: Path, name: str | None = None, skip_binary: bool = False) -> Source:
+    """The source that one file is, by its suffixes."""
+    size, changed = _state(path)
+    if not size and not skip_binary:
+        raise ValueError(f"{path} is empty; give a file with text")
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    compressed = suffixes[-1:] == [".gz"]
+    last = suffixes[-2 if compressed else -1 :][:1]
+    kind: Kind = "jsonl" if last in ([".jsonl"], [".ndjson"]) else "parquet" if last == [".parquet"] else "text"
+    if compressed and kind == "parquet":
+        raise ValueError(f"{path} is a compressed Parquet file; unpack it: Parquet compresses by itself")
+    return Source(path, name or str(path), kind, compressed, size, changed, skip_binary)
+
+
+def _folder(folder: Path) -> list[Source]:
+    if (folder / "dataset_dict.json").exists():
+        if not (folder / "train" / "state.json").exists():
+            raise ValueError(f"{folder} is a datasets folder without a split 'train'; give the folder of one split")
+        folder = folder / "train"
+    if (folder / "state.json").exists() and (folder / "dataset_info.json").exists():
+        return [Source(folder, str(folder), "dataset", False, 0, 0)]
+    with readable(folder):
+        os.listdir(folder)
+    sources = [source_of(path, skip_binary=True) for path in sorted(_files_below(folder))]
+    sources = [source for source in sources if source.size]
+    if not sources:
+        raise ValueError(f"{folder} holds no text (files that are not empty and have no NUL byte); give another folder")
+    return sources
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Files that are not hidden; a folder that is reached twice, as through a link to a parent, counts once."""
+    seen: set[tuple[int, int]] = set()
+    for where, folders, files in os.walk(folder, followlinks=True):
+        here = os.stat(where)
+        if (here.st_dev, here.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            path = Path(where, name)
+            if not name.startswith(".") and path.is_file():
+                yield path
+
+
+def _standard_input(scratch: Path | None) -> Source:
+    """Standard input, kept in a file: it is read more than once."""
+    if sys.stdin.isatty():
+        raise ValueError("- is standard input, which is a terminal here; pipe a text in")
+    handle, name = tempfile.mkstemp(dir=scratch, prefix="standard-input-")
+    with os.fdopen(handle, "wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    path = Path(name)
+    if not path.stat().st_size:
+        path.unlink()
+        raise ValueError("standard input is empty; pipe a text in")
+    return source_of(path, "standard input")
+
+
+def _state(path: Path) -> tuple[int, int]:
+    with readable(path):
+        state = path.stat()
+    return state.st_size, state.st_mtime_ns

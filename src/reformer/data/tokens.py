@@ -1,0 +1,186 @@
+"""Text to tokens and back: raw bytes, or a tokenizer of transformers."""
+
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reformer.data.byte_tokens import END, FIRST_BYTE, PAD, VOCABULARY, ByteDecoder, encode
+from reformer.data.settings import BYTES
+
+TokenArray = NDArray[np.unsignedinteger[Any]]
+
+SPECIAL = ("<pad>", "<end>", "<unk>")
+_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+class TextDecoder(Protocol):
+    """Tokens back to text, one at a time."""
+
+    def feed(self, token: int) -> str:
+        """The text that this token completes, perhaps none."""
+
+    def finish(self) -> str:
+        """What is left at the end."""
+
+
+class Tokens(Protocol):
+    """A vocabulary."""
+
+    vocabulary: int
+    """How many tokens there are."""
+    end: int
+    """The token in front of each document, and so behind the last one."""
+    pad: int
+    """Padding."""
+    unwanted: list[int]
+    """Tokens that no text has."""
+    identity: str
+    """Changes when any text may get other tokens."""
+    per_byte: bool
+    """Whether a token is a byte."""
+
+    def encode(self, texts: Sequence[bytes]) -> list[TokenArray]:
+        """Tokens of texts, without special ones."""
+
+    def as_bytes(self, tokens: Sequence[int]) -> bytes:
+        """The text of tokens."""
+
+    def decoder(self) -> TextDecoder:
+        """A fresh decoder."""
+
+    def save(self, folder: Path) -> None:
+        """Write what `load_tokens` reads."""
+
+
+class ByteTokens:
+    """Bytes + 3; nothing is lost, whatever the text is."""
+
+    vocabulary, end, pad, unwanted = VOCABULARY, END, PAD, [0, 2]
+    identity, per_byte = BYTES, True
+
+    def encode(self, texts: Sequence[bytes]) -> list[TokenArray]:
+        """A token a byte."""
+        return [encode(text) for text in texts]
+
+    def as_bytes(self, tokens: Sequence[int]) -> bytes:
+        """Without special ones."""
+        return bytes(token - FIRST_BYTE for token in tokens if token >= FIRST_BYTE)
+
+    def decoder(self) -> TextDecoder:
+        """Bytes that are not UTF-8 show as U+FFFD."""
+        return ByteDecoder()
+
+    def save(self, folder: Path) -> None:
+        """Nothing needs saving."""
+
+
+class TokenizerTokens:
+    """A fast tokenizer of transformers; bytes that are not UTF-8 become U+FFFD first."""
+
+    per_byte = False
+
+    def __init__(self, tokenizer: Any, name: str) -> None:
+        ends = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id)
+        end = next((token for token in ends if token is not None), None)
+        if end is None:
+            raise ValueError(f"the tokenizer of {name} has no end token (eos, sep or bos); set its eos_token")
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise ValueError(f"the tokenizer of {name} is a slow one; convert it to tokenizer.json")
+        backend.encode_special_tokens = True  # a text that spells <end> is text
+        self.tokenizer, self.backend, self.end = tokenizer, backend, end
+        self.vocabulary = len(tokenizer)
+        self.pad = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self.unwanted = sorted({token for token in tokenizer.all_special_ids if token != end})
+        self.identity = blake2b(backend.to_str().encode(), digest_size=16).hexdigest()
+
+    def encode(self, texts: Sequence[bytes]) -> list[TokenArray]:
+        """Many texts at a time: the tokenizer has threads of its own."""
+        dtype = np.uint16 if self.vocabulary <= 1 << 16 else np.uint32
+        decoded = [text.decode("utf-8", "replace") for text in texts]
+        found = self.backend.encode_batch_fast(decoded, add_special_tokens=False)
+        return [np.array(one.ids, dtype=dtype) for one in found]
+
+    def as_bytes(self, tokens: Sequence[int]) -> bytes:
+        """In UTF-8."""
+        text: str = self.backend.decode(list(tokens))
+        return text.encode()
+
+    def decoder(self) -> TextDecoder:
+        """Through the tokenizer's own stream."""
+        return _StreamDecoder(self.backend)
+
+    def save(self, folder: Path) -> None:
+        """`tokenizer.json` and its configuration."""
+        self.tokenizer.save_pretrained(folder)
+
+
+class _StreamDecoder:
+    def __init__(self, backend: Any) -> None:
+        from tokenizers.decoders import DecodeStream
+
+        self.backend, self.stream = backend, DecodeStream(skip_special_tokens=True)
+        self.shown: list[int] = []
+
+    def feed(self, token: int) -> str:
+        text: str = self.stream.step(self.backend, token) or ""
+        self.shown = [] if text else [*self.shown, token]
+        return text
+
+    def finish(self) -> str:
+        rest: str = self.backend.decode(self.shown) if self.shown else ""
+        return rest
+
+
+def load_tokens(tokenizer: str) -> Tokens:
+    """`bytes`, or the tokenizer in a folder. Raises ValueError for a folder that holds none."""
+    if tokenizer == BYTES:
+        return ByteTokens()
+    folder = Path(tokenizer)
+    if not folder.is_dir():
+        raise ValueError(f"tokenizer={tokenizer!r} is neither bytes, nor bpe:SIZE, nor a folder")
+    if not any((folder / name).exists() for name in (*_FILES, "tokenizer.model", "spiece.model", "vocab.json")):
+        raise ValueError(f"tokenizer={tokenizer!r} holds no tokenizer ({_FILES[0]} is missing); give a folder with one")
+    from transformers import AutoTokenizer
+
+    try:
+        found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"tokenizer={tokenizer!r} holds no tokenizer that can be read: {reason}") from None
+    return TokenizerTokens(found, tokenizer)
+
+
+def tokens_of(folder: Path) -> Tokens:
+    """The tokens that the model in a folder was trained on."""
+    return load_tokens(str(folder) if (folder / _FILES[0]).exists() else BYTES)
+
+
+def train_bpe(texts: Iterable[bytes], size: int) -> TokenizerTokens:
+    """A byte-level BPE of `size` tokens at most, three of them special; any text goes through and back."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    pad, end, unknown = SPECIAL
+    tokenizer = Tokenizer(models.BPE(unk_token=unknown))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((text.decode("utf-8", "replace") for text in texts), trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=pad,
+        eos_token=end,
+        unk_token=unknown,
+        clean_up_tokenization_spaces=False,
+    )
+    return TokenizerTokens(fast, f"bpe:{size}")

@@ -1,0 +1,51 @@
+"""The loss against the tokens of context: whether a longer context helps."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reformer.training.evaluate import Evaluation
+
+
+def plot_positions(found: Mapping[str, Evaluation], path: Path) -> None:
+    """Draw a line for each model, a dot for each octave of context, to a file whose suffix says of what kind.
+
+    Raises ValueError for a kind of file that there is not.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import FuncFormatter
+
+    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    for name, result in found.items():
+        octaves = sorted(result.positions)
+        context = [2 ** (k + 0.5) for k in octaves]
+        axes.plot(context, [result.positions[k].loss for k in octaves], marker="o", markersize=4, label=name)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: f"{tokens:,.0f}"))
+    axes.set_xlabel("tokens of context")
+    axes.set_ylabel("loss, nats a token")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(found) > 1:
+        axes.legend(frameon=False)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure. Raises ValueError for a kind of file that there is not, and a place that cannot be written."""
+    from matplotlib import pyplot as plt
+
+    try:
+        figure.savefig(path, dpi=150)
+    except ValueError:
+        kinds = ", ".join(sorted(figure.canvas.get_supported_filetypes()))
+        raise ValueError(
+            f"plot={path}: {path.suffix or 'no suffix'} is no kind of picture; there are {kinds}"
+        ) from None
+    except OSError as error:
+        raise ValueError(f"plot={path} cannot be written ({error.strerror}); choose another place") from None
+    finally:
+        plt.close(figure)

@@ -1,0 +1,108 @@
+"""Going on from a model: low-rank adapters, positions beyond its length."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+
+from reformer.layers.positions import PositionTable
+from reformer.models import ReformerConfig, ReformerForCausalLM
+from reformer.models.cache import differing
+from reformer.settings import ModelSettings
+from reformer.training.lora_settings import LoraSettings
+
+FREE = {
+    "max_position_embeddings",
+    "axial_shape",
+    "embedding_dropout",
+    "attention_dropout",
+    "lsh_dropout",
+    "hidden_dropout",
+    "attention_output_dropout",
+    "feed_forward_dropout",
+    "chunk_size_feed_forward",
+    "loss_chunk",
+    "num_hashes",
+    "num_hashes_eval",
+    "hash_seed",
+    "reversible",
+}
+"""Settings that a trained model may change: they have no weights of their own, or some that can be carried over."""
+
+
+def adapt(model: ReformerForCausalLM, settings: ModelSettings) -> ReformerForCausalLM:
+    """The model with other settings; learned positions beyond the trained ones are new.
+
+    Raises ValueError for settings whose weights are another model's, and for fewer positions.
+    """
+    changed = differing(model.config.settings, settings)
+    fixed = [name for name in changed if name not in FREE]
+    if fixed:
+        now = ", ".join(
+            f"{name}={getattr(settings, name)!r} (it has {getattr(model.config, name)!r})" for name in fixed
+        )
+        raise ValueError(f"a trained model keeps what it is; leave out {now}")
+    if not changed:
+        return model
+    fresh = ReformerForCausalLM(ReformerConfig(**asdict(settings)))
+    weights = model.state_dict()
+    if {"max_position_embeddings", "axial_shape"} & set(changed):
+        _carry_positions(fresh, weights, model.config.settings, settings)
+    fresh.load_state_dict(weights)
+    return fresh
+
+
+def _carry_positions(fresh: nn.Module, weights: dict[str, Any], before: ModelSettings, after: ModelSettings) -> None:
+    if before.position_embedding == "axial":
+        assert before.axial_shape is not None
+        assert after.axial_shape is not None
+        if before.axial_shape[1:] != after.axial_shape[1:]:
+            raise ValueError(
+                f"axial_shape={list(after.axial_shape)}: only its first number can grow, from {before.axial_shape[0]}; "
+                "the others say where each position stands"
+            )
+    for name, module in fresh.named_modules():
+        if not isinstance(module, PositionTable):
+            continue
+        old, new = weights[f"{name}.weight"], module.weight.detach().clone()
+        if len(old) > len(new):
+            raise ValueError(
+                f"the positions are {prod(before.axial_shape or (len(old),))}; fewer would forget trained ones: "
+                "leave max_position_embeddings and axial_shape as they are, or raise them"
+            )
+        new[: len(old)] = old
+        weights[f"{name}.weight"] = new
+
+
+def add_lora(model: ReformerForCausalLM, settings: LoraSettings) -> Any:
+    """A peft model: all weights frozen, low-rank matrices beside those of attention and feed-forward layers.
+
+    Raises ValueError without peft.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise ValueError("lora needs peft: pip install 'reformer-torch[lora]'") from None
+    names = [name for name, module in model.model.layers.named_modules() if isinstance(module, nn.Linear)]
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        lora_dropout=settings.dropout,
+        target_modules=[f"model.layers.{name}" for name in names],
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def merge_lora(model: Any) -> ReformerForCausalLM:
+    """The model with its low-rank matrices added to the frozen ones."""
+    with torch.no_grad():
+        return model.merge_and_unload()
+
+
+def model_overrides(given: Mapping[str, Any], trained: ModelSettings) -> ModelSettings:
+    """A trained model's settings with others over them."""
+    return ModelSettings(**asdict(trained) | dict(given))

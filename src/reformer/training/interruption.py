@@ -1,0 +1,37 @@
+"""Ctrl-C in a run: the step at hand is finished and kept; a second Ctrl-C ends it at once."""
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class Interruption(TrainerCallback):
+    """Stops behind the step in which Ctrl-C came, with a checkpoint where a run makes them."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say, self.asked = say, False
+
+    def __enter__(self) -> "Interruption":
+        self.here = threading.current_thread() is threading.main_thread()
+        if self.here:
+            self.before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.here:
+            signal.signal(signal.SIGINT, self.before)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self.say("interrupted: finishing this step; Ctrl-C again to stop at once")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Ask the Trainer to stop."""
+        if self.asked:
+            control.should_training_stop = True
+            control.should_save = args.save_strategy != "no"

@@ -1,0 +1,217 @@
+"""What a training step will take: weights, tokens, FLOPs and memory by part, worked out and not measured."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from reformer.settings import ModelSettings
+from reformer.training.lora_settings import LoraSettings
+from reformer.training.processes import process_count
+from reformer.training.settings import TrainingSettings
+
+_SIZE = 4  # bytes of a number in fp32
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One training step of one process, at its longest windows."""
+
+    weights: int
+    """How many numbers the model has."""
+    trained: int
+    """How many of them are trained."""
+    tokens: int
+    """Tokens of a step, all processes together."""
+    flops: float
+    """Floating-point operations of a step, all processes together."""
+    memory: dict[str, int]
+    """Bytes by part."""
+
+    @property
+    def bytes(self) -> int:
+        """The sum of the parts."""
+        return sum(self.memory.values())
+
+    def __str__(self) -> str:
+        trained = "" if self.trained == self.weights else f", of which {self.trained:,} are trained"
+        lines = [
+            f"weights            {self.weights:,}{trained}",
+            f"tokens a step      {self.tokens:,}",
+            f"FLOPs a step       {self.flops:.3g}",
+            "memory of a process, beyond the libraries:",
+            *(f"  {name:<15}{_in_units(size):>12}" for name, size in self.memory.items()),
+            f"  {'sum':<15}{_in_units(self.bytes):>12}",
+        ]
+        return "\n".join(lines)
+
+
+def plan(settings: ModelSettings, training: TrainingSettings) -> Plan:
+    """The plan of a run; `benchmarks/plan.py` compares it with what is measured."""
+    lora = LoraSettings.parse(training.lora) if training.lora else None
+    weights = sum(_matrices(settings)) + sum(_vectors(settings))
+    trained = weights if lora is None else sum(_adapters(settings, lora.r))
+    length, rows = training.length, training.batch_size
+    stream = rows * length * settings.hidden_size * _SIZE
+    shards = process_count() if training.fsdp else 1
+    memory = {
+        "weights": (weights + (trained if lora else 0)) * _SIZE // shards,
+        "gradients": trained * _SIZE // shards,
+        "optimizer": _optimizer(settings, training, trained) // shards,
+        "streams": 6 * stream,
+        "orders": _orders(settings, rows * length),
+        "largest piece": _largest_piece(settings, training, rows * length),
+    }
+    processes = process_count()
+    per_process = rows * training.accumulation
+    flops = _flops(settings, length, lora is not None) * per_process * processes
+    return Plan(weights, trained, per_process * length * processes, flops, memory)
+
+
+def _layers(settings: ModelSettings) -> list[str]:
+    """The kind of attention of every layer that has weights of its own."""
+    kinds, depth = settings.attention_pattern, settings.num_hidden_layers
+    return list(kinds)[:depth] if settings.share_layers else [kinds[i % len(kinds)] for i in range(depth)]
+
+
+def _shapes(settings: ModelSettings, kind: str) -> list[tuple[int, int]]:
+    """The matrices of one layer."""
+    assert settings.head_dim is not None
+    assert settings.intermediate_size is not None
+    hidden, inner = settings.hidden_size, settings.num_attention_heads * settings.head_dim
+    wide = settings.intermediate_size * (2 if settings.hidden_act == "swiglu" else 1)
+    projections = 2 if kind == "lsh" else 3
+    return [
+        *([(hidden, inner)] * projections),
+        (inner, hidden),
+        (hidden, wide),
+        (settings.intermediate_size, hidden),
+    ]
+
+
+def _merged(settings: ModelSettings) -> int:
+    return settings.hidden_size * (2 if settings.stream_merge == "concat" else 1)
+
+
+def _matrices(settings: ModelSettings) -> Iterator[int]:
+    """Sizes of the weights that are matrices."""
+    for kind in _layers(settings):
+        yield from (a * b for a, b in _shapes(settings, kind))
+    yield from (a * b for a, b in _ends(settings))
+
+
+def _ends(settings: ModelSettings) -> list[tuple[int, int]]:
+    """The matrices in front of the layers and behind them."""
+    hidden, merged = settings.hidden_size, _merged(settings)
+    width = settings.embedding_size or hidden
+    ends = [(settings.vocab_size, width)]
+    if width != hidden:
+        ends.append((width, hidden))
+    if not settings.tie_word_embeddings:
+        ends.append((merged, settings.vocab_size))
+    elif merged != width:
+        ends.append((merged, width))
+    if settings.position_embedding == "learned":
+        ends.append((settings.max_position_embeddings, hidden))
+    if settings.position_embedding == "axial":
+        ends += list(zip(settings.axial_shape or (), settings.axial_dims or (), strict=True))
+    return ends
+
+
+def _vectors(settings: ModelSettings) -> Iterator[int]:
+    """Sizes of biases and norms."""
+    norm = 2 if settings.norm == "layernorm" else 1
+    for kind in _layers(settings):
+        feed_forward = _shapes(settings, kind)[-2:]
+        yield from (b for _, b in feed_forward)
+        yield 2 * norm * settings.hidden_size
+    yield norm * _merged(settings)
+    yield settings.vocab_size
+
+
+def _adapters(settings: ModelSettings, rank: int) -> Iterator[int]:
+    for kind in _layers(settings):
+        yield from (rank * (a + b) for a, b in _shapes(settings, kind))
+
+
+def _optimizer(settings: ModelSettings, training: TrainingSettings, trained: int) -> int:
+    if training.optimizer == "adamw" or training.lora:
+        return 2 * trained * _SIZE
+    sides = sum(a + b for kind in _layers(settings) for a, b in _shapes(settings, kind))
+    sides += sum(a + b for a, b in _ends(settings))
+    return (sides + sum(_vectors(settings))) * _SIZE
+
+
+def _orders(settings: ModelSettings, tokens: int) -> int:
+    """Buckets that LSH layers keep for their second run: 16 bits a token, head and round."""
+    kinds, depth = settings.attention_pattern, settings.num_hidden_layers
+    hashed = sum(kinds[i % len(kinds)] == "lsh" for i in range(depth))
+    return 2 * hashed * tokens * settings.num_attention_heads * settings.num_hashes
+
+
+def _largest_piece(settings: ModelSettings, training: TrainingSettings, tokens: int) -> int:
+    """The most that one layer, the loss or the optimizer holds for a moment, beyond the streams."""
+    blocks = [_block(settings, training, tokens, kind) for kind in set(settings.attention_pattern)]
+    if not settings.reversible:
+        kinds, depth = settings.attention_pattern, settings.num_hidden_layers
+        saved = [_block(settings, training, tokens, kinds[i % len(kinds)], working=False) for i in range(depth)]
+        blocks = [max(blocks) + sum(saved[:-1])]
+    return max(*blocks, _loss(settings, tokens), 2 * max(_matrices(settings)) * _SIZE)
+
+
+def _block(settings: ModelSettings, training: TrainingSettings, tokens: int, kind: str, working: bool = True) -> int:
+    """What a block has saved when it is recovered, and what the backward of one of its branches works with.
+
+    The feed-forward branch goes first, while what both have saved is there.
+    """
+    assert settings.head_dim is not None
+    assert settings.intermediate_size is not None
+    size = 2 if training.bf16 else _SIZE
+    hidden, inner = settings.hidden_size, settings.num_attention_heads * settings.head_dim
+    wide = settings.intermediate_size * (3 if settings.hidden_act == "swiglu" else 1)
+    piece = min(settings.chunk_size_feed_forward or tokens, tokens)
+    rounds = settings.num_hashes if kind == "lsh" else 1
+    copies = {"lsh": 4, "local": 7, "full": 7}[kind]  # queries, keys, values, output; turned ones
+    norm = tokens * hidden * (2 * _SIZE - size)  # stays in fp32, beside a bf16 copy
+    of_attention = norm + tokens * copies * inner * size
+    inside = 2 * wide * piece * size
+    of_feed_forward = norm + (inside if piece == tokens else 0)
+    if not working:
+        return of_attention + of_feed_forward
+    attending = tokens * inner * _SIZE * 4 + tokens * settings.num_attention_heads * rounds * 16
+    feeding = wide * piece * size + (inside if piece != tokens else 0) + 2 * piece * hidden * size
+    return of_attention + max(of_feed_forward + feeding, attending)
+
+
+def _loss(settings: ModelSettings, tokens: int) -> int:
+    """Merged streams, their norm, gradients of both, and the logits of a piece three times."""
+    piece = min(settings.loss_chunk or tokens, tokens)
+    return 2 * tokens * _merged(settings) * _SIZE + 3 * piece * settings.vocab_size * _SIZE
+
+
+def _flops(settings: ModelSettings, length: int, frozen: bool) -> float:
+    """Of one window: forward, backward, and the second forward of a reversible model."""
+    assert settings.head_dim is not None
+    inner = settings.num_attention_heads * settings.head_dim
+    kinds, depth = settings.attention_pattern, settings.num_hidden_layers
+    keys = {
+        "local": min(settings.local_window, length),
+        "full": length / (2 if settings.causal else 1),
+        "lsh": min(settings.num_hashes * settings.window, length),
+    }
+    layers = 0.0
+    for i in range(depth):
+        kind = kinds[i % len(kinds)]
+        layers += 2 * sum(a * b for a, b in _shapes(settings, kind)) + 4 * keys[kind] * inner
+    head = 2 * _merged(settings) * settings.vocab_size
+    backward = 1 if frozen else 2
+    runs = (2 if settings.reversible else 1) + backward
+    return length * (layers * runs + head * (2 + backward if settings.loss_chunk else 1 + backward))
+
+
+def _in_units(size: int) -> str:
+    value = float(size)
+    for unit in _UNITS:
+        if value < 1024 or unit == _UNITS[-1]:
+            break
+        value /= 1024
+    return f"{value:,.1f} {unit}"

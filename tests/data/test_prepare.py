@@ -1,0 +1,145 @@
+"""A corpus is tokenized once, the same whatever the number of processes, and found again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from reformer.data import prepare as preparing
+from reformer.data.corpus import read_documents, split_held_out
+from reformer.data.prepare import Corpus, prepare
+from reformer.data.settings import DataSettings
+from reformer.data.stream import join_documents
+from reformer.data.tokens import ByteTokens, load_tokens, tokens_of, train_bpe
+
+
+def whole(corpus: Corpus) -> tuple[list[int], list[int]]:
+    return tuple(stream.part(0, len(stream)).tolist() for stream in (corpus.train, corpus.held_out))  # type: ignore[return-value]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    (tmp_path / "text").mkdir()
+    for i in range(6):
+        (tmp_path / "text" / f"{i}.txt").write_bytes(rng.integers(32, 127, int(rng.integers(50, 900))).astype(np.uint8))
+    with (tmp_path / "text" / "many.jsonl").open("w") as file:
+        for i in range(200):
+            file.write(json.dumps({"text": f"document {i} " * int(rng.integers(1, 9))}) + "\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("only", ["text", "text/*.txt", "text/0.txt"])
+@pytest.mark.parametrize("held_out", [0.0, 0.2])
+def test_equals_documents_in_memory(folder: Path, only: str, held_out: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = (str(folder / only),)
+    train, test = split_held_out(read_documents(files), held_out)
+    expected = tuple(join_documents(part).part(0, 10**6).tolist() for part in (train, test))
+    for block, length in ((1 << 20, 64), (100, 50), (100, 7)):
+        monkeypatch.setattr(preparing, "BLOCK", block)
+        corpus = prepare(DataSettings(files=files, held_out=held_out), length, cache=folder / f"cache-{block}-{length}")
+        assert whole(corpus) == expected
+        part = corpus.train.part(3, 3 + 2 * length)
+        assert part.tolist() == expected[0][3 : 3 + 2 * length]
+        assert corpus.train.part(10**6, 10**6 + 5).tolist() == []
+
+
+def test_processes_change_nothing(folder: Path) -> None:
+    found = []
+    for processes in (1, 3):
+        settings = DataSettings(files=(str(folder / "text"),), held_out=0.1, processes=processes)
+        found.append(whole(prepare(settings, 50, cache=folder / f"cache{processes}")))
+    assert found[0] == found[1]
+    (folder / "text" / "wrong.jsonl").write_text('{"text": "a"}\n{"txt": "b"}')
+    with pytest.raises(ValueError, match=r"wrong\.jsonl, line 2: no field 'text'"):
+        prepare(settings, 50, cache=folder / "cache")
+    assert {path.suffix for path in (folder / "cache").iterdir()} == {".lock"}  # nothing half-written
+
+
+def test_found_again_until_something_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = folder / "cache"
+    calls: list[str] = []
+    original = preparing._tokenize
+    monkeypatch.setattr(preparing, "_tokenize", lambda *a: (calls.append("tokenized"), original(*a))[1])
+
+    def again(length: int = 50, **changes: Any) -> int:
+        calls.clear()
+        prepare(DataSettings(files=(str(folder / "text"),), **changes), length, cache=cache)
+        return len(calls)
+
+    assert again() == 1
+    assert again() == 0
+    assert again(processes=2) == 0
+    assert again(documents="apart") == 0
+    assert again(60) == 1
+    assert again(held_out=0.3) == 1
+    assert again(tokenizer="bpe:300") == 1
+    assert again(tokenizer="bpe:300") == 0
+    assert again(held_out_files=(str(folder / "text" / "0.txt"),)) == 2
+    (folder / "text" / "0.txt").touch()  # the same content
+    assert again() == 0
+    (folder / "text" / "0.txt").write_bytes(b"another text")
+    assert again() == 1
+
+
+def test_held_out_files(folder: Path) -> None:
+    files, held_out = str(folder / "text" / "0.txt"), str(folder / "text" / "1.txt")
+    corpus = prepare(DataSettings(files=(files,), held_out_files=(held_out,)), 50, cache=folder / "cache")
+    assert whole(corpus) == tuple(
+        join_documents(read_documents([f])).part(0, 10**6).tolist() for f in (files, held_out)
+    )
+
+
+def test_what_holds_no_text_to_train_on(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": ""}\n')
+    with pytest.raises(ValueError, match="hold no text"):
+        prepare(DataSettings(files=(str(tmp_path / "a.jsonl"),)), 50, cache=tmp_path / "cache")
+    (tmp_path / "not-a-folder").write_text("x")
+    with pytest.raises(ValueError, match="set HF_DATASETS_CACHE"):
+        prepare(DataSettings(files=(str(tmp_path),)), 50, cache=tmp_path / "not-a-folder" / "cache")
+
+
+def test_a_bpe_loses_no_text(tmp_path: Path) -> None:
+    text = "to be or not to be, that is the question: ☃ déjà <end> <pad>\n  two"
+    tokens = train_bpe([text.encode()] * 20, 300)
+    (found,) = tokens.encode([text.encode()])
+    assert found.dtype == np.uint16
+    assert tokens.end not in found  # <end> in a text is text
+    assert tokens.as_bytes(found.tolist()).decode() == text
+    assert len(found) < len(text.encode())
+    decoder = tokens.decoder()
+    pieces = [decoder.feed(int(token)) for token in found]
+    assert "".join(pieces) + decoder.finish() == text
+    snowman = tokens.encode(["☃".encode()])[0].tolist()
+    decoder = tokens.decoder()
+    assert all(decoder.feed(token) == "" for token in snowman[:-1])
+    assert decoder.feed(snowman[-1]) == "☃"
+    (odd,) = tokens.encode([b"a\xffb"])
+    assert tokens.as_bytes(odd.tolist()).decode() == "a\ufffdb"
+    tokens.save(tmp_path)
+    again = tokens_of(tmp_path)
+    assert again.identity == tokens.identity
+    assert again.encode([text.encode()])[0].tolist() == found.tolist()
+    assert isinstance(tokens_of(tmp_path / "none"), ByteTokens)
+
+
+def test_folders_that_hold_no_tokenizer(tmp_path: Path) -> None:
+    for given, message in (
+        ("no/such/folder", "is neither bytes, nor bpe:SIZE, nor a folder"),
+        (str(tmp_path), "holds no tokenizer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_tokens(given)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds no tokenizer that can be read"):
+        load_tokens(str(tmp_path))
+    endless = train_bpe([b"abc"], 300).backend
+    PreTrainedTokenizerFast(tokenizer_object=endless).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="no end token"):
+        load_tokens(str(tmp_path))
+    for given, message in (("bpe:12", "at least 259"), ("bpe:x", "at least 259"), ("", "is empty")):
+        with pytest.raises(ValueError, match=message):
+            DataSettings(tokenizer=given)

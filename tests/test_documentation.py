@@ -1,0 +1,70 @@
+"""What the README and `docs/training.md` print runs: Python as it stands, shell commands in small."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reformer.cli.main import main
+
+ROOT = Path(__file__).parents[1]
+PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "docs/training.md")}
+SMALL = ["--hidden-size", "32", "--num-hidden-layers", "2", "--num-attention-heads", "2", "--window", "8"]
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", PAGES["README.md"], re.DOTALL))
+def test_python_blocks_run(code: str, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def commands(page: str) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if re.search(r"\breformer (?!-)", line)]
+
+
+def in_small(command: str) -> str:
+    """The same command over small windows, few steps and a small model, where the command makes a new one."""
+    command = re.sub(r"--steps \d+", "--steps 2", command)
+    command = re.sub(r"--max-new-tokens 100|--max-new-tokens 300", "--max-new-tokens 5", command)
+    command = command.replace("--length 4096", "--length 64").replace("--length 8192", "--length 64")
+    command = command.replace("--length-schedule 512:200", "--length-schedule 32:1").replace(
+        "--stride 1024", "--stride 16"
+    )
+    if " train " not in command or "--dry-run" in command or re.search(r"--preset$", command):
+        return command
+    more = [] if "--steps" in command else ["--steps", "2"]
+    more += [] if "--length " in command else ["--length", "64"]
+    if not re.search(r"--init|--config", command):
+        more += SMALL
+    return f"{command} {shlex.join(more)}"
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
+@pytest.mark.parametrize("name", PAGES)
+def test_shell_commands_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("corpus").mkdir()
+    for i in range(12):
+        Path("corpus", f"{i}.txt").write_text(f"Once upon a time there were {i} bytes. " * 20)
+    Path("book.txt").write_text("Once upon a time there was a byte. " * 60)
+    Path("log.jsonl").write_text('{"message": "it works and works"}\n' * 60)
+    subprocess.run("cp book.txt notes.txt && gzip notes.txt", shell=True, check=True)
+    found = commands(PAGES[name])
+    assert len(found) > 5
+    for command in found:
+        small = in_small(command)
+        if re.match(r"reformer [^|]*$", small):
+            code = main(shlex.split(small)[1:])
+            assert code == 0, f"{command}: {capsys.readouterr().err}"
+            continue
+        line = small.replace("torchrun", f"OMP_NUM_THREADS=1 {sys.executable} -m torch.distributed.run")
+        line = re.sub(r"(?<!-m )reformer train", f"{sys.executable} -m reformer train", line)
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+    assert {line.split("reformer ")[1].split()[0] for line in found} == {"train", "evaluate", "generate"}

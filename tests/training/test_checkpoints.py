@@ -1,0 +1,163 @@
+"""Checkpoints: whole or not there, the last and the best, and runs that go on as if they had never stopped."""
+
+import errno
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from reformer.data.corpus import Document
+from reformer.data.settings import DataSettings
+from reformer.training.checkpoint import load_checkpoint
+from reformer.training.evaluate import evaluate
+from reformer.training.run import Interrupted, find_checkpoint, train
+from reformer.training.trainer import NotSaved, ReformerTrainer, checkpoints
+from tests.training.conftest import TEXT, corpus, settings, training
+
+pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
+
+HELD_OUT = [Document("b", (b"the lazy dog jumps over the quick brown fox. " * 10)[:441])]  # seven windows of 64
+EVERY_TWO: dict[str, Any] = {"save_steps": 2, "eval_steps": 2}
+
+
+def run(out: Path, resume: str | None = None, **changes: Any) -> Any:
+    model = settings(hidden_dropout=0.1, embedding_dropout=0.1)
+    found = find_checkpoint(out, resume) if resume else None
+    options = training(**{**EVERY_TWO, **changes})
+    return train(corpus(held_out=HELD_OUT), model, options, out, resume=found, say=lambda _: None)
+
+
+def stop_behind(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle of a step."""
+    original, sent = ReformerTrainer.compute_loss, []
+
+    def interrupt(self: ReformerTrainer, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == step - 1 and not sent:
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(ReformerTrainer, "compute_loss", interrupt)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"accumulation": 2, "length_schedule": ("16:3",)}, {"optimizer": "adafactor", "eval_steps": 3}],
+    ids=str,
+)
+def test_a_resumed_run_is_bit_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
+    whole = run(tmp_path / "whole", **changes)
+    with monkeypatch.context() as patch:
+        stop_behind(3, patch)
+        with pytest.raises(Interrupted, match=r"interrupted at step 3; .*--resume auto"):
+            run(tmp_path / "parts", **changes)
+    assert load_checkpoint(tmp_path / "parts").num_parameters() == whole.num_parameters()  # usable at once
+    resumed = run(tmp_path / "parts", resume="auto", **changes)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    last = [checkpoints(tmp_path / name)[-1] for name in ("whole", "parts")]
+    for name in ("model.safetensors",):
+        assert all(torch.equal(x, load_file(last[1] / name)[key]) for key, x in load_file(last[0] / name).items())
+    states = [torch.load(folder / "optimizer.pt", weights_only=True) for folder in last]
+    for a, b in zip(*(state["state"].values() for state in states), strict=True):
+        for key, value in a.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(b[key]))
+
+
+def test_evaluation_changes_nothing(tmp_path: Path) -> None:
+    one = run(tmp_path / "one", eval_steps=0)
+    two = run(tmp_path / "two", eval_steps=1, steps=6)
+    last = [load_checkpoint(checkpoints(tmp_path / name)[-1]) for name in ("one", "two")]
+    assert all(torch.equal(a, b) for a, b in zip(*(model.parameters() for model in last), strict=True))
+    assert one is not two
+
+
+def test_the_last_and_the_best_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    said: list[str] = []
+    options = training(steps=12, learning_rate=0.3, clip=100.0, warmup_steps=6, **EVERY_TWO)
+    model = train(corpus(held_out=HELD_OUT), settings(), options, out, say=said.append)
+    log = [line for line in capsys.readouterr().err.splitlines() if "held out" in line]
+    assert len(log) == 6
+    losses = [float(line.split("loss ")[1].split()[0]) for line in log]
+    best = 2 * (losses.index(min(losses)) + 1)
+    assert best < 12  # such a rate ruins it
+    assert [path.name for path in checkpoints(out)] == [f"checkpoint-{best}", "checkpoint-12"]
+    assert said[-1] == f"saved to {out} after 12 steps: the model of step {best}"
+    assert abs(evaluate(model, HELD_OUT, 64).loss - min(losses)) < 1e-4
+    kept = load_checkpoint(checkpoints(out)[0])
+    assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), load_checkpoint(out).parameters(), strict=True))
+    assert not list(out.rglob("*.bin"))
+    files = {path.name for path in checkpoints(out)[0].iterdir()}
+    assert {"config.json", "model.safetensors", "run.toml", "optimizer.pt", "scheduler.pt", "rng_state.pth"} <= files
+
+
+def test_what_is_held_out_is_predicted_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = run(tmp_path / "run", steps=2, eval_steps=2)
+    line = next(line for line in capsys.readouterr().err.splitlines() if "held out" in line)
+    loss = float(line.split("loss ")[1].split()[0])
+    assert abs(loss - evaluate(model, HELD_OUT, 64).loss) < 1e-4
+
+
+def test_early_stopping(tmp_path: Path) -> None:
+    said: list[str] = []
+    options = training(steps=60, learning_rate=0.5, clip=100.0, warmup_steps=4, patience=2, **EVERY_TWO)
+    train(corpus(held_out=HELD_OUT), settings(), options, tmp_path / "run", say=said.append)
+    steps = int(said[-1].split(" after ")[1].split()[0])
+    best = int(said[-1].split("step ")[-1])
+    assert steps < 60
+    assert steps == best + 4
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, original = tmp_path / "run", ReformerTrainer._save_rng_state
+
+    def full(self: ReformerTrainer, folder: str) -> None:
+        if self.state.global_step == 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(self, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReformerTrainer, "_save_rng_state", full)
+        with pytest.raises(
+            NotSaved, match=r"checkpoint-4 could not be written \(.*No space left on device\).*-2\. Make"
+        ):
+            run(out)
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoint-2", "run.toml"]
+    assert load_checkpoint(out / "checkpoint-2").num_parameters() > 0
+    whole, resumed = run(tmp_path / "whole"), run(out, resume="auto")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_what_cannot_be_resumed(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(out, save_steps=3)
+    with pytest.raises(ValueError, match=r"other settings: steps=9 \(it has 6\), learning_rate=0.5 \(it has 0.003\)"):
+        run(out, resume="auto", steps=9, learning_rate=0.5, save_steps=3)
+    found = find_checkpoint(out, "auto")
+    model, options = settings(hidden_dropout=0.1, embedding_dropout=0.1), training(**EVERY_TWO | {"save_steps": 3})
+    with pytest.raises(ValueError, match="other settings: files"):
+        train(corpus(held_out=HELD_OUT), model, options, out, data=DataSettings(files=("x",)), resume=found)
+    with pytest.raises(ValueError, match="is no checkpoint of a run"):
+        find_checkpoint(out, str(tmp_path))
+    with pytest.raises(ValueError, match="is a checkpoint of another run"):
+        find_checkpoint(tmp_path / "other", str(checkpoints(out)[-1]))
+    assert find_checkpoint(tmp_path / "other", "auto") is None
+    other = corpus([Document("a", TEXT[0].text.replace(b"fox", b"cat"))], HELD_OUT)
+    with pytest.raises(ValueError, match="text is not the one"):
+        train(other, model, options, out, resume=found)
+
+
+def test_a_checkpoint_of_a_newer_version(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(out, steps=1)
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps({**config, "reformer_version": "9.0.0", "new_field": 1}))
+    with pytest.raises(
+        ValueError, match=r"'new_field'.*; reformer 9.0.0 wrote it, and this is .*: install the newer one"
+    ):
+        load_checkpoint(out)
