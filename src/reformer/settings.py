@@ -108,8 +108,7 @@ class ModelSettings(Settings):
     share_rotations: bool = False
     """One set of rotations for all heads."""
     num_buckets: int | tuple[int, ...] | None = None
-    """rule="bucket": the most buckets, a power of two, or None for no limit. rule="chunk": an even number, or even
-    factors; None: worked out once from max_position_embeddings, factorised as transformers does."""
+    """The most buckets, a power of two, or none for no limit; rule="chunk": even factors, worked out if not given."""
     rule: Literal["bucket", "chunk"] = "bucket"
     """Which keys a hashed query sees: its bucket's last ones, or equal chunks as in the older implementations."""
     window: int = 64

@@ -117,8 +117,10 @@ def test_standard_input_and_resuming_from_the_folder_alone(run: Path) -> None:
     other = reformer("train", "--out", "stopped", "--resume", "auto", "--window", "16", cwd=run)
     assert other.returncode == 2
     assert "other settings: window=16 (it has 8)" in other.stderr
+    command[command.index("piped")] = "empty"
     empty = subprocess.run(command, input=b"", capture_output=True, cwd=run, check=False)
     assert empty.returncode == 2
+    assert b"standard input is empty" in empty.stderr
 
 
 def test_a_person_at_a_terminal(run: Path) -> None:
@@ -353,9 +355,10 @@ def test_bad_input_gets_one_line(
 
 def test_help_and_version() -> None:
     for arguments in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["generate", "--help"]):
-        done = reformer(*arguments)
+        done = reformer(*arguments)  # in 80 columns, where there is no terminal
         assert done.returncode == 0
         assert "usage: reformer" in done.stdout
+        assert max(map(len, done.stdout.splitlines())) <= 80
     assert reformer("--version").stdout.strip() == "0.1.0"
     assert reformer().returncode == 2
 

@@ -119,7 +119,7 @@ def test_a_batch_has_padding_and_documents_apart() -> None:
     items = [{"input_ids": torch.from_numpy(stream.part(*part))} for part in ((1, 6), (2, 4))]
     batch = Collate(ByteTokens(), apart=True)(items)
     assert batch["input_ids"].tolist() == [[100, 101, 102, 1, 103], [101, 102, 0, 0, 0]]
-    assert batch["labels"].tolist() == [[100, 101, 102, 1, 103], [101, 102, -100, -100, -100]]
+    assert batch["labels"].tolist() == [[100, 101, 102, -100, 103], [101, 102, -100, -100, -100]]
     assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 0, 0, 0]]
     assert batch["segment_ids"].tolist() == [[0, 0, 0, 1, 1], [0] * 5]
     assert set(Collate(ByteTokens())(items[:1])) == {"input_ids", "labels"}

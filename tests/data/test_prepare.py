@@ -53,6 +53,14 @@ def test_processes_change_nothing(folder: Path) -> None:
         settings = DataSettings(files=(str(folder / "text"),), held_out=0.1, processes=processes)
         found.append(whole(prepare(settings, 50, cache=folder / f"cache{processes}")))
     assert found[0] == found[1]
+    (folder / "text" / "end.txt").write_text("a text that spells <end> and <pad> " * 9)
+    found = []
+    for processes in (1, 3):
+        settings = DataSettings(files=(str(folder / "text"),), tokenizer="bpe:300", processes=processes)
+        corpus = prepare(settings, 50, cache=folder / f"cache{processes}")
+        found.append(whole(corpus))
+    assert found[0] == found[1]
+    assert sum(part.count(corpus.tokens.end) for part in found[0]) == 6 + 200 + 1
     (folder / "text" / "wrong.jsonl").write_text('{"text": "a"}\n{"txt": "b"}')
     with pytest.raises(ValueError, match=r"wrong\.jsonl, line 2: no field 'text'"):
         prepare(settings, 50, cache=folder / "cache")

@@ -180,5 +180,9 @@ def test_long_documents_come_in_pieces(
     assert max(len(piece.text) for piece in pieces) <= 512
     assert [piece.first for piece in pieces] == [True] + [False] * (len(pieces) - 1)
     assert [piece.digest for piece in pieces] == [None] * (len(pieces) - 1) + [document_hash(text)]
+    lines = tmp_path / "a.jsonl"
+    lines.write_text(json.dumps({"text": text.decode("utf-8", "surrogateescape")}))
+    if text.isascii() or "☃".encode() in text:
+        assert [piece.text for piece in read_pieces(find_sources([lines])[0], "text")] == [p.text for p in pieces]
     if "☃".encode() in text:
         assert all("\ufffd" not in piece.text.decode("utf-8", "replace") for piece in pieces)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from safetensors.torch import load_file
 
 from reformer.data.corpus import Document
 from reformer.data.settings import DataSettings
-from reformer.training.checkpoint import load_checkpoint
+from reformer.training.checkpoint import checkpoints, load_checkpoint
 from reformer.training.evaluate import evaluate
+from reformer.training.folder import RunFolder
 from reformer.training.run import Interrupted, find_checkpoint, train
-from reformer.training.trainer import NotSaved, ReformerTrainer, checkpoints
+from reformer.training.run_file import Run
+from reformer.training.trainer import NotSaved, ReformerTrainer
 from tests.training.conftest import TEXT, corpus, settings, training
 
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
@@ -131,6 +134,27 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_whole(tmp_path: Path, monkeyp
     assert load_checkpoint(out / "checkpoint-2").num_parameters() > 0
     whole, resumed = run(tmp_path / "whole"), run(out, resume="auto")
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_a_run_that_was_killed_before_it_saved_begins_again(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    RunFolder(out, Run(settings(), DataSettings(), training()), corpus())
+    assert find_checkpoint(out, "auto") is None
+    run(out, steps=2)
+    run(tmp_path / "bare", save_steps=0)
+    with pytest.raises(ValueError, match="holds a model and no checkpoint to go on from"):
+        find_checkpoint(tmp_path / "bare", "auto")
+
+
+def test_going_on_from_an_older_checkpoint_keeps_what_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, later = tmp_path / "run", tmp_path / "run" / "checkpoint-99"
+    with monkeypatch.context() as patch:
+        stop_behind(2, patch)
+        with pytest.raises(Interrupted):
+            run(out, eval_steps=0)
+    shutil.copytree(out / "checkpoint-2", later)
+    run(out, resume=str(out / "checkpoint-2"), eval_steps=0)
+    assert [path.name for path in checkpoints(out)] == ["checkpoint-6"]
 
 
 def test_what_cannot_be_resumed(tmp_path: Path) -> None:

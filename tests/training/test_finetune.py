@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from reformer.settings import ModelSettings
-from reformer.training.checkpoint import load_checkpoint
+from reformer.training.checkpoint import checkpoints, load_checkpoint
 from reformer.training.evaluate import evaluate
 from reformer.training.finetune import adapt, add_lora
 from reformer.training.lora_settings import LoraSettings
-from reformer.training.run import build_model, train
-from reformer.training.trainer import checkpoints
+from reformer.training.run import Interrupted, build_model, find_checkpoint, train
 from tests.training.conftest import TEXT, corpus, settings, training
+from tests.training.test_checkpoints import stop_behind
 
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
 
@@ -32,6 +32,23 @@ def test_lora_trains_few_weights_and_is_merged(tmp_path: Path, reversible: bool)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if name.startswith("model.layers") and after[name].dim() == 2}
     assert (checkpoints(out)[-1] / "adapter_model.safetensors").stat().st_size < 60_000
+
+
+def test_a_tuned_run_is_repeated_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = train(corpus(), settings(), training(steps=2), tmp_path / "base", say=lambda _: None)
+    options = training(save_steps=2, lora="r=2", init=str(tmp_path / "base"))
+    whole = train(corpus(), settings(), options, tmp_path / "whole", say=lambda _: None)
+    assert torch.equal(whole.lm_head.weight, base.lm_head.weight)
+    with monkeypatch.context() as patch:
+        stop_behind(3, patch)
+        with pytest.raises(Interrupted):
+            train(corpus(), settings(), options, tmp_path / "parts", say=lambda _: None)
+    found = find_checkpoint(tmp_path / "parts", "auto")
+    resumed = train(corpus(), settings(), options, tmp_path / "parts", resume=found, say=lambda _: None)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert not torch.equal(
+        whole.model.layers.blocks[0].f.attention.query.weight, base.model.layers.blocks[0].f.attention.query.weight
+    )
 
 
 def test_lora_gradients_equal_plain_autograd() -> None:
@@ -103,5 +120,5 @@ def test_lora_settings(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LoraSettings.parse(text)
     assert LoraSettings.parse("r=4,alpha=3") == LoraSettings(r=4, alpha=3.0)
-    with pytest.raises(ValueError, match="pass that model"):
+    with pytest.raises(ValueError, match="name the model that has them"):
         train(corpus(), ModelSettings(), training(lora="r=4"), Path("never"))

@@ -158,6 +158,10 @@ def test_what_was_trained_is_never_lost(tmp_path: Path) -> None:
     folder(out, overwrite=True).discard()
     assert (out / "model.safetensors").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    folder(out, overwrite=True)
+    (out / "tensorboard").mkdir()  # of a run that was killed, too
+    folder(out, overwrite=True).discard()
+    assert (out / "model.safetensors").read_bytes() == before
     replacing = folder(out, overwrite=True)
     replacing.save(build_model(settings(), 1))
     replacing.discard()
@@ -330,6 +334,7 @@ def test_documents_apart_do_not_see_each_other(tmp_path: Path) -> None:
             train(corpus(documents), settings(), options, tmp_path / mode, data=data, say=lambda _: None)
     assert seen[0] is None
     assert seen[1][0].diff().abs().sum() == 1  # the one begins where the other ends
+    assert seen[0] is None
     assert 300 - 161 <= seen[1][0].tolist().count(seen[1][0][-1]) <= 161
 
 
@@ -344,7 +349,7 @@ def test_tensorboard(tmp_path: Path) -> None:
         ({"length_schedule": ("64",)}, "must be LENGTH:STEP"),
         ({"length_schedule": ("32:4", "48:2")}, "must be over 4 and below steps=6"),
         ({"length_schedule": ("128:4",)}, "windows of 128 tokens, over length=64"),
-        ({"patience": 2}, "eval_steps=0 makes none"),
+        ({"patience": 2}, "eval_steps=0; set it"),
         ({"optimizer": "adam"}, "did you mean 'adamw'"),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"lora": "x"}, "lora='x'"),

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from reformer.training.evaluate import Evaluation
 
 
+PICTURES = (".png", ".svg", ".pdf")
+
+
 @dataclass
 class Evaluate:
     """Measure models on whole files: loss, bits per byte, perplexity, accuracy.
 
-    Each token is predicted once, from the tokens in front of it in its window. Without files, the text is the part
-    of the Python standard library's source that `reformer train` holds out.
+    Each token is predicted once, from those in front of it in its window.
+
+    Without files, the text is what train holds out of the standard library.
     """
 
     model: tyro.conf.Positional[Path]
@@ -35,8 +39,7 @@ class Evaluate:
     length: Annotated[int | None, tyro.conf.arg(metavar="TOKENS")] = None
     """Window; the length of training unless given."""
     stride: Annotated[int | None, tyro.conf.arg(metavar="TOKENS")] = None
-    """Tokens from one window to the next: all but the first see at least length - stride tokens; slower by
-    length / stride."""
+    """Tokens from one window to the next: all but the first tokens see at least length - stride others."""
     batch_size: int = 1
     """Windows at a time."""
     stream: bool = False
@@ -70,14 +73,12 @@ def run(argv: Sequence[str]) -> None:
         documents = split_held_out(standard_library(), DataSettings(**runs[0].get("data", {})).held_out)[1]
     lengths = [command.length or int(run.get("training", {}).get("length", 2048)) for run in runs]
     found = [_evaluate(command, folder, documents, length) for folder, length in zip(folders, lengths, strict=True)]
+    show = _as_json if command.json else _as_text
+    print(show(command, folders, documents, lengths, found))
     if command.plot is not None:
         from reformer.report.positions import plot_positions
 
         plot_positions(dict(zip(map(str, folders), found, strict=True)), command.plot)
-    if command.json:
-        print(_as_json(command, folders, documents, lengths, found))
-        return
-    print(_as_text(command, folders, documents, lengths, found))
 
 
 def _check(command: Evaluate) -> None:
@@ -89,6 +90,11 @@ def _check(command: Evaluate) -> None:
         check_integer("stride", command.stride, 1)
     if command.stream and (command.length is not None or command.batch_size != 1 or command.stride is not None):
         raise ValueError("stream takes each file whole, one at a time; leave --length, --stride and --batch-size out")
+    if command.plot is not None and command.plot.suffix not in PICTURES:
+        kinds = ", ".join(PICTURES)
+        raise ValueError(
+            f"plot={command.plot}: {command.plot.suffix or 'no suffix'} is no kind of picture; give {kinds}"
+        )
     if command.plot is not None and not command.plot.resolve().parent.is_dir():
         raise ValueError(f"plot={command.plot}: its folder does not exist; make it first")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Generate:
     """Write text with a model, as it comes.
 
-    On a terminal and without a prompt it asks for one, again and again; Ctrl-C ends a text, Ctrl-D the program.
+    On a terminal it asks for prompts; Ctrl-C ends a text, Ctrl-D the program.
     """
 
     model: tyro.conf.Positional[Path]

@@ -58,5 +58,5 @@ def _usage() -> str:
     verbs = "\n".join(f"  {verb:<{width}}  {what}" for verb, what in VERBS.items())
     return (
         "usage: reformer VERB [OPTIONS]\n\nTransformers for long sequences on one machine.\n\n"
-        f"{verbs}\n\n`reformer VERB --help` lists the options of a verb; --debug shows where an error arose."
+        f"{verbs}\n\n`reformer VERB --help` lists the options of a verb.\n--debug shows where an error arose."
     )

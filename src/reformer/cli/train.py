@@ -9,22 +9,22 @@ from typing import Annotated, Any
 import tyro
 
 from reformer.cli.parse import parse
-from reformer.data.settings import DataSettings
+from reformer.data.settings import BPE, DataSettings
+from reformer.data.sources import STANDARD_INPUT
 from reformer.presets import describe_presets, load_preset
 from reformer.settings import ModelSettings
-from reformer.training.processes import is_main_process
-from reformer.training.run_file import check_tables, read_run_file
+from reformer.training.processes import is_main_process, process_count
+from reformer.training.run_file import RUN_FILE, check_tables, read_run_file
 from reformer.training.settings import TrainingSettings
-
-RUN_FILE = "run.toml"
 
 
 @dataclass
 class Train:
     """Train a language model on text: bytes, or the tokens of a tokenizer.
 
-    Settings come from the preset, then from the run file, then from the flags. Without files, the text is the
-    source of the Python standard library.
+    Settings are the preset's, above them the run file's, above them the flags'.
+
+    Without files, the text is the source of the Python standard library.
     """
 
     paths: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -35,17 +35,15 @@ class Train:
     """Settings that ship with the package; without a name, lists them."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="TOML")] = None
     """Run file with the tables [model], [data] and [training]."""
-    init: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder of a model to go on from: fine-tuning, with all weights or with --lora."""
     resume: Annotated[str | None, tyro.conf.arg(metavar="auto|DIR")] = None
     """Go on with the run in --out: from its last checkpoint (auto; a fresh run if there is none), or from one."""
     overwrite: bool = False
     """Replace the run that the folder holds."""
     dry_run: bool = False
     """Print the plan, in memory and FLOPs, and train nothing."""
-    model: ModelSettings = field(default_factory=ModelSettings.unchecked)
-    data: DataSettings = field(default_factory=DataSettings.unchecked)
     training: TrainingSettings = field(default_factory=TrainingSettings.unchecked)
+    data: DataSettings = field(default_factory=DataSettings.unchecked)
+    model: ModelSettings = field(default_factory=ModelSettings.unchecked)
 
 
 def run(argv: Sequence[str]) -> None:
@@ -72,7 +70,7 @@ def run(argv: Sequence[str]) -> None:
         from reformer.training.plan import plan
 
         check_fit(command.model, command.training, 0)
-        print(plan(command.model, command.training))
+        print(plan(_with_vocabulary(command.model, command.data.tokenizer), command.training))
         return
     _train(command)
 
@@ -80,22 +78,29 @@ def run(argv: Sequence[str]) -> None:
 def _train(command: Train) -> None:
     from reformer.data.corpus import standard_library_sources
     from reformer.data.prepare import prepare
-    from reformer.training.checkpoint import load_checkpoint
-    from reformer.training.finetune import adapt
+    from reformer.data.tokens import tokens_of
+    from reformer.training.finetune import start_from
     from reformer.training.folder import check_out
     from reformer.training.run import check_fit, find_checkpoint, train, with_tokens
 
     assert command.out is not None
-    check_out(command.out, command.overwrite, command.resume is not None)
+    if is_main_process():
+        check_out(command.out, command.overwrite, command.resume is not None)
     resume = find_checkpoint(command.out, command.resume) if command.resume else None
     if command.resume and resume is None:
         say(f"{command.out} has no checkpoint yet: starting afresh")
     check_fit(command.model, command.training, 0)
-    model = adapt(load_checkpoint(command.init), command.model) if command.init is not None else None
+    model = None
+    if command.training.init:
+        model = start_from(command.training.init, command.model, command.training.seed)
     sources = None if command.data.files else standard_library_sources()
     corpus = prepare(command.data, command.training.length, sources=sources, say=say)
     say(f"{len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held out")
-    settings = with_tokens(command.model, corpus.tokens) if model is None else command.model
+    settings = command.model
+    if model is None:
+        settings = with_tokens(settings, corpus.tokens)
+    elif tokens_of(Path(command.training.init or "")).identity != corpus.tokens.identity:
+        raise ValueError(f"tokenizer={command.data.tokenizer!r} is not that of {command.training.init}; leave it out")
     train(
         corpus,
         settings,
@@ -118,8 +123,19 @@ def _check(command: Train) -> None:
         raise ValueError("--out is missing; name the folder for the model")
     if not command.out.name:
         raise ValueError(f"--out {command.out} has no name of its own; name a folder for the model")
-    if command.training.lora and command.init is None:
+    if command.training.lora and command.training.init is None:
         raise ValueError("lora trains beside frozen weights; name the model that has them with --init")
+    if STANDARD_INPUT in (*command.data.files, *command.data.held_out_files) and process_count() > 1:
+        raise ValueError("- is standard input, which several processes cannot share; write the text to a file")
+
+
+def _with_vocabulary(settings: ModelSettings, tokenizer: str) -> ModelSettings:
+    """As `with_tokens`, before there are any."""
+    from reformer.data.tokens import load_tokens
+
+    bpe = tokenizer.startswith(BPE)
+    size = int(tokenizer.removeprefix(BPE)) if bpe else load_tokens(tokenizer).vocabulary
+    return replace(settings, vocab_size=size) if settings.vocab_size == ModelSettings.vocab_size else settings
 
 
 def say(message: str) -> None:
@@ -137,19 +153,19 @@ def _lists_presets(argv: Sequence[str]) -> bool:
 
 
 def _tables(argv: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What the resumed run, the model to go on from, the preset and the run file say, each above those before."""
+    """What the resumed run, the preset, the model to go on from and the run file say, each above those before."""
     out, init = _value(argv, "--out"), _value(argv, "--init")
     preset, config = _value(argv, "--preset"), _value(argv, "--config")
     layers: list[dict[str, dict[str, Any]]] = []
+    if _value(argv, "--resume") and out and (Path(out) / RUN_FILE).exists():
+        layers.append(read_run_file(Path(out) / RUN_FILE))
     if preset:
         layers.append(load_preset(preset))
         check_tables(layers[-1], f"preset {preset}")
-    if config:
-        layers.append(read_run_file(Path(config)))
     if init:
         layers.append(_model_of(Path(init)))
-    if _value(argv, "--resume") and out and (Path(out) / RUN_FILE).exists():
-        layers.append(read_run_file(Path(out) / RUN_FILE))
+    if config:
+        layers.append(read_run_file(Path(config)))
     tables: dict[str, dict[str, Any]] = {}
     for layer in layers:
         for table, values in layer.items():

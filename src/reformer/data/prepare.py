@@ -142,22 +142,31 @@ def _sample(sources: Sequence[Source], field: str) -> Iterator[bytes]:
 def _tokenize(sources: Sequence[Source], tokens: Tokens, settings: DataSettings, scratch: Path) -> Any:
     """A dataset of rows of tokens, documents joined, and of the hashes of the documents that end in each."""
     from datasets import Dataset, Features, List, Value
+    from datasets.exceptions import DatasetGenerationError
 
     dtype = "uint16" if tokens.vocabulary <= 1 << 16 else "uint32"
     processes = min(settings.processes or os.cpu_count() or 1, len(sources))
     if sum(source.size for source in sources) < _PARALLEL_FROM and settings.processes is None:
         processes = 1
-    rows = Dataset.from_generator(
-        _rows,
-        features=Features({"tokens": List(Value(dtype)), "hashes": List(Value("uint64")), "error": Value("string")}),
-        cache_dir=str(scratch),
-        gen_kwargs={"sources": list(sources), "tokens": tokens, "field": settings.field},
-        num_proc=processes if processes > 1 else None,
-        fingerprint=scratch.name,
-        writer_batch_size=_BATCH,
-    )
-    if error := next((error for error in rows["error"] if error), None):
-        raise ValueError(error)
+    try:
+        rows = Dataset.from_generator(
+            _rows,
+            features=Features(
+                {"tokens": List(Value(dtype)), "hashes": List(Value("uint64")), "error": Value("string")}
+            ),
+            cache_dir=str(scratch),
+            gen_kwargs={"sources": list(sources), "tokens": tokens, "field": settings.field},
+            num_proc=processes if processes > 1 else None,
+            fingerprint=scratch.name,
+            writer_batch_size=_BATCH,
+        )
+    except (DatasetGenerationError, OSError) as error:
+        raise ValueError(
+            f"tokens cannot be written to {scratch.parent.parent} ({error.__cause__ or error}); make room, or set "
+            "HF_DATASETS_CACHE to another folder"
+        ) from error
+    if said := next((said for said in rows["error"] if said), None):
+        raise ValueError(said)
     return rows.with_format("numpy")
 
 
@@ -218,18 +227,18 @@ def _pack(rows: Any, tokens: Tokens, length: int, share: float, train: Path, hel
 
 def _kept(rows: Any, tokens: Tokens, share: float) -> NDArray[np.int64]:
     """How many tokens of each document, its end token included, are to train on."""
-    lengths: list[int] = []
+    lengths: list[NDArray[np.int64]] = []
     hashes: list[NDArray[np.uint64]] = []
     for row in rows:
         starts = np.flatnonzero(row["tokens"] == tokens.end)
         first = starts[0] if len(starts) else len(row["tokens"])
         if first:
-            lengths[-1] += int(first)
-        lengths += np.diff([*starts, len(row["tokens"])]).tolist()
+            next(part for part in reversed(lengths) if len(part))[-1] += first
+        lengths.append(np.diff(np.append(starts, len(row["tokens"]))).astype(np.int64))
         hashes.append(np.asarray(row["hashes"], dtype=np.uint64))
-    if not lengths:
+    whole = np.concatenate(lengths)
+    if not len(whole):
         raise ValueError("the files hold no text; give others")
-    whole = np.array(lengths, dtype=np.int64)
     if not share:
         return whole
     held = np.concatenate(hashes) / 2.0**64 < share

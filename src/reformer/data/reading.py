@@ -1,6 +1,7 @@
 """Text out of sources, a piece at a time, so that no file is ever whole in memory."""
 
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterator
@@ -42,9 +43,7 @@ def read_pieces(source: Source, field: str) -> Iterator[Piece]:
     else:
         rows = {"jsonl": _json_lines, "parquet": _parquet, "dataset": _dataset}[source.kind]
         for text in rows(source, field):
-            for start in range(0, len(text), PIECE):
-                last = start + PIECE >= len(text)
-                yield Piece(text[start : start + PIECE], start == 0, document_hash(text) if last else None)
+            yield from _text(io.BytesIO(text), skip_binary=False)
     source.check_unchanged()
 
 
@@ -70,8 +69,9 @@ def _text(file: BinaryIO, skip_binary: bool) -> Iterator[Piece]:
     """A file as one document."""
     digest, carried, first = blake2b(digest_size=8), b"", True
     while block := file.read(PIECE):
-        if first and skip_binary and b"\0" in block:
+        if skip_binary and b"\0" in block:
             return
+        skip_binary = False
         digest.update(block)
         if carried and len(carried) + len(block) > PIECE:
             cut = carried.rfind(b"\n") + 1 or carried.rfind(b" ") + 1 or _character_end(carried)

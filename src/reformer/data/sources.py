@@ -107,7 +107,8 @@ def _folder(folder: Path) -> list[Source]:
             raise ValueError(f"{folder} is a datasets folder without a split 'train'; give the folder of one split")
         folder = folder / "train"
     if (folder / "state.json").exists() and (folder / "dataset_info.json").exists():
-        return [Source(folder, str(folder), "dataset", False, 0, 0)]
+        size = sum(path.stat().st_size for path in folder.glob("*.arrow"))
+        return [Source(folder, str(folder), "dataset", False, size, 0)]
     with readable(folder):
         os.listdir(folder)
     sources = [source_of(path, skip_binary=True) for path in sorted(_files_below(folder))]
@@ -120,7 +121,7 @@ def _folder(folder: Path) -> list[Source]:
 def _files_below(folder: Path) -> Iterator[Path]:
     """Files that are not hidden; a folder that is reached twice, as through a link to a parent, counts once."""
     seen: set[tuple[int, int]] = set()
-    for where, folders, files in os.walk(folder, followlinks=True):
+    for where, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         here = os.stat(where)
         if (here.st_dev, here.st_ino) in seen:
             folders.clear()
@@ -131,6 +132,10 @@ def _files_below(folder: Path) -> Iterator[Path]:
             path = Path(where, name)
             if not name.startswith(".") and path.is_file():
                 yield path
+
+
+def _refuse(error: OSError) -> None:
+    raise ValueError(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from None
 
 
 def _standard_input(scratch: Path | None) -> Source:

@@ -91,17 +91,18 @@ class TokenizerTokens:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise ValueError(f"the tokenizer of {name} is a slow one; convert it to tokenizer.json")
-        backend.encode_special_tokens = True  # a text that spells <end> is text
         self.tokenizer, self.backend, self.end = tokenizer, backend, end
         self.vocabulary = len(tokenizer)
         self.pad = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self.unwanted = sorted({token for token in tokenizer.all_special_ids if token != end})
-        self.identity = blake2b(backend.to_str().encode(), digest_size=16).hexdigest()
+        whole = repr((backend.to_str(), self.end, self.pad)).encode()
+        self.identity = blake2b(whole, digest_size=16).hexdigest()
 
     def encode(self, texts: Sequence[bytes]) -> list[TokenArray]:
         """Many texts at a time: the tokenizer has threads of its own."""
         dtype = np.uint16 if self.vocabulary <= 1 << 16 else np.uint32
         decoded = [text.decode("utf-8", "replace") for text in texts]
+        self.backend.encode_special_tokens = True  # a text that spells <end> is text; pickling forgets it
         found = self.backend.encode_batch_fast(decoded, add_special_tokens=False)
         return [np.array(one.ids, dtype=dtype) for one in found]
 
@@ -121,13 +122,21 @@ class TokenizerTokens:
 
 class _StreamDecoder:
     def __init__(self, backend: Any) -> None:
+        self.backend = backend
+        self._begin()
+
+    def _begin(self) -> None:
         from tokenizers.decoders import DecodeStream
 
-        self.backend, self.stream = backend, DecodeStream(skip_special_tokens=True)
+        self.stream = DecodeStream(skip_special_tokens=True)
         self.shown: list[int] = []
 
     def feed(self, token: int) -> str:
-        text: str = self.stream.step(self.backend, token) or ""
+        try:
+            text: str = self.stream.step(self.backend, token) or ""
+        except Exception:  # bytes that are no text: the stream is of no use any more
+            self._begin()
+            text = "\ufffd" + (self.stream.step(self.backend, token) or "")
         self.shown = [] if text else [*self.shown, token]
         return text
 

@@ -88,7 +88,9 @@ class Collate:
         if not real.all():
             batch["attention_mask"] = real.long()
         if self.apart:
-            batch["segment_ids"] = ((input_ids == self.end) & real).cumsum(1)
+            starts = (input_ids == self.end) & real
+            batch["segment_ids"] = starts.cumsum(1)
+            batch["labels"][starts] = IGNORED  # no document predicts the next one's beginning
         return batch
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from reformer.training.evaluate import Evaluation
 
@@ -10,7 +9,7 @@ from reformer.training.evaluate import Evaluation
 def plot_positions(found: Mapping[str, Evaluation], path: Path) -> None:
     """Draw a line for each model, a dot for each octave of context, to a file whose suffix says of what kind.
 
-    Raises ValueError for a kind of file that there is not.
+    Raises ValueError for a place that cannot be written.
     """
     import matplotlib as mpl
 
@@ -31,20 +30,8 @@ def plot_positions(found: Mapping[str, Evaluation], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if len(found) > 1:
         axes.legend(frameon=False)
-    save_figure(figure, path)
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure. Raises ValueError for a kind of file that there is not, and a place that cannot be written."""
-    from matplotlib import pyplot as plt
-
     try:
         figure.savefig(path, dpi=150)
-    except ValueError:
-        kinds = ", ".join(sorted(figure.canvas.get_supported_filetypes()))
-        raise ValueError(
-            f"plot={path}: {path.suffix or 'no suffix'} is no kind of picture; there are {kinds}"
-        ) from None
     except OSError as error:
         raise ValueError(f"plot={path} cannot be written ({error.strerror}); choose another place") from None
     finally:

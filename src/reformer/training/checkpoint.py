@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from reformer import __version__
 from reformer.models import ReformerConfig, ReformerForCausalLM
 
+CHECKPOINT = "checkpoint-"
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
 
 
@@ -59,3 +60,9 @@ def _newer(config: dict[str, Any]) -> str:
         return ""
     newer = [int(part) for part in writer.split(".")] > [int(part) for part in __version__.split(".")]
     return f"; reformer {writer} wrote it, and this is {__version__}: install the newer one" if newer else ""
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """The whole checkpoints of a run, in the order of their steps."""
+    found = [path for path in out.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(CHECKPOINT)))

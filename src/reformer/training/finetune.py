@@ -1,17 +1,19 @@
 """Going on from a model: low-rank adapters, positions beyond its length."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import set_seed
 
 from reformer.layers.positions import PositionTable
 from reformer.models import ReformerConfig, ReformerForCausalLM
 from reformer.models.cache import differing
 from reformer.settings import ModelSettings
+from reformer.training.checkpoint import load_checkpoint
 from reformer.training.lora_settings import LoraSettings
 
 FREE = {
@@ -31,6 +33,15 @@ FREE = {
     "reversible",
 }
 """Settings that a trained model may change: they have no weights of their own, or some that can be carried over."""
+
+
+def start_from(folder: str, settings: ModelSettings, seed: int) -> ReformerForCausalLM:
+    """The model in a folder with these settings; what is new in it depends on the seed.
+
+    Raises ValueError as `load_checkpoint` and `adapt` do.
+    """
+    set_seed(seed)
+    return adapt(load_checkpoint(Path(folder)), settings)
 
 
 def adapt(model: ReformerForCausalLM, settings: ModelSettings) -> ReformerForCausalLM:
@@ -101,8 +112,3 @@ def merge_lora(model: Any) -> ReformerForCausalLM:
     """The model with its low-rank matrices added to the frozen ones."""
     with torch.no_grad():
         return model.merge_and_unload()
-
-
-def model_overrides(given: Mapping[str, Any], trained: ModelSettings) -> ModelSettings:
-    """A trained model's settings with others over them."""
-    return ModelSettings(**asdict(trained) | dict(given))

@@ -1,21 +1,25 @@
 """The folder of a run: its settings, its checkpoints, and at the end its model."""
 
+import json
 import shutil
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from safetensors import SafetensorError
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from reformer.data.prepare import Corpus
-from reformer.training.processes import is_main_process
-from reformer.training.run_file import Run, check_same_run, write_run_file
+from reformer.training.checkpoint import CONFIG, checkpoints
+from reformer.training.processes import is_main_process, process_count
+from reformer.training.run_file import RUN_FILE, Run, check_same_run, write_run_file
 
-RUN_FILE = "run.toml"
-CONFIG = "config.json"
-CORPUS = "corpus.txt"
+ORIGIN = "origin.json"
+"""What a checkpoint was trained on, and by how many processes."""
 
 
 def check_out(out: Path, overwrite: bool = False, resume: bool = False) -> None:
@@ -25,7 +29,7 @@ def check_out(out: Path, overwrite: bool = False, resume: bool = False) -> None:
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; --out names the folder of the run")
-    if not out.is_dir() or not any(out.iterdir()):
+    if not out.is_dir() or not any(out.iterdir()) or _saved_nothing(out):
         return
     if not overwrite and not resume:
         raise ValueError(
@@ -39,8 +43,18 @@ def check_out(out: Path, overwrite: bool = False, resume: bool = False) -> None:
 def check_same(checkpoint: Path, run: Run, corpus: Corpus) -> None:
     """ValueError when a checkpoint is that of a run with other settings or another text."""
     check_same_run(checkpoint / RUN_FILE, run)
-    if (checkpoint / CORPUS).read_text(encoding="utf-8").strip() != corpus.fingerprint:
+    then, now = json.loads((checkpoint / ORIGIN).read_text(encoding="utf-8")), _origin(corpus)
+    if then["corpus"] != now["corpus"]:
         raise ValueError(f"the text is not the one that {checkpoint} was trained on; give the same, or another --out")
+    if then["processes"] != now["processes"]:
+        raise ValueError(
+            f"{checkpoint} was trained by {then['processes']} processes and this is a run of {now['processes']}; "
+            "start as many, or give another --out"
+        )
+
+
+def _origin(corpus: Corpus) -> dict[str, Any]:
+    return {"corpus": corpus.fingerprint, "processes": process_count()}
 
 
 class RunFolder:
@@ -56,9 +70,7 @@ class RunFolder:
         self.saved = resume
         if not self.main:
             return
-        if (
-            self.former.exists() and _holds_nothing(self.out) and not resume
-        ):  # a run was killed before it saved anything
+        if self.former.exists() and not resume and (not self.out.exists() or _saved_nothing(self.out)):
             shutil.rmtree(self.out, ignore_errors=True)
             self.former.rename(self.out)
         check_out(self.out, overwrite, resume)
@@ -76,21 +88,28 @@ class RunFolder:
         """Put settings and tokenizer into a checkpoint, so that it is a model of its own."""
         self.corpus.tokens.save(checkpoint)
         write_run_file(checkpoint / RUN_FILE, self.run)
-        (checkpoint / CORPUS).write_text(self.corpus.fingerprint + "\n", encoding="utf-8")
+        (checkpoint / ORIGIN).write_text(json.dumps(_origin(self.corpus)), encoding="utf-8")
         self._keep()
 
-    def save(self, model: PreTrainedModel) -> None:
-        """The model, whole: the configuration, without which there is none, comes last."""
+    def save(self, model: PreTrainedModel, weights: dict[str, Tensor] | None = None) -> None:
+        """The model, whole: the configuration, without which there is none, comes last.
+
+        `weights` where the model has a part of them only. Raises ValueError when they cannot be written.
+        """
         if not self.main:
             return
         staging = self.out / ".model"
         with _no_interruption():
             shutil.rmtree(staging, ignore_errors=True)
             try:
-                model.save_pretrained(staging)
+                model.save_pretrained(staging, state_dict=weights)
                 self.corpus.tokens.save(staging)
                 for path in sorted(staging.iterdir(), key=lambda path: path.name == CONFIG):
                     path.replace(self.out / path.name)
+            except (OSError, SafetensorError) as error:
+                raise ValueError(
+                    f"the model cannot be written to {self.out} ({error}); make room, then --resume auto"
+                ) from error
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
             self._keep()
@@ -111,8 +130,9 @@ class RunFolder:
                 folder.rmdir()
 
 
-def _holds_nothing(out: Path) -> bool:
-    return not out.exists() or (out.is_dir() and {path.name for path in out.iterdir()} <= {RUN_FILE})
+def _saved_nothing(out: Path) -> bool:
+    """Whether a run was there that ended before it saved anything."""
+    return (out / RUN_FILE).exists() and not (out / CONFIG).exists() and not checkpoints(out)
 
 
 @contextmanager

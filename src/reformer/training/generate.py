@@ -119,6 +119,7 @@ def generate_text(
     text, cache = _start(model, tokens, prompt, max_new_tokens, load, reason is None)
     prompt_tokens = text.shape[1]
     options = _options(sampling or Sampling(), tokens, prompt_tokens)
+    unwanted = [*tokens.unwanted, *range(tokens.vocabulary, model.config.vocab_size)]
     if echo:
         write(prompt.decode("utf-8", "replace"))
     with torch.no_grad(), evaluating(model), _seeded(sampling.seed if sampling else None, model.device):
@@ -133,6 +134,7 @@ def generate_text(
                 streamer=writer,
                 pad_token_id=tokens.pad,
                 eos_token_id=tokens.end,
+                suppress_tokens=unwanted or None,
                 past_key_values=cache,
                 use_cache=cache is not None,
                 **options,
@@ -162,7 +164,7 @@ def _start(
 
 def _options(sampling: Sampling, tokens: Tokens, prompt: int) -> dict[str, Any]:
     """Arguments of `generate`."""
-    options: dict[str, Any] = {"do_sample": sampling.temperature > 0, "suppress_tokens": tokens.unwanted or None}
+    options: dict[str, Any] = {"do_sample": sampling.temperature > 0}
     if sampling.temperature > 0:
         options |= {"temperature": sampling.temperature, "top_k": sampling.top_k or 0, "top_p": sampling.top_p or 1.0}
         options |= {} if sampling.min_p is None else {"min_p": sampling.min_p}

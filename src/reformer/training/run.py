@@ -15,15 +15,16 @@ from reformer.data.tokens import Tokens
 from reformer.data.windows import Collate, HeldOutWindows, TrainingWindows
 from reformer.models import ReformerConfig, ReformerForCausalLM
 from reformer.settings import ModelSettings
-from reformer.training.finetune import add_lora, merge_lora
+from reformer.training.checkpoint import CONFIG, checkpoints
+from reformer.training.finetune import add_lora, merge_lora, start_from
 from reformer.training.folder import RunFolder, check_same
 from reformer.training.interruption import Interruption
 from reformer.training.lora_settings import LoraSettings
-from reformer.training.processes import process_count
+from reformer.training.processes import is_main_process, process_count
 from reformer.training.progress import ProgressLines
 from reformer.training.run_file import Run
 from reformer.training.settings import TrainingSettings
-from reformer.training.trainer import ReformerTrainer, checkpoints
+from reformer.training.trainer import ReformerTrainer
 
 Say = Callable[[str], None]
 
@@ -57,8 +58,10 @@ def train(
     before stays), and Interrupted after Ctrl-C, when what was trained is saved.
     """
     check_fit(settings, training, corpus.tokens.vocabulary)
+    if model is None and training.init is not None:
+        model = start_from(training.init, settings, training.seed)
     if training.lora and model is None:
-        raise ValueError("lora trains beside the frozen weights of a model; pass that model")
+        raise ValueError("lora trains beside frozen weights; name the model that has them with init")
     run = Run(settings, data or DataSettings(), training)
     if resume is not None:
         check_same(resume, run, corpus)
@@ -71,6 +74,7 @@ def train(
     try:
         model = model or build_model(settings, training.seed)
         say(f"{model.num_parameters():,} weights; {len(corpus.train):,} tokens, {_passes(corpus, training, rows)}")
+        set_seed(training.seed)
         trained: Any = add_lora(model, LoraSettings.parse(training.lora)) if training.lora else model
         trainer = ReformerTrainer(
             trained,
@@ -82,7 +86,7 @@ def train(
             complete=folder.complete,
         )
         trainer.add_callback(progress)
-        if training.tensorboard:
+        if training.tensorboard and is_main_process():
             trainer.add_callback(TensorBoardCallback(_tensorboard(folder.out / "tensorboard")))
         with Interruption(say) as interruption:
             trainer.add_callback(interruption)
@@ -97,7 +101,7 @@ def train(
         model = trainer.accelerator.unwrap_model(trainer.model)
         if training.lora:
             model = merge_lora(model)
-        folder.save(model)
+        folder.save(model, trainer.accelerator.get_state_dict(trainer.model) if training.fsdp else None)
         step = trainer.state.best_global_step if best else trainer.state.global_step
         say(f"saved to {out} after {trainer.state.global_step} steps" + (f": the model of step {step}" if best else ""))
         trainer.accelerator.wait_for_everyone()
@@ -119,7 +123,12 @@ def find_checkpoint(out: Path, resume: str) -> Path | None:
     Raises ValueError for a folder that is none.
     """
     if resume == "auto":
-        return next(reversed(checkpoints(out)), None)
+        found = checkpoints(out)
+        if not found and (out / CONFIG).exists():
+            raise ValueError(
+                f"{out} holds a model and no checkpoint to go on from; start another run with --init {out}"
+            )
+        return found[-1] if found else None
     folder = Path(resume)
     if not (folder / "trainer_state.json").exists():
         raise ValueError(f"resume={resume} is no checkpoint of a run; give auto or a folder named checkpoint-STEP")
@@ -138,6 +147,8 @@ def check_fit(settings: ModelSettings, training: TrainingSettings, vocabulary: i
         raise ValueError("causal=False: a language model predicts the next token; leave causal on")
     if training.fsdp and not torch.accelerator.is_available():
         raise ValueError("fsdp=true shards over accelerators, and this machine has none; leave --fsdp out")
+    if training.fsdp and training.lora:
+        raise ValueError("fsdp=true together with lora is not supported; leave one of them out")
     limit = settings.length_limit
     if limit is not None and training.length > limit:
         raise ValueError(

@@ -12,12 +12,13 @@ from reformer.ops.checks import nearest
 from reformer.settings import ModelSettings
 from reformer.training.settings import TrainingSettings
 
+RUN_FILE = "run.toml"
 NONE = "none"  # TOML has no word for it
 
 TABLES: dict[str, Any] = {"model": ModelSettings, "data": DataSettings, "training": TrainingSettings}
 _NAMES = ", ".join(f"[{table}]" for table in TABLES)
 
-HARMLESS = {"log_steps", "eval_tokens", "tensorboard", "processes"}
+HARMLESS = {"tensorboard", "processes"}
 """Keys that a resumed run may change: no step depends on them."""
 
 
@@ -65,7 +66,9 @@ def check_tables(tables: dict[str, Any], where: str) -> None:
 
 def write_run_file(path: Path, run: Run) -> None:
     """Write every setting; fed back, the file repeats the run."""
-    path.write_text(tomli_w.dumps(run.tables()), encoding="utf-8")
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(tomli_w.dumps(run.tables()), encoding="utf-8")
+    partial.replace(path)
 
 
 def check_same_run(path: Path, run: Run) -> None:

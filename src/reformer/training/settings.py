@@ -37,8 +37,10 @@ class TrainingSettings(Settings):
     """Largest norm of the gradient."""
     bf16: bool = False
     """Compute in bf16 autocast; weights and streams stay in fp32."""
+    init: str | None = None
+    """Folder of a model to go on from: fine-tuning, with all weights or with lora."""
     lora: str | None = None
-    """Train small matrices beside frozen weights: r=8, or r=8,alpha=16,dropout=0.05; for fine-tuning."""
+    """Train small matrices beside the frozen weights of init: r=8, or r=8,alpha=16,dropout=0.05."""
     fsdp: bool = False
     """Shard weights, gradients and optimizer over the processes of torchrun (FSDP2); needs accelerators."""
     seed: int = 0
@@ -74,8 +76,9 @@ class TrainingSettings(Settings):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be above 0")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay={self.weight_decay!r} must be at least 0")
-        if self.patience and not self.eval_steps:
-            raise ValueError(f"patience={self.patience} counts evaluations, and eval_steps=0 makes none; set it")
+        for name in ("eval_steps", "save_steps"):
+            if self.patience and not getattr(self, name):
+                raise ValueError(f"patience={self.patience} goes back to the best evaluation, and {name}=0; set it")
         if self.lora is not None:
             LoraSettings.parse(self.lora)
         self.phases()

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import EarlyStoppingCallback, EvalPrediction, PrinterCallback, Trainer, TrainingArguments
 
+from reformer.training.checkpoint import CHECKPOINT, checkpoints
 from reformer.training.settings import TrainingSettings
-
-CHECKPOINT = "checkpoint-"
 
 
 class NonFiniteLoss(RuntimeError):
@@ -92,13 +91,14 @@ class ReformerTrainer(Trainer):
             for i in range(len(inputs["input_ids"])):
                 row = {name: value[i : i + 1] for name, value in inputs.items()}
                 output = model(**row, num_items_in_batch=1, logits_to_keep=1)
-                rows.append(torch.stack([output.loss.double(), output.correct.double(), output.predicted.double()]))
+                rows.append(torch.stack([output.loss.float(), output.correct.float(), output.predicted.float()]))
         sums = torch.stack(rows)
         return sums[:, 0].mean(), sums, sums[:, 2:]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Leaves no trace in the random numbers of the training."""
-        with torch.random.fork_rng():
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
             started = time.perf_counter()
             found: dict[str, float] = super().evaluate(*args, **kwargs)
         if self._since is not None:
@@ -133,13 +133,14 @@ class ReformerTrainer(Trainer):
         self._staging = out / ".partial"
         try:
             super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # each process writes its random state
             if self.args.should_save:
                 made = self._staging / name
                 (made / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.toml says more
                 self.complete(made)
                 shutil.rmtree(out / name, ignore_errors=True)
                 made.rename(out / name)
-                self._keep_last_and_best(out)
+                self._keep_last_and_best(out, out / name)
         except (OSError, RuntimeError, SafetensorError) as error:
             whole = ", ".join(folder.name for folder in checkpoints(out)) or "none yet"
             reason = " ".join(str(error).split())[:200]
@@ -151,11 +152,11 @@ class ReformerTrainer(Trainer):
             if self.args.should_save:
                 shutil.rmtree(out / ".partial", ignore_errors=True)
             self._staging = None
+        self.accelerator.wait_for_everyone()
 
-    def _keep_last_and_best(self, out: Path) -> None:
-        best = self.best_checkpoint()
-        for folder in checkpoints(out)[:-1]:
-            if folder != best:
+    def _keep_last_and_best(self, out: Path, last: Path) -> None:
+        for folder in checkpoints(out):
+            if folder not in (last, self.best_checkpoint()):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def best_checkpoint(self) -> Path | None:
@@ -172,12 +173,6 @@ class ReformerTrainer(Trainer):
             self.state.best_model_checkpoint = str(best)
             self._load_best_model()
         return best is not None
-
-
-def checkpoints(out: Path) -> list[Path]:
-    """The whole checkpoints of a run, in the order of their steps."""
-    found = [path for path in out.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix(CHECKPOINT)))
 
 
 def _held_out_metrics(found: EvalPrediction) -> dict[str, float]:
@@ -215,6 +210,7 @@ def _arguments(settings: TrainingSettings, output_dir: str, evaluated: bool) -> 
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
+        restore_callback_states_from_checkpoint=True,
         ddp_find_unused_parameters=False,
         dataloader_drop_last=False,
         fsdp=settings.fsdp or None,  # type: ignore[arg-type]
