@@ -14,7 +14,7 @@ from pathlib import Path
 from machine import RESULTS, save
 
 from reformer.cli.quiet import quiet_libraries
-from reformer.data.corpus import read_documents
+from reformer.data.corpus import Document, read_documents
 from reformer.report.positions import plot_positions
 from reformer.training.checkpoint import load_checkpoint
 from reformer.training.evaluate import Evaluation, evaluate
@@ -25,6 +25,7 @@ STATED = 2.10
 BOOKS = ("war_and_peace", "les_miserables", "don_quixote", "middlemarch", "king_james_bible")
 HELD_OUT = "crime_and_punishment"
 LENGTH = 8192
+WINDOWS = (256, 512, 1024, 2048, 4096, 8192)
 
 
 def scores(result: Evaluation) -> dict[str, float]:
@@ -56,14 +57,16 @@ def main() -> None:
 
     model, documents = load_checkpoint(arguments.out), read_documents([arguments.data / f"{HELD_OUT}.txt"])
     result = evaluate(model, documents, LENGTH)
-    strided = evaluate(model, [type(documents[0])(HELD_OUT, documents[0].text[:200_000])], LENGTH, stride=1024)
+    extract = [Document(HELD_OUT, documents[0].text[300_000:360_000])]
+    by_window = {n: evaluate(model, extract, n, stride=n // 8).bits_per_byte for n in WINDOWS}
     rows = [
         {"from": 1 << k, "tokens": score.tokens, "loss": score.loss} for k, score in sorted(result.positions.items())
     ]
     print(f"{seconds:,.0f} s of training; stated {STATED} bits per byte, found {result.bits_per_byte:.4f}")
     for row in rows:
         print(f"{row['from']:>7,} bytes of context or more{row['tokens']:>11,} bytes{row['loss']:9.4f} nats")
-    print(f"first 200,000 bytes with a stride of 1,024: {strided.bits_per_byte:.4f}")
+    for window, bits in by_window.items():
+        print(f"the same 60,000 bytes, windows of {window:,}, stride an eighth: {bits:.4f} bits per byte")
     plot_positions({"books": result}, RESULTS / "books_positions.png")
     run = json.loads((arguments.out / "config.json").read_text())
     save(
@@ -73,7 +76,7 @@ def main() -> None:
         seconds=seconds,
         weights=model.num_parameters(),
         whole=scores(result),
-        strided=scores(strided),
+        by_window=by_window,
         layers=run["num_hidden_layers"],
     )
 

@@ -29,6 +29,7 @@ BPE_SAMPLE = 200 << 20
 BLOCK = 1 << 20
 """Bytes of text that become one row, about."""
 
+_COLUMNS = {"tokens": "large_binary", "hashes": "binary", "error": "string"}  # lists are slow to write
 _PARALLEL_FROM = 32 << 20  # bytes of text below which one process is as fast
 _BATCH = 16  # rows of up to a megabyte that are written at a time
 
@@ -141,19 +142,16 @@ def _sample(sources: Sequence[Source], field: str) -> Iterator[bytes]:
 
 def _tokenize(sources: Sequence[Source], tokens: Tokens, settings: DataSettings, scratch: Path) -> Any:
     """A dataset of rows of tokens, documents joined, and of the hashes of the documents that end in each."""
-    from datasets import Dataset, Features, List, Value
+    from datasets import Dataset, Features, Value
     from datasets.exceptions import DatasetGenerationError
 
-    dtype = "uint16" if tokens.vocabulary <= 1 << 16 else "uint32"
     processes = min(settings.processes or os.cpu_count() or 1, len(sources))
     if sum(source.size for source in sources) < _PARALLEL_FROM and settings.processes is None:
         processes = 1
     try:
         rows = Dataset.from_generator(
             _rows,
-            features=Features(
-                {"tokens": List(Value(dtype)), "hashes": List(Value("uint64")), "error": Value("string")}
-            ),
+            features=Features({name: Value(kind) for name, kind in _COLUMNS.items()}),
             cache_dir=str(scratch),
             gen_kwargs={"sources": list(sources), "tokens": tokens, "field": settings.field},
             num_proc=processes if processes > 1 else None,
@@ -167,7 +165,17 @@ def _tokenize(sources: Sequence[Source], tokens: Tokens, settings: DataSettings,
         ) from error
     if said := next((said for said in rows["error"] if said), None):
         raise ValueError(said)
-    return rows.with_format("numpy")
+    return rows
+
+
+def _arrays(rows: Any, tokens: Tokens) -> Iterator[tuple[TokenArray, NDArray[np.uint64]]]:
+    """The tokens and the hashes of each row."""
+    for row in rows:
+        yield np.frombuffer(row["tokens"], _dtype(tokens)), np.frombuffer(row["hashes"], np.uint64)
+
+
+def _dtype(tokens: Tokens) -> str:
+    return "uint16" if tokens.vocabulary <= 1 << 16 else "uint32"
 
 
 def _rows(sources: Sequence[Source], tokens: Tokens, field: str) -> Iterator[dict[str, Any]]:
@@ -183,9 +191,9 @@ def _rows(sources: Sequence[Source], tokens: Tokens, field: str) -> Iterator[dic
                     pieces, size = [], 0
             if pieces:
                 yield _row(pieces, tokens)
-        yield {"tokens": [], "hashes": [], "error": ""}  # `datasets` takes no files without rows
+        yield {"tokens": b"", "hashes": b"", "error": ""}  # `datasets` takes no files without rows
     except ValueError as error:  # as a row, since an exception loses its message between processes
-        yield {"tokens": [], "hashes": [], "error": str(error)}
+        yield {"tokens": b"", "hashes": b"", "error": str(error)}
 
 
 def _row(pieces: Sequence[Piece], tokens: Tokens) -> dict[str, Any]:
@@ -195,7 +203,7 @@ def _row(pieces: Sequence[Piece], tokens: Tokens) -> dict[str, Any]:
             parts.append(np.array([tokens.end], dtype=text.dtype))
         parts.append(text)
     hashes = np.array([piece.digest for piece in pieces if piece.digest is not None], dtype=np.uint64)
-    return {"tokens": np.concatenate(parts), "hashes": hashes, "error": ""}
+    return {"tokens": np.concatenate(parts).tobytes(), "hashes": hashes.tobytes(), "error": ""}
 
 
 def _pack(rows: Any, tokens: Tokens, length: int, share: float, train: Path, held_out: Path | None) -> None:
@@ -205,8 +213,7 @@ def _pack(rows: Any, tokens: Tokens, length: int, share: float, train: Path, hel
         raise ValueError(f"held_out={share} leaves no text to train on; hold out less")
     files = [_RowFile(train, length, tokens), *([_RowFile(held_out, length, tokens)] if held_out else [])]
     document, seen = -1, 0  # documents begun; tokens of the last one
-    for row in rows:
-        part = row["tokens"]
+    for part, _ in _arrays(rows, tokens):
         starts = np.flatnonzero(part == tokens.end).tolist()
         for at, to in zip([0, *starts], [*starts, len(part)], strict=True):
             if to == at:
@@ -229,13 +236,13 @@ def _kept(rows: Any, tokens: Tokens, share: float) -> NDArray[np.int64]:
     """How many tokens of each document, its end token included, are to train on."""
     lengths: list[NDArray[np.int64]] = []
     hashes: list[NDArray[np.uint64]] = []
-    for row in rows:
-        starts = np.flatnonzero(row["tokens"] == tokens.end)
-        first = starts[0] if len(starts) else len(row["tokens"])
+    for part, of_documents in _arrays(rows, tokens):
+        starts = np.flatnonzero(part == tokens.end)
+        first = starts[0] if len(starts) else len(part)
         if first:
-            next(part for part in reversed(lengths) if len(part))[-1] += first
-        lengths.append(np.diff(np.append(starts, len(row["tokens"]))).astype(np.int64))
-        hashes.append(np.asarray(row["hashes"], dtype=np.uint64))
+            next(known for known in reversed(lengths) if len(known))[-1] += first
+        lengths.append(np.diff(np.append(starts, len(part))).astype(np.int64))
+        hashes.append(of_documents)
     whole = np.concatenate(lengths)
     if not len(whole):
         raise ValueError("the files hold no text; give others")
@@ -254,7 +261,7 @@ class _RowFile:
         from datasets import Features, List, Value
         from datasets.arrow_writer import ArrowWriter
 
-        dtype = "uint16" if tokens.vocabulary <= 1 << 16 else "uint32"
+        dtype = _dtype(tokens)
         self.writer = ArrowWriter(features=Features({"tokens": List(Value(dtype))}), path=str(path))
         self.length, self.waiting, self.size = length, [np.zeros(0, dtype)], 0
 
