@@ -1,5 +1,6 @@
 """Going on from a model: low-rank adapters, positions beyond its length."""
 
+import warnings
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
@@ -105,7 +106,8 @@ def add_lora(model: ReformerForCausalLM, settings: LoraSettings) -> Any:
         target_modules=[f"model.layers.{name}" for name in names],
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of transformers, at a call of peft's
+        return get_peft_model(model, config)
 
 
 def merge_lora(model: Any) -> ReformerForCausalLM:
