@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from reformer.layers.attention import FullAttention, LocalAttention, LSHAttention
 from reformer.layers.positions import compute_waves, rotate
@@ -93,3 +94,11 @@ def test_rotations_of_transformers_need_the_chunk_rule() -> None:
 def test_heads_that_do_not_divide() -> None:
     with pytest.raises(ValueError, match="num_heads=3 does not divide hidden_size=16"):
         LSHAttention(16, 3)
+
+
+@pytest.mark.parametrize("kind", [LSHAttention, LocalAttention])
+def test_under_activation_checkpointing(kind: type[LSHAttention | LocalAttention]) -> None:
+    layer, x = kind(16, 2, window=4).double(), torch.randn(1, 50, 16, dtype=torch.float64, requires_grad=True)
+    outputs = layer(x, seed=3), checkpoint(layer, x, seed=3, use_reentrant=False)
+    gradients = [torch.autograd.grad(out.square().sum(), [x, *layer.parameters()]) for out in outputs]
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

@@ -172,8 +172,9 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    q, k, v = ctx.saved_tensors[:3]
-    dq, dv, *dk = attend_backward(grad, *ctx.saved_tensors, *ctx.attending)
+    saved = ctx.saved_tensors  # once: activation checkpointing hands each out a single time
+    q, k, v = saved[:3]
+    dq, dv, *dk = attend_backward(grad, *saved, *ctx.attending)
     nothing = (None,) * (3 + len(ctx.attending))
     return dq.to(q.dtype), dk[0].to(q.dtype) if k is not None else None, dv.to(v.dtype), *nothing
 
