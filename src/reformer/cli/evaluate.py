@@ -1,6 +1,5 @@
 """`reformer evaluate`."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +63,7 @@ def run(argv: Sequence[str]) -> None:
     from reformer.cli.quiet import quiet_libraries
     from reformer.data.corpus import read_documents, split_held_out, standard_library
     from reformer.data.settings import DataSettings
+    from reformer.report.evaluation import Measured, as_json, as_text
 
     quiet_libraries()
     folders = [command.model, *command.against]
@@ -73,12 +73,22 @@ def run(argv: Sequence[str]) -> None:
         documents = split_held_out(standard_library(), DataSettings(**runs[0].get("data", {})).held_out)[1]
     lengths = [command.length or int(run.get("training", {}).get("length", 2048)) for run in runs]
     found = [_evaluate(command, folder, documents, length) for folder, length in zip(folders, lengths, strict=True)]
-    show = _as_json if command.json else _as_text
-    print(show(command, folders, documents, lengths, found))
+    measured = [
+        Measured(str(folder), _context(command, length, result), result)
+        for folder, length, result in zip(folders, lengths, found, strict=True)
+    ]
+    show = as_json if command.json else as_text
+    print(show(measured, documents, command.per_document, command.per_position))
     if command.plot is not None:
         from reformer.report.positions import plot_positions
 
         plot_positions(dict(zip(map(str, folders), found, strict=True)), command.plot)
+
+
+def _context(command: Evaluate, length: int, result: "Evaluation") -> dict[str, int]:
+    if command.stream:
+        return {"cache_bytes": result.cache_bytes}
+    return {"length": length, "stride": command.stride or length - 1}
 
 
 def _check(command: Evaluate) -> None:
@@ -141,108 +151,3 @@ def _evaluate(command: Evaluate, folder: Path, documents: Sequence["Document"], 
             batch_size=command.batch_size,
             advance=advance,
         )
-
-
-_SCORES = ("loss", "bits_per_byte", "perplexity", "accuracy")
-
-
-def _as_json(
-    command: Evaluate,
-    folders: Sequence[Path],
-    documents: Sequence["Document"],
-    lengths: Sequence[int],
-    found: Sequence["Evaluation"],
-) -> str:
-    def scores(score: Any) -> dict[str, Any]:
-        return {name: getattr(score, name) for name in _SCORES}
-
-    results = []
-    for folder, length, result in zip(folders, lengths, found, strict=True):
-        entry = {"model": str(folder), **scores(result), "bytes": result.bytes, "tokens": result.tokens}
-        if command.stream:
-            entry["cache_bytes"] = result.cache_bytes
-        else:
-            entry |= {"length": length, "stride": command.stride or length - 1}
-        entry["files"] = [document.name for document in documents]
-        if command.per_document:
-            entry["documents"] = [
-                {"name": document.name, **scores(score), "bytes": score.bytes}
-                for document, score in zip(documents, result.documents, strict=True)
-            ]
-        if command.per_position:
-            entry["positions"] = [
-                {"from": 1 << k, "tokens": score.tokens, "loss": score.loss, "accuracy": score.accuracy}
-                for k, score in sorted(result.positions.items())
-            ]
-        results.append(entry)
-    return json.dumps(results if command.against else results[0])
-
-
-def _as_text(
-    command: Evaluate,
-    folders: Sequence[Path],
-    documents: Sequence["Document"],
-    lengths: Sequence[int],
-    found: Sequence["Evaluation"],
-) -> str:
-    context = [
-        f"one each; cache of {result.cache_bytes / 2**20:,.1f} MiB"
-        if command.stream
-        else f"windows of {length:,} tokens"
-        for length, result in zip(lengths, found, strict=True)
-    ]
-    several = len(found) > 1
-    rows = [
-        *([["model", *map(str, folders)]] if several else []),
-        ["bytes", *(f"{result.bytes:,} in {len(documents):,} documents" for result in found)],
-        ["context", *context],
-        ["loss", *(f"{result.loss:.4f} nats a token" for result in found)],
-        ["bits per byte", *(f"{result.bits_per_byte:.4f}" for result in found)],
-        ["perplexity", *(f"{result.perplexity:.3f}" for result in found)],
-        ["accuracy", *(f"{result.accuracy:.4f}" for result in found)],
-    ]
-    parts = [_table(rows)]
-    if command.per_document:
-        heads = ["document", "bytes", *(["bits per byte"] if not several else map(str, folders))]
-        parts.append(
-            _table(
-                [
-                    heads,
-                    *(
-                        [
-                            document.name,
-                            f"{len(document.text):,}",
-                            *(f"{result.documents[i].bits_per_byte:.4f}" for result in found),
-                        ]
-                        for i, document in enumerate(documents)
-                    ),
-                ]
-            )
-        )
-    if command.per_position:
-        octaves = sorted({k for result in found for k in result.positions})
-        heads = ["tokens of context", "tokens", *(["nats a token"] if not several else map(str, folders))]
-        parts.append(
-            _table(
-                [
-                    heads,
-                    *(
-                        [
-                            f"{1 << k:,} to {(2 << k) - 1:,}",
-                            f"{found[0].positions[k].tokens:,}" if k in found[0].positions else "",
-                            *(f"{r.positions[k].loss:.4f}" if k in r.positions else "" for r in found),
-                        ]
-                        for k in octaves
-                    ),
-                ]
-            )
-        )
-    return "\n\n".join(parts)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns two spaces apart."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )

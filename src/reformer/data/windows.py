@@ -12,8 +12,7 @@ from reformer.data.corpus import Document
 from reformer.data.phases import Phase
 from reformer.data.stream import TokenStream, join_documents
 from reformer.data.tokens import Tokens
-
-IGNORED = -100
+from reformer.models.loss import IGNORED
 
 
 class TrainingWindows(Dataset[dict[str, Tensor]]):
