@@ -1,0 +1,54 @@
+"""`reformer evaluate` as a person calls it."""
+
+import json
+from pathlib import Path
+
+from tests.cli.command import reformer
+
+
+def test_evaluate(run: Path) -> None:
+    text = reformer("evaluate", "model", "text.txt", cwd=run)
+    assert text.returncode == 0, text.stderr
+    assert "bits per byte" in text.stdout
+    assert "windows of 64 tokens" in text.stdout
+    assert "bytes          4,200 in 1 documents" in text.stdout
+    found = reformer("evaluate", "model", "text.txt", "--json", "--length", "32", cwd=run)
+    result = json.loads(found.stdout)
+    assert result["bytes"] == 4200
+    assert result["length"] == 32
+    scores = {"loss", "bits_per_byte", "perplexity", "accuracy"}
+    assert set(result) == {*scores, "model", "bytes", "tokens", "length", "stride", "files"}
+
+
+def test_evaluate_side_by_side_per_document_and_position(run: Path) -> None:
+    (run / "other.txt").write_text("nothing like that")
+    arguments = ("evaluate", "model", "text.txt", "other.txt", "--against", "model", "--per-document", "--per-position")
+    text = reformer(*arguments, "--stride", "16", "--plot", "positions.png", cwd=run)
+    assert text.returncode == 0, text.stderr
+    lines = text.stdout.splitlines()
+    assert lines[0].split() == ["model", "model", "model"]
+    row = next(line for line in lines if line.startswith("other.txt"))
+    assert len(row.split()) == 4
+    assert any(line.startswith("32 to 63") for line in lines)
+    assert max(map(len, lines)) <= 80
+    assert (run / "positions.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads(reformer(*arguments, "--json", cwd=run).stdout)
+    assert len(found) == 2
+    assert [document["name"] for document in found[0]["documents"]] == ["text.txt", "other.txt"]
+    assert sum(position["tokens"] for position in found[0]["positions"]) == found[0]["tokens"] == 4217
+    wrong = reformer("evaluate", "model", "text.txt", "--plot", "positions.xyz", cwd=run)
+    assert wrong.returncode == 2
+    assert ".xyz is no kind of picture" in wrong.stderr
+
+
+def test_evaluate_in_one_context(run: Path) -> None:
+    text = reformer("evaluate", "model", "text.txt", "--stream", "--piece", "1000", cwd=run)
+    assert text.returncode == 0, text.stderr
+    assert "one each; cache of" in text.stdout
+    streamed = json.loads(reformer("evaluate", "model", "text.txt", "--stream", "--json", cwd=run).stdout)
+    whole = json.loads(reformer("evaluate", "model", "text.txt", "--length", "4201", "--json", cwd=run).stdout)
+    assert streamed["bytes"] == whole["bytes"] == 4200
+    assert abs(streamed["bits_per_byte"] - whole["bits_per_byte"]) < 1e-3
+    refused = reformer("evaluate", "model", "text.txt", "--stream", "--length", "8", cwd=run)
+    assert refused.returncode == 2
+    assert "leave --length" in refused.stderr

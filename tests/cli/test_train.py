@@ -1,0 +1,116 @@
+"""`reformer train` as a person calls it."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from tests.cli.command import TINY, reformer
+
+
+def test_presets_are_listed_and_planned() -> None:
+    listed = reformer("train", "--preset")
+    assert listed.returncode == 0
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["books", "demo", "enwik8", "small"]
+    for name, weights in (("demo", 0.9e6), ("books", 6.3e6), ("small", 12e6), ("enwik8", 140e6)):
+        planned = reformer("train", "--preset", name, "--dry-run")
+        assert planned.returncode == 0, planned.stderr
+        count = int(planned.stdout.split()[1].replace(",", ""))
+        assert 0.85 * weights < count < 1.15 * weights
+        for word in ("FLOPs a step", "gradients", "optimizer", "streams", "orders", "largest piece", "sum"):
+            assert word in planned.stdout
+
+
+def test_the_run_file_and_flags_over_it(run: Path) -> None:
+    (run / "more.toml").write_text("[training]\nsteps = 3\nlength = 48\n")
+    done = reformer("train", "text.txt", "--out", "again", "--config", "model/run.toml", "--steps", "2", cwd=run)
+    assert done.returncode == 0, done.stderr
+    written = (run / "again" / "run.toml").read_text()
+    assert "steps = 2" in written
+    assert "hidden_size = 32" in written
+    over = reformer(
+        "train", "text.txt", "--out", "third", "--preset", "demo", "--config", "more.toml", *TINY.split(), cwd=run
+    )
+    assert over.returncode == 0, over.stderr
+    third = (run / "third" / "run.toml").read_text()
+    assert "steps = 4" in third  # the flag
+    assert "length = 64" in third
+    assert "local_window = 64" in third  # the preset
+
+
+def test_a_tokenizer_goes_with_its_model(run: Path) -> None:
+    done = reformer(
+        "train", "text.txt", "--out", "bpe", "--tokenizer", "bpe:270", "--tie-word-embeddings", *TINY.split(), cwd=run
+    )
+    assert done.returncode == 0, done.stderr
+    assert "perplexity" in done.stderr
+    assert (run / "bpe" / "tokenizer.json").exists()
+    found = json.loads(reformer("evaluate", "bpe", "text.txt", "--json", cwd=run).stdout)
+    assert found["bytes"] == 4200
+    assert found["tokens"] < 4000
+    assert abs(found["bits_per_byte"] * 4200 - found["loss"] / math.log(2) * found["tokens"]) < 1e-6
+    text = reformer("generate", "bpe", "--prompt", "to be", "--max-new-tokens", "9", "--seed", "1", cwd=run)
+    assert text.returncode == 0, text.stderr
+    assert text.stdout.startswith("to be")
+    tuned = reformer("train", "text.txt", "--init", "bpe", "--out", "tuned", "--steps", "1", "--length", "64", cwd=run)
+    assert tuned.returncode == 0, tuned.stderr
+    assert (run / "tuned" / "tokenizer.json").read_text() == (run / "bpe" / "tokenizer.json").read_text()
+
+
+def test_standard_input_and_resuming_from_the_folder_alone(run: Path) -> None:
+    command = [sys.executable, "-m", "reformer", "train", "-", "--out", "piped", *TINY.split(), "--save-steps", "2"]
+    done = subprocess.run(
+        command, input=b"read me, read me. " * 99, capture_output=True, cwd=run, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    (run / "resumable.txt").write_text("read me, read me. " * 99)
+    flags = ("train", "resumable.txt", "--out", "stopped", "--save-steps", "2", "--resume", "auto")
+    first = reformer(*flags, *TINY.split(), cwd=run)
+    assert first.returncode == 0, first.stderr
+    assert "starting afresh" in first.stderr
+    again = reformer("train", "--out", "stopped", "--resume", "auto", cwd=run)
+    assert again.returncode == 0, again.stderr
+    other = reformer("train", "--out", "stopped", "--resume", "auto", "--window", "16", cwd=run)
+    assert other.returncode == 2
+    assert "other settings: window=16 (it has 8)" in other.stderr
+    command[command.index("piped")] = "empty"
+    empty = subprocess.run(command, input=b"", capture_output=True, cwd=run, check=False, timeout=300)
+    assert empty.returncode == 2
+    assert b"standard input is empty" in empty.stderr
+
+
+def test_ctrl_c_saves_and_says_so(run: Path) -> None:
+    command = [sys.executable, "-m", "reformer", "train", "text.txt", "--out", "broken-off", *TINY.split()]
+    command[command.index("--steps") + 1] = "100000"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    options = {"stderr": subprocess.PIPE, "text": True, "cwd": run, "env": environment}
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
+    with subprocess.Popen(command, preexec_fn=heed, **options) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("step      4"):
+                break
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, rest = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 130
+    assert rest.strip().splitlines()[-1].startswith("reformer: interrupted at step")
+    assert reformer("generate", "broken-off", "--max-new-tokens", "2", cwd=run).returncode == 0
+
+
+def test_two_processes(run: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reformer", "train"]
+    command += ["text.txt", "--out", "two", *TINY.split()]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=run, env=environment, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("saved to two after 4 steps") == 1
+    assert (run / "two" / "model.safetensors").exists()
