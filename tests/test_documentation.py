@@ -1,4 +1,4 @@
-"""What the README and `docs/training.md` print runs: Python as it stands, shell commands in small."""
+"""What the README and the pages print runs: Python as it stands, shell commands in small."""
 
 import re
 import shlex
@@ -7,18 +7,45 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
 
 from reformer.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "docs/training.md")}
+INTEROP = (ROOT / "docs" / "interop.md").read_text()
 SMALL = ["--hidden-size", "32", "--num-hidden-layers", "2", "--num-attention-heads", "2", "--window", "8"]
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", PAGES["README.md"], re.DOTALL))
+def python_blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+
+
+@pytest.mark.parametrize("code", python_blocks(PAGES["README.md"]) + python_blocks(INTEROP))
 def test_python_blocks_run(code: str, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    if "their-model" in code:
+        save_theirs(tmp_path / "their-model")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+    )
     assert done.returncode == 0, done.stderr
+
+
+def save_theirs(folder: Path) -> None:
+    config = transformers.ReformerConfig(attn_layers=["local", "lsh"], is_decoder=True, vocab_size=258, hash_seed=0)
+    transformers.ReformerModelWithLMHead(config).save_pretrained(folder)
+
+
+def test_conversions_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    save_theirs(Path("their-model"))
+    found = [line for line in commands(INTEROP) if line.startswith("reformer convert")]
+    assert len(found) == 2
+    for command in found:
+        assert main(shlex.split(command)[1:]) == 0
+    kept = (Path(name, "model.safetensors").read_bytes() for name in ("their-model", "their-model-again"))
+    assert len({len(weights) for weights in kept}) == 1
 
 
 def commands(page: str) -> list[str]:
@@ -65,6 +92,6 @@ def test_shell_commands_run(
             continue
         line = small.replace("torchrun", f"OMP_NUM_THREADS=1 {sys.executable} -m torch.distributed.run")
         line = re.sub(r"(?<!-m )reformer train", f"{sys.executable} -m reformer train", line)
-        done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, f"{command}: {done.stderr}"
     assert {line.split("reformer ")[1].split()[0] for line in found} == {"train", "evaluate", "generate"}

@@ -46,7 +46,7 @@ def test_import_loads_neither_torch_nor_transformers() -> None:
     code = (
         "import sys, reformer; "
         "from reformer import __version__, settings, presets; "
-        "import reformer.cli.train, reformer.cli.evaluate, reformer.cli.generate, reformer.cli.main; "
+        "from reformer.cli import convert, evaluate, generate, main, train; "
         "assert 'lsh_attention' in dir(reformer); "
         "loaded = {'torch', 'transformers'} & set(sys.modules); assert not loaded, loaded"
     )

@@ -79,6 +79,8 @@ class ModelSettings(Settings):
     """Attention heads."""
     head_dim: int | None = None
     """Width of a head; None: hidden_size / num_attention_heads."""
+    attention_bias: bool = False
+    """A bias behind the output of attention."""
     intermediate_size: int | None = None
     """Width of the feed-forward layers; None: 4 * hidden_size."""
     hidden_act: Literal["gelu", "relu", "silu", "swiglu"] = "gelu"
@@ -89,6 +91,8 @@ class ModelSettings(Settings):
     """Epsilon of the normalisation."""
     position_embedding: Literal["rotary", "axial", "learned", "sinusoidal", "none"] = "rotary"
     """How positions enter; rotary turns queries and keys of local and full layers."""
+    lsh_rotary: bool = False
+    """Rotary positions in LSH layers too, behind the hash (rule="chunk"), as in reformer-pytorch."""
     axial_shape: tuple[int, ...] | None = None
     """Grid of axial positions; its product is the longest document."""
     axial_dims: tuple[int, ...] | None = None
@@ -143,6 +147,8 @@ class ModelSettings(Settings):
     """Chunks seen in front of the own one (local_rule="chunk")."""
     local_chunks_after: int = 0
     """Chunks seen behind the own one (local_rule="chunk")."""
+    length_multiple: int = 1
+    """Rings of chunks are lengthened by padding to a multiple of this, as transformers' Reformer does."""
     embedding_dropout: float = 0.0
     """Dropout behind the embeddings."""
     attention_dropout: float = 0.0
@@ -181,7 +187,7 @@ class ModelSettings(Settings):
     def _check_numbers(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_hashes", "window"):
             check_integer(name, getattr(self, name), 1)
-        for name in ("factor_from", "local_window", "max_position_embeddings"):
+        for name in ("factor_from", "local_window", "max_position_embeddings", "length_multiple"):
             check_integer(name, getattr(self, name), 1)
         for name in ("embedding_size", "num_decoder_layers", "head_dim", "intermediate_size", "num_hashes_eval"):
             if getattr(self, name) is not None:
@@ -230,7 +236,9 @@ class ModelSettings(Settings):
             check_factors(self.num_buckets)
 
     def _check_positions(self) -> None:
-        if self.position_embedding == "rotary" and self.head_dim is not None and self.head_dim % 2:
+        if self.lsh_rotary and self.rule != "chunk":
+            raise ValueError("lsh_rotary=True needs rule='chunk'; rule='bucket' sees content only")
+        if (self.position_embedding == "rotary" or self.lsh_rotary) and self.head_dim is not None and self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} is odd; rotary positions turn pairs: choose an even one")
         if self.position_embedding == "sinusoidal" and self.hidden_size % 2:
             raise ValueError(f"hidden_size={self.hidden_size} is odd; sinusoidal positions need an even one")

@@ -5,17 +5,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run(name: str, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, EXAMPLES / name, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *arguments], capture_output=True, text=True, check=False, timeout=500
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_the_articles_listing_prints_the_articles_lines() -> None:
-    out = run("article_listing.py", "--epochs", "2", "--steps", "4", "--test-steps", "1", "--log-steps", "2")
+@pytest.mark.parametrize(
+    "command", [("article_listing.py",), ("article_listing_keras.py",), ("article_listing_keras.py", "--fit")]
+)
+def test_the_articles_listing_prints_the_articles_lines(command: tuple[str, ...]) -> None:
+    out = run(*command, "--epochs", "2", "--steps", "4", "--test-steps", "1", "--log-steps", "2")
     number = r"\d+\.\d+(e-\d+)?"
     steps = "".join(rf"Step: {n}\n\tLoss: {number}\n" for n in (2, 4))
     more = "".join(rf"Step: {n}\n\tLoss: {number}\n" for n in (6, 8))

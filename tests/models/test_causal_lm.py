@@ -22,6 +22,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"rule": "chunk", "chunk_length": 8, "num_buckets": (2, 4), "hash_rotations": "transformers"},
     {"share_rotations": True, "num_hashes_eval": 4, "duplicates": "once", "chunk_size_feed_forward": 5},
     {"reversible": False, "loss_chunk": 7},
+    {"rule": "chunk", "chunk_length": 8, "lsh_rotary": True, "attention_bias": True, "length_multiple": 12},
 ]
 
 
@@ -48,7 +49,8 @@ def test_every_variant_runs_saves_and_loads(make: Make, settings: dict[str, Any]
     assert type(loaded) is ReformerForCausalLM
     assert torch.equal(loaded(x).logits, lm(x).logits)
     wide = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
-    assert (wide(x).logits - lm(x).logits).abs().max() < 1e-4
+    if settings.get("hash_rotations") != "transformers":  # which draws in the type of what is hashed
+        assert (wide(x).logits - lm(x).logits).abs().max() < 1e-4
     assert (lm.double()(x).logits - wide(x).logits).abs().max() < 1e-12
     base = AutoModel.from_pretrained(tmp_path)
     assert type(base) is ReformerModel

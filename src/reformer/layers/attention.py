@@ -1,6 +1,6 @@
 """Attention layers with their projections: by content (LSH), by place (local), and exact (full)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,9 @@ FULL_PIECE = 1024  # queries at a time where exact attention needs a mask
 class _Attention(nn.Module):
     """Projections into heads and out of them."""
 
-    def __init__(self, hidden_size: int, num_heads: int, head_dim: int | None, projections: tuple[str, ...]) -> None:
+    def __init__(
+        self, hidden_size: int, num_heads: int, head_dim: int | None, bias: bool, projections: tuple[str, ...]
+    ) -> None:
         super().__init__()
         if head_dim is None:
             if hidden_size % num_heads:
@@ -37,7 +39,7 @@ class _Attention(nn.Module):
         self.num_heads, self.head_dim = num_heads, head_dim
         for name in projections:
             self.add_module(name, nn.Linear(hidden_size, num_heads * head_dim, bias=False))
-        self.out = StreamLinear(num_heads * head_dim, hidden_size, bias=False)
+        self.out = StreamLinear(num_heads * head_dim, hidden_size, bias=bias)
 
     def _heads(self, projection: nn.Linear, x: Tensor) -> Tensor:
         return projection(x).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
@@ -47,24 +49,23 @@ class _Attention(nn.Module):
 
     def _rotated(
         self,
-        q: Tensor,
-        k: Tensor,
+        vectors: Sequence[Tensor],
         x: Tensor,
         key_padding_mask: Tensor | None,
         segment_ids: Tensor | None,
         position_ids: Tensor | None,
         step: Step | None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> list[Tensor]:
         """Queries and keys turned by `position_ids`, or by the ranks; a step's layers share their waves."""
         if position_ids is None:
             position_ids = compute_ranks(x.shape[0], x.shape[1], key_padding_mask, segment_ids, x.device).rank
-        positions = position_ids
+        positions, dtype = position_ids, vectors[0].dtype
 
         def waves() -> Any:
-            return compute_waves(positions, self.head_dim, q.dtype)
+            return compute_waves(positions, self.head_dim, dtype)
 
-        shared = waves() if step is None else step.remember(("waves", self.head_dim, q.dtype), waves)
-        return rotate(q, shared), rotate(k, shared)
+        shared = waves() if step is None else step.remember(("waves", self.head_dim, dtype), waves)
+        return [rotate(vector, shared) for vector in vectors]
 
 
 class LSHAttention(_Attention):
@@ -72,7 +73,9 @@ class LSHAttention(_Attention):
 
     In training the rotations come from `seed`, or from one integer of torch's generator; in evaluation from
     `hash_seed`, unless `seed` is given. `hash_rotations="transformers"` draws them as transformers' Reformer
-    does under its own `hash_seed`, from torch's generator seeded with it (`rule="chunk"`).
+    does under its own `hash_seed`, from torch's generator seeded with it (`rule="chunk"`). `rotary` turns what is
+    compared, not what is hashed, by `position_ids`, which are the ranks unless given (`rule="chunk"`). `bias` is that
+    of the output, here and in the other kinds of attention.
     """
 
     query_key: nn.Linear
@@ -94,6 +97,7 @@ class LSHAttention(_Attention):
         chunk_length: int = 64,
         chunks_before: int = 1,
         chunks_after: int = 0,
+        length_multiple: int = 1,
         causal: bool = True,
         scale: float = 1.0,
         duplicates: Duplicates = "count",
@@ -101,12 +105,16 @@ class LSHAttention(_Attention):
         hash_seed: int = 0,
         share_rotations: bool = False,
         hash_rotations: str = "own",
+        rotary: bool = False,
+        bias: bool = False,
     ) -> None:
-        super().__init__(hidden_size, num_heads, head_dim, ("query_key", "value"))
+        super().__init__(hidden_size, num_heads, head_dim, bias, ("query_key", "value"))
         check_choice("hash_rotations", hash_rotations, ("own", "transformers"))
         if hash_rotations == "transformers" and (rule != "chunk" or num_buckets is None):
             raise ValueError("hash_rotations='transformers' needs rule='chunk' and num_buckets; give both")
-        self.num_hashes, self.num_hashes_eval = num_hashes, num_hashes_eval
+        if rotary and rule != "chunk":
+            raise ValueError("rotary=True in an LSH layer needs rule='chunk'; rule='bucket' sees content only")
+        self.num_hashes, self.num_hashes_eval, self.rotary = num_hashes, num_hashes_eval, rotary
         self.dropout, self.hash_seed, self.hash_rotations = dropout, hash_seed, hash_rotations
         self.options: dict[str, Any] = {
             "num_buckets": num_buckets,
@@ -117,6 +125,7 @@ class LSHAttention(_Attention):
             "chunk_length": chunk_length,
             "chunks_before": chunks_before,
             "chunks_after": chunks_after,
+            "length_multiple": length_multiple,
             "causal": causal,
             "scale": scale,
             "duplicates": duplicates,
@@ -134,7 +143,7 @@ class LSHAttention(_Attention):
         cache: LSHCache | None = None,
         step: Step | None = None,
     ) -> Float[Tensor, "b l hidden"]:
-        """Attend; `position_ids` are taken and not used, since LSH layers see content.
+        """Attend; without `rotary`, `position_ids` are taken and not used, since LSH layers see content.
 
         `cache` holds the tokens in front of x, which `step` describes.
         """
@@ -147,26 +156,30 @@ class LSHAttention(_Attention):
         q, v = self._heads(self.query_key, x), self._heads(self.value, x)
         if cache is not None and step is not None:
             cache.extend(q, v, step)
+        compared = q
+        if self.rotary:
+            (compared,) = self._rotated((q,), x, key_padding_mask, segment_ids, position_ids, step)
         out = lsh_attention(
-            q,
+            compared,
             v,
+            hashed=q,
             num_hashes=rounds,
             key_padding_mask=key_padding_mask,
             segment_ids=segment_ids,
             dropout_p=self.dropout if self.training else 0.0,
-            rotations=self._transformers_rotations(rounds) if transformers else None,
+            rotations=self._transformers_rotations(rounds, q) if transformers else None,
             seed=None if transformers else seed,
             **self.options,
         )
         return self._merge(out)
 
-    def _transformers_rotations(self, rounds: int) -> Tensor:
-        """As transformers draws them: [h, d, r, columns] from torch's CPU generator under `hash_seed`."""
+    def _transformers_rotations(self, rounds: int, like: Tensor) -> Tensor:
+        """As transformers draws them on a CPU under `hash_seed`: [h, d, r, columns] in the type of the vectors."""
         buckets = self.options["num_buckets"]
         columns = (buckets if isinstance(buckets, int) else sum(buckets)) // 2
         generator = torch.Generator().manual_seed(self.hash_seed)
         heads = 1 if self.options["share_rotations"] else self.num_heads
-        drawn = torch.randn(heads, self.head_dim, rounds, columns, generator=generator, dtype=torch.float32)
+        drawn = torch.randn(heads, self.head_dim, rounds, columns, generator=generator, dtype=like.dtype)
         return drawn.transpose(1, 2).expand(self.num_heads, -1, -1, -1)
 
 
@@ -191,11 +204,13 @@ class LocalAttention(_Attention):
         chunk_length: int = 64,
         chunks_before: int = 1,
         chunks_after: int = 0,
+        length_multiple: int = 1,
         causal: bool = True,
         dropout: float = 0.0,
         rotary: bool = False,
+        bias: bool = False,
     ) -> None:
-        super().__init__(hidden_size, num_heads, head_dim, ("query", "key", "value"))
+        super().__init__(hidden_size, num_heads, head_dim, bias, ("query", "key", "value"))
         self.dropout, self.rotary = dropout, rotary
         self.options: dict[str, Any] = {
             "rule": rule,
@@ -203,6 +218,7 @@ class LocalAttention(_Attention):
             "chunk_length": chunk_length,
             "chunks_before": chunks_before,
             "chunks_after": chunks_after,
+            "length_multiple": length_multiple,
             "causal": causal,
         }
 
@@ -220,7 +236,7 @@ class LocalAttention(_Attention):
         """Attend; `seed` is taken and not used, since nothing is hashed; `cache` and `step` as in `LSHAttention`."""
         q, k = self._heads(self.query, x), self._heads(self.key, x)
         if self.rotary:
-            q, k = self._rotated(q, k, x, key_padding_mask, segment_ids, position_ids, step)
+            q, k = self._rotated((q, k), x, key_padding_mask, segment_ids, position_ids, step)
         v = self._heads(self.value, x)
         if cache is not None and step is not None:
             if not step.first:
@@ -254,8 +270,9 @@ class FullAttention(_Attention):
         causal: bool = True,
         dropout: float = 0.0,
         rotary: bool = False,
+        bias: bool = False,
     ) -> None:
-        super().__init__(hidden_size, num_heads, head_dim, ("query", "key", "value"))
+        super().__init__(hidden_size, num_heads, head_dim, bias, ("query", "key", "value"))
         self.causal, self.dropout, self.rotary = causal, dropout, rotary
 
     def forward(
@@ -272,7 +289,7 @@ class FullAttention(_Attention):
         """Attend; `seed` is taken and not used, since nothing is hashed; `cache` and `step` as in `LSHAttention`."""
         q, k, v = (self._heads(layer, x) for layer in (self.query, self.key, self.value))
         if self.rotary:
-            q, k = self._rotated(q, k, x, key_padding_mask, segment_ids, position_ids, step)
+            q, k = self._rotated((q, k), x, key_padding_mask, segment_ids, position_ids, step)
         if cache is not None and step is not None:
             if not step.first:
                 return self._merge(cache.attend(q, k, v, step))

@@ -47,9 +47,11 @@ class FeedForwardBranch(nn.Module):
 def make_attention(settings: ModelSettings, kind: str) -> nn.Module:
     """The attention layer of that kind."""
     size = (settings.hidden_size, settings.num_attention_heads, settings.head_dim)
-    rotary = settings.position_embedding == "rotary"
+    rotary, bias = settings.position_embedding == "rotary", settings.attention_bias
     if kind == "full":
-        return FullAttention(*size, causal=settings.causal, dropout=settings.attention_dropout, rotary=rotary)
+        return FullAttention(
+            *size, causal=settings.causal, dropout=settings.attention_dropout, rotary=rotary, bias=bias
+        )
     if kind == "local":
         return LocalAttention(
             *size,
@@ -58,9 +60,11 @@ def make_attention(settings: ModelSettings, kind: str) -> nn.Module:
             chunk_length=settings.local_chunk_length,
             chunks_before=settings.local_chunks_before,
             chunks_after=settings.local_chunks_after,
+            length_multiple=settings.length_multiple,
             causal=settings.causal,
             dropout=settings.attention_dropout,
             rotary=rotary,
+            bias=bias,
         )
     buckets = settings.num_buckets
     return LSHAttention(
@@ -75,6 +79,7 @@ def make_attention(settings: ModelSettings, kind: str) -> nn.Module:
         chunk_length=settings.chunk_length,
         chunks_before=settings.chunks_before,
         chunks_after=settings.chunks_after,
+        length_multiple=settings.length_multiple,
         causal=settings.causal,
         scale=settings.logit_scale,
         duplicates=settings.duplicates,
@@ -82,6 +87,8 @@ def make_attention(settings: ModelSettings, kind: str) -> nn.Module:
         hash_seed=settings.hash_seed,
         share_rotations=settings.share_rotations,
         hash_rotations=settings.hash_rotations,
+        rotary=settings.lsh_rotary,
+        bias=bias,
     )
 
 

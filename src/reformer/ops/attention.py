@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -32,12 +34,14 @@ def lsh_attention(
     chunk_length: int = 64,
     chunks_before: int = 1,
     chunks_after: int = 0,
+    length_multiple: int = 1,
     causal: bool = True,
     key_padding_mask: Bool[Tensor, "b l"] | None = None,
     segment_ids: Int[Tensor, "b l"] | None = None,
     scale: float = 1.0,
     duplicates: Duplicates = "count",
     dropout_p: float = 0.0,
+    hashed: Float[Tensor, "b h l d"] | None = None,
     rotations: Float[Tensor, "h r d columns"] | None = None,
     seed: int | None = None,
     share_rotations: bool = False,
@@ -61,12 +65,15 @@ def lsh_attention(
         chunk_length: tokens of a chunk (`rule="chunk"`).
         chunks_before: chunks seen in front of the own one (`rule="chunk"`).
         chunks_after: chunks seen behind it (`rule="chunk"`).
+        length_multiple: lengthen the ring by padding until its slots are a multiple of this (`rule="chunk"`); it is
+            a multiple of the chunk anyway.
         causal: see no later tokens.
         key_padding_mask: True for a real token; padding is seen by nobody and its output is 0.
         segment_ids: tokens see their own document only, a run of equal ids; ids must not decrease.
         scale: factor of the logits.
         duplicates: "count": a key found in two rounds counts twice; "once": each distinct key counts once.
         dropout_p: dropout of numerators, per round and slot, or per pair with "once"; drawn anew in each call.
+        hashed: vectors to hash in place of `qk`, for instance the same without their positions.
         rotations: Gaussian rotations; more columns than needed are ignored.
         seed: draws the rotations from this integer; with neither, from one integer of torch's generator.
         share_rotations: draw one set of rotations for all heads.
@@ -79,6 +86,8 @@ def lsh_attention(
         ValueError: shapes that do not fit, settings out of range, rotations with too few columns.
     """
     _check_tensors(qk, v)
+    if hashed is not None:
+        _check_tensors(hashed, v)
     check_choice("rule", rule, ("bucket", "chunk"))
     check_choice("duplicates", duplicates, ("count", "once"))
     check_choice("backend", backend, BACKENDS)
@@ -94,6 +103,7 @@ def lsh_attention(
         limit = check_bucket_limit(num_buckets)
     else:
         check_chunks(chunk_length, chunks_before, chunks_after)
+        check_integer("length_multiple", length_multiple, 1)
         factors = check_factors(automatic_buckets(qk.shape[2], chunk_length) if num_buckets is None else num_buckets)
     shape = (qk.shape[1], num_hashes, qk.shape[3])
     hashing = make_hashing(rotations, seed, share_rotations, factor_from, tuple(factors), shape)
@@ -113,7 +123,13 @@ def lsh_attention(
     )
     if not qk.numel():
         return qk * v
-    return choose_backend(backend, qk.device.type).lsh(qk, v, key_padding_mask, segment_ids, hashing, at).to(v.dtype)
+    length = qk.shape[2]
+    missing = -length % length_multiple if rule == "chunk" else 0
+    (qk, v, hashed), masks = _lengthen(
+        missing, (qk, v, qk if hashed is None else hashed), key_padding_mask, segment_ids
+    )
+    out = choose_backend(backend, qk.device.type).lsh(qk, v, hashed, *masks, hashing, at).to(v.dtype)
+    return out[:, :, :length] if missing else out
 
 
 def local_attention(
@@ -126,6 +142,7 @@ def local_attention(
     chunk_length: int = 64,
     chunks_before: int = 1,
     chunks_after: int = 0,
+    length_multiple: int = 1,
     causal: bool = True,
     key_padding_mask: Bool[Tensor, "b l"] | None = None,
     segment_ids: Int[Tensor, "b l"] | None = None,
@@ -151,6 +168,7 @@ def local_attention(
         check_integer("window", window, 1)
     else:
         check_chunks(chunk_length, chunks_before, chunks_after)
+        check_integer("length_multiple", length_multiple, 1)
     at = Attending(
         rule=f"local {rule}",
         window=min(window, max(q.shape[2], 1)),
@@ -167,7 +185,25 @@ def local_attention(
     )
     if not q.numel():
         return q * k * v
-    return choose_backend(backend, q.device.type).local(q, k, v, key_padding_mask, segment_ids, at).to(v.dtype)
+    length = q.shape[2]
+    missing = -length % length_multiple if rule == "chunk" else 0
+    (q, k, v), masks = _lengthen(missing, (q, k, v), key_padding_mask, segment_ids)
+    out = choose_backend(backend, q.device.type).local(q, k, v, *masks, at).to(v.dtype)
+    return out[:, :, :length] if missing else out
+
+
+def _lengthen(
+    missing: int, tensors: tuple[Tensor, ...], mask: Tensor | None, segment_ids: Tensor | None
+) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, Tensor | None]]:
+    """So many slots of padding behind the last."""
+    if not missing:
+        return tensors, (mask, segment_ids)
+    b, _, length, _ = tensors[0].shape
+    if mask is None:
+        mask = torch.ones(b, length, dtype=torch.bool, device=tensors[0].device)
+    if segment_ids is not None:
+        segment_ids = F.pad(segment_ids, (0, missing))
+    return tuple(F.pad(x, (0, 0, 0, missing)) for x in tensors), (F.pad(mask, (0, missing)), segment_ids)
 
 
 def _check_tensors(q: Tensor, v: Tensor) -> None:

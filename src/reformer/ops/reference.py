@@ -164,12 +164,13 @@ def lsh_attention_reference(
     segment_ids: Int[Tensor, "b l"] | None = None,
     scale: float = 1.0,
     duplicates: str = "count",
+    hashed: Float[Tensor, "b h l d"] | None = None,
     dropout_p: float = 0.0,
     dropout_seed: int = 0,
 ) -> Float[Tensor, "b h l d"]:
     """LSH attention, dense; arguments as `reformer.lsh_attention`'s (the chunk rule's `num_buckets` must be given)."""
     ranks = compute_ranks(qk.shape[0], qk.shape[2], key_padding_mask, segment_ids, qk.device)
-    masked = qk.masked_fill(~ranks.real[:, None, :, None], 0.0)
+    masked = (qk if hashed is None else hashed).masked_fill(~ranks.real[:, None, :, None], 0.0)
     offsets = 1
     if rule == "bucket":
         assert num_buckets is None or isinstance(num_buckets, int)

@@ -27,6 +27,7 @@ MASKS = "Tensor? key_padding_mask, Tensor? segment_ids"
 def lsh(
     qk: Float[Tensor, "b h l d"],
     v: Float[Tensor, "b h l d"],
+    hashed: Float[Tensor, "b h l d"],
     key_padding_mask: Bool[Tensor, "b l"] | None,
     segment_ids: Int[Tensor, "b l"] | None,
     hashing: Hashing,
@@ -34,7 +35,7 @@ def lsh(
 ) -> Float[Tensor, "b h l d"]:
     """LSH attention; a token that is offered nothing takes its own value."""
     masks = key_padding_mask, segment_ids
-    buckets = hash_tokens(qk.detach(), *masks, *_fields(hashing), at.rule, at.bucket_size, at.log2_limit, at.causal)
+    buckets = hash_tokens(hashed.detach(), *masks, *_fields(hashing), at.rule, at.bucket_size, at.log2_limit, at.causal)
     return attend(qk, None, v, buckets, *masks, *astuple(at))[0]
 
 

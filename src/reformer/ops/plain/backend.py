@@ -30,6 +30,7 @@ from reformer.ops.replay import remembered
 def lsh(
     qk: Float[Tensor, "b h l d"],
     v: Float[Tensor, "b h l d"],
+    hashed: Float[Tensor, "b h l d"],
     key_padding_mask: Bool[Tensor, "b l"] | None,
     segment_ids: Int[Tensor, "b l"] | None,
     hashing: Hashing,
@@ -37,11 +38,11 @@ def lsh(
 ) -> Float[Tensor, "b h l d"]:
     """LSH attention; a token that is offered nothing takes its own value."""
     ranks = compute_ranks(qk.shape[0], qk.shape[2], key_padding_mask, segment_ids, qk.device)
-    qk, v = _without_padding(qk, key_padding_mask), _without_padding(v, key_padding_mask)
+    qk, v, hashed = (_without_padding(x, key_padding_mask) for x in (qk, v, hashed))
     if at.rule == "bucket":
-        rows, pattern = _bucket_rows(qk, ranks, hashing, at), bucket_pattern(at.window, at.causal)
+        rows, pattern = _bucket_rows(hashed, ranks, hashing, at), bucket_pattern(at.window, at.causal)
     else:
-        rows, pattern = _chunk_rows(qk, ranks, hashing, at), _chunk_pattern(at, include_self=False)
+        rows, pattern = _chunk_rows(hashed, ranks, hashing, at), _chunk_pattern(at, include_self=False)
     out, nothing_offered = _attend(qk, normalise_keys(qk), v, rows, pattern, at, keys_bounded=True)
     return torch.where((nothing_offered & ranks.real[:, None]).unsqueeze(-1), v.to(out.dtype), out)
 
@@ -70,23 +71,23 @@ def normalise_keys(q: Float[Tensor, "b h l d"]) -> Float[Tensor, "b h l d"]:
     return F.rms_norm(wide, (q.shape[-1],), eps=KEY_EPS) * q.shape[-1] ** -0.5
 
 
-def _bucket_rows(qk: Tensor, ranks: Ranks, hashing: Hashing, at: Attending) -> SortedRows:
+def _bucket_rows(x: Tensor, ranks: Ranks, hashing: Hashing, at: Attending) -> SortedRows:
     limit = None if at.log2_limit == NO_LIMIT else 1 << at.log2_limit
     layout = octave_rows(ranks, at.bucket_size, limit, at.causal)
     octaves = list(range(int(layout.octave.max()) + 1 if layout.octave.numel() else 1))
 
     def buckets() -> Tensor:
-        rotations = hashing.draw(qk.shape[1], qk.shape[3], columns_for(octaves, hashing.factor_from))
-        hashed = hash_octaves(qk, rotations, octaves, hashing.factor_from)
+        rotations = hashing.draw(x.shape[1], x.shape[3], columns_for(octaves, hashing.factor_from))
+        hashed = hash_octaves(x, rotations, octaves, hashing.factor_from)
         return row_buckets(hashed, layout).to(bucket_type(1 << octaves[-1]))
 
     return sort_bucket_rows(remembered(buckets), layout, name_rows=at.once)
 
 
-def _chunk_rows(qk: Tensor, ranks: Ranks, hashing: Hashing, at: Attending) -> SortedRows:
+def _chunk_rows(x: Tensor, ranks: Ranks, hashing: Hashing, at: Attending) -> SortedRows:
     def buckets() -> Tensor:
-        rotations = hashing.draw(qk.shape[1], qk.shape[3], sum(hashing.factors) // 2)
-        return hash_factors(qk, rotations, hashing.factors).to(bucket_type(prod(hashing.factors)))
+        rotations = hashing.draw(x.shape[1], x.shape[3], sum(hashing.factors) // 2)
+        return hash_factors(x, rotations, hashing.factors).to(bucket_type(prod(hashing.factors)))
 
     return sort_chunk_rows(remembered(buckets), ranks, at.chunk_length, name_rows=at.once)
 

@@ -1,0 +1,99 @@
+"""Live models of reformer-pytorch, made faster in place: their modules stay, their forwards become ours."""
+
+from typing import Any, TypeVar
+
+import reformer_pytorch.reformer_pytorch as theirs
+import torch
+from reformer_pytorch import reversible
+from torch import Tensor, nn
+
+from reformer.layers.reversible import ReversibleSequence
+from reformer.ops.attention import lsh_attention
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def accelerate(model: Model) -> Model:
+    """Swap the LSH attention and the reversible sequence of every Reformer of reformer-pytorch in `model` for ours.
+
+    In place; returns the model, whose weights and their names stay. Outputs have the same distribution (rotations are
+    drawn anew in each call, as there), gradients are those of ordinary autograd, and autocast and dropout are the
+    same in the backward as in the forward. Padding (`input_mask`) takes no room in chunks any more. What ours does
+    not compute goes on as it was: `input_attn_mask`, memory keys, `keys`, attention within buckets only,
+    `return_attn`.
+    Raises ValueError for a model without any such part.
+    """
+    found = [module for module in model.modules() if type(module) in FASTER]
+    if not found and not any(isinstance(module, tuple(FASTER.values())) for module in model.modules()):
+        raise ValueError(
+            f"{type(model).__name__} has no Reformer of reformer-pytorch in it; nothing can be made faster"
+        )
+    for module in found:
+        module.__class__ = FASTER[type(module)]
+    return model
+
+
+class _LSHAttention(theirs.LSHAttention):
+    def forward(
+        self,
+        qk: Tensor,
+        v: Tensor,
+        query_len: int | None = None,
+        input_mask: Tensor | None = None,
+        input_attn_mask: Tensor | None = None,
+        pos_emb: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        length = qk.shape[1]
+        ours = query_len in (None, length) and input_attn_mask is None and self._attend_across_buckets
+        if not ours or self._return_attn or not self._rehash_each_round or self.dropout_for_hash.p:
+            return super().forward(qk, v, query_len, input_mask, input_attn_mask, pos_emb, **kwargs)
+        if length % (2 * self.bucket_size):
+            raise ValueError(f"{length} tokens are no multiple of two buckets, {2 * self.bucket_size}; pad them")
+        compared = qk if pos_emb is None else theirs.apply_rotary_pos_emb(qk, pos_emb)
+        heads = 0 if input_mask is None else 1  # all (batch, head) are heads here, unless each has a mask
+        out = lsh_attention(
+            compared.unsqueeze(heads),
+            v.unsqueeze(heads),
+            hashed=qk.unsqueeze(heads),
+            num_hashes=self.n_hashes,
+            num_buckets=length // self.bucket_size,
+            rule="chunk",
+            chunk_length=self.bucket_size,
+            causal=self.causal,
+            key_padding_mask=input_mask,
+            scale=qk.shape[-1] ** -0.5,
+            duplicates="count" if self._allow_duplicate_attention else "once",
+            dropout_p=self.dropout.p if self.training else 0.0,
+            share_rotations=not self._random_rotations_per_head,
+        )
+        nothing = torch.empty(0, device=qk.device)
+        return out.squeeze(heads), nothing, nothing
+
+
+class _Branch(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
+        out: Tensor = self.net(x.to(next(self.net.parameters()).dtype), **kwargs)
+        return out
+
+
+class _Sequence(reversible.ReversibleSequence):
+    def forward(self, x: Tensor, arg_route: tuple[bool, bool] = (True, False), **kwargs: Any) -> Tensor:
+        blocks = list(self.blocks)
+        if self.training and self.layer_dropout > 0:
+            kept = torch.rand(len(blocks)) >= self.layer_dropout
+            blocks = [block for block, keep in zip(blocks, kept, strict=True) if keep] or blocks[:1]
+        f_kwargs, g_kwargs = (kwargs if route else {} for route in arg_route)
+        stack = ReversibleSequence((_Branch(block.f.net), _Branch(block.g.net)) for block in blocks)
+        streams = stack(*x.chunk(2, dim=-1), f_kwargs, g_kwargs)
+        return torch.cat(streams, dim=-1).to(x.dtype)
+
+
+FASTER: dict[type[nn.Module], type[nn.Module]] = {
+    theirs.LSHAttention: _LSHAttention,
+    reversible.ReversibleSequence: _Sequence,
+}

@@ -1,0 +1,130 @@
+"""Models of transformers' Reformer to ours and back: the same weights, the same function."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import transformers
+from torch import nn
+
+from reformer.interop.transformers.settings import config_of, settings_of
+from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerModel
+from reformer.settings import ModelSettings
+
+logger = logging.getLogger(__name__)
+
+HEADS: dict[str, type[ReformerModel | ReformerForCausalLM]] = {
+    "ReformerModel": ReformerModel,
+    "ReformerModelWithLMHead": ReformerForCausalLM,
+}
+"""Classes of theirs that ours has."""
+
+
+def from_transformers(
+    model_or_dir: transformers.PreTrainedModel | str | Path, length: int | None = None
+) -> ReformerModel | ReformerForCausalLM:
+    """A model of ours that computes what a Reformer of transformers computes, from a live one or a folder.
+
+    `length`: tokens of the first call that transformers would see, which fixes its number of buckets where its
+    configuration has none (`num_buckets=None`); None: the longest that it takes.
+    The bias of the output layer is applied, as the published checkpoints want it; transformers 5 leaves it out.
+    Raises ValueError for a head that ours does not have, named, and for a folder that holds no such model.
+    """
+    theirs: Any = _load(Path(model_or_dir)) if isinstance(model_or_dir, str | Path) else model_or_dir
+    name = type(theirs).__name__
+    base = next((kind.__name__ for kind in type(theirs).__mro__ if kind.__name__ in HEADS), None)
+    if not isinstance(theirs.config, transformers.ReformerConfig) or base is None:
+        raise ValueError(f"{name} has a head that ours does not have; there are {', '.join(HEADS)}")
+    config = ReformerConfig(**settings_of(theirs.config, length), dtype=theirs.dtype)
+    ours = HEADS[base](config)
+    found = theirs.state_dict()
+    weights = {
+        mine: found[yours].reshape(ours.get_parameter(mine).shape) for mine, yours in _names(config.settings, base)
+    }
+    nn.Module.to(ours, theirs.device, theirs.dtype)
+    ours.load_state_dict(weights)
+    ours.train(theirs.training)
+    return ours
+
+
+def to_transformers(model: ReformerModel | ReformerForCausalLM) -> transformers.PreTrainedModel:
+    """A Reformer of transformers that computes what a model of ours computes.
+
+    transformers 5 does not apply the bias of its output layer, which is carried over all the same; it is said where
+    that bias is not 0.
+    Raises ValueError that lists all settings which transformers' Reformer does not have.
+    """
+    base = next(name for name, kind in HEADS.items() if isinstance(model, kind))
+    settings = model.config.settings
+    config = config_of(settings)
+    config.architectures = [base]
+    theirs: Any = getattr(transformers, base)(config).to(model.device, model.dtype)
+    found, wanted = model.state_dict(), theirs.state_dict()
+    weights = {yours: found[mine].reshape(wanted[yours].shape) for mine, yours in _names(settings, base)}
+    missing = [name for name in wanted if name not in weights and "mask_value" not in name]
+    assert not missing, missing
+    theirs.load_state_dict(weights, strict=False)
+    if "lm_head.bias" in weights and bool(weights["lm_head.bias"].any()):
+        logger.warning("transformers does not apply the bias of its output layer, which is not 0 in this model")
+    theirs.train(model.training)
+    return theirs
+
+
+def read_type(folder: Path) -> str:
+    """The type of the model in a folder. Raises ValueError for a folder that holds none."""
+    return str(_read(folder).get("model_type"))
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return dict(written)
+    except (OSError, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"{folder} holds no model: its config.json cannot be read ({reason})") from None
+
+
+def _load(folder: Path) -> transformers.PreTrainedModel:
+    written = _read(folder)
+    if written.get("model_type") != "reformer":
+        raise ValueError(f"{folder} holds a model of type {written.get('model_type')!r}, not 'reformer'")
+    name = (written.get("architectures") or ["ReformerModelWithLMHead"])[0]
+    if name not in HEADS:
+        raise ValueError(f"{folder}: {name} has a head that ours does not have; there are {', '.join(HEADS)}")
+    loaded: Any = getattr(transformers, name).from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    model, report = loaded
+    if report["missing_keys"] or report["mismatched_keys"]:
+        wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        raise ValueError(f"{folder} holds weights of another model: {', '.join(wrong[:3])} do not fit")
+    return model
+
+
+def _names(settings: ModelSettings, head: str) -> Iterator[tuple[str, str]]:
+    """Names of all weights, ours and theirs."""
+    mine, yours = ("model.", "reformer.") if head == "ReformerModelWithLMHead" else ("", "")
+    yield f"{mine}embeddings.token.weight", f"{yours}embeddings.word_embeddings.weight"
+    position, table = f"{mine}embeddings.position", f"{yours}embeddings.position_embeddings"
+    if settings.position_embedding == "axial":
+        assert settings.axial_shape is not None
+        for axis in range(len(settings.axial_shape)):
+            yield f"{position}.tables.{axis}.weight", f"{table}.weights.{axis}"
+    else:
+        yield f"{position}.table.weight", f"{table}.embedding.weight"
+    for layer in range(settings.num_hidden_layers):
+        kind = settings.attention_pattern[layer % len(settings.attention_pattern)]
+        ours, theirs = f"{mine}layers.blocks.{layer}", f"{yours}encoder.layers.{layer}"
+        for part in ("query_key", "value") if kind == "lsh" else ("query", "key", "value"):
+            yield f"{ours}.f.attention.{part}.weight", f"{theirs}.attention.self_attention.{part}.weight"
+        yield f"{ours}.f.attention.out.weight", f"{theirs}.attention.output.dense.weight"
+        for what in ("weight", "bias"):
+            yield f"{ours}.f.norm.{what}", f"{theirs}.attention.layer_norm.{what}"
+            yield f"{ours}.g.norm.{what}", f"{theirs}.feed_forward.layer_norm.{what}"
+            yield f"{ours}.g.feed_forward.dense_in.{what}", f"{theirs}.feed_forward.dense.dense.{what}"
+            yield f"{ours}.g.feed_forward.dense_out.{what}", f"{theirs}.feed_forward.output.dense.{what}"
+    for what in ("weight", "bias"):
+        yield f"{mine}norm.{what}", f"{yours}encoder.layer_norm.{what}"
+    if head == "ReformerModelWithLMHead":
+        yield "lm_head.weight", "lm_head.decoder.weight"
+        yield "lm_head.bias", "lm_head.bias"

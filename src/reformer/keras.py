@@ -1,0 +1,90 @@
+"""`ReformerLM` as a Keras model, on Keras 3 with the torch backend."""
+
+import os
+import sys
+from typing import Any
+
+if "keras" not in sys.modules:
+    os.environ.setdefault("KERAS_BACKEND", "torch")  # Keras reads it once, when it is first imported
+
+import keras
+import torch
+from torch import Tensor
+
+from reformer.models import ReformerLM as _ReformerLM
+
+__all__ = ["ReformerLM"]
+
+
+@keras.saving.register_keras_serializable(package="reformer")
+class ReformerLM(keras.Model):
+    """A causal language model: token ids [b, l] to logits [b, l, num_tokens], for `fit` or a loop of one's own.
+
+    Arguments are those of `reformer.ReformerLM`, and Keras's `name` and `dtype`. Called without `training`, it
+    evaluates. Under a mixed policy it computes in autocast, and its outputs are fp32 all the same. Files hold the
+    arguments as JSON and the weights, and load in safe mode. The model of transformers inside is `.torch_model`.
+
+    Raises ValueError when Keras runs on another backend than torch.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_tokens: int,
+        dim: int | None = None,
+        emb_dim: int | None = None,
+        max_seq_len: int = 8192,
+        depth: int = 6,
+        heads: int = 8,
+        lsh_dropout: float = 0.0,
+        ff_dropout: float = 0.0,
+        attn_dropout: float = 0.0,
+        return_embeddings: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if keras.backend.backend() != "torch":
+            raise ValueError(
+                f"Keras runs on {keras.backend.backend()!r}, and this model needs PyTorch: set KERAS_BACKEND=torch in "
+                "the environment, before keras is first imported"
+            )
+        super().__init__(**kwargs)
+        self._options: dict[str, Any] = {
+            "num_tokens": num_tokens,
+            "dim": dim,
+            "emb_dim": emb_dim,
+            "max_seq_len": max_seq_len,
+            "depth": depth,
+            "heads": heads,
+            "lsh_dropout": lsh_dropout,
+            "ff_dropout": ff_dropout,
+            "attn_dropout": attn_dropout,
+            "return_embeddings": return_embeddings,
+        }
+        module = _ReformerLM(**self._options).to(getattr(torch, self.variable_dtype))
+        self.reformer = keras.layers.TorchModuleWrapper(module, name="reformer", dtype=self.dtype_policy)
+        self.built = True  # all weights are there; a shape would tell nothing
+
+    @property
+    def torch_model(self) -> Any:
+        """The `ReformerForCausalLM` inside: it generates, saves and loads as transformers models do."""
+        return self.reformer.module.model
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Logits, or hidden states with `return_embeddings`."""
+        if self.compute_dtype == self.variable_dtype:
+            return self.reformer(inputs, training=bool(training))
+        with torch.autocast(inputs.device.type, getattr(torch, self.compute_dtype)):
+            out: Tensor = self.reformer(inputs, training=bool(training))
+        return out.float()
+
+    def build(self, input_shape: Any = None) -> None:
+        """Nothing to do."""
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """[b, l] to [b, l, num_tokens], or the width of hidden states."""
+        config = self.torch_model.config
+        return *input_shape, config.hidden_size if self._options["return_embeddings"] else config.vocab_size
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        return {**super().get_config(), **self._options}
