@@ -9,7 +9,13 @@ from tests.cli.command import reformer
 
 
 def test_help_and_version() -> None:
-    for arguments in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["generate", "--help"]):
+    for arguments in (
+        ["--help"],
+        ["train", "--help"],
+        ["evaluate", "--help"],
+        ["generate", "--help"],
+        ["convert", "--help"],
+    ):
         done = reformer(*arguments)  # in 80 columns, where there is no terminal
         assert done.returncode == 0
         assert "usage: reformer" in done.stdout

@@ -13,9 +13,9 @@ from reformer.ops.checks import check_integer
 
 @dataclass
 class Convert:
-    """Turn a Reformer of transformers into a model of this library, or back; its tokenizer goes with it.
+    """Turn a Reformer of transformers into a model of this library, or back.
 
-    Which way is told by the folder. The same weights, the same function.
+    The folder tells which way. Weights and function stay; the tokenizer goes along.
     """
 
     source: tyro.conf.Positional[Path]

@@ -12,7 +12,7 @@ VERBS = {
     "train": "train a language model on text",
     "evaluate": "measure a model on whole files",
     "generate": "write text with a model",
-    "convert": "turn a Reformer of transformers into a model of this library, or back",
+    "convert": "turn a Reformer of transformers into one of ours, or back",
 }
 
 BAD_INPUT, INTERRUPTED = 2, 130
