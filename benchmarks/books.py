@@ -1,10 +1,10 @@
 """An hour of training on five books, and what the model makes of a sixth: bits per byte, and loss against position.
 
 Half of preset `small`'s weights at its length (the preset `books`), two cores. STATED was written down before the run,
-and so was that the same bytes cost less with each longer window. An earlier run, with windows of 8,192 bytes in its last
-900 of 6,400 steps only, reached 1.991, but gained nothing from windows beyond 1,024; 900 steps more at that length, at a
-third of the learning rate, made 1.9891 / 1.9885 / 1.9885 / 1.9881 of windows of 1,024 / 2,048 / 4,096 / 8,192. Long: the
-run goes on where it stopped.
+and so was that the same bytes cost less with each longer window. An earlier run had windows of 8,192 bytes in its last
+900 of 6,400 steps only: 1.991 bits per byte, but nothing gained from windows beyond 1,024; 900 steps more at that
+length, from a third of the learning rate, made 1.9891 / 1.9885 / 1.9885 / 1.9881 of windows of 1,024 / 2,048 / 4,096 /
+8,192. Long: the run goes on where it stopped.
 """
 
 import argparse
