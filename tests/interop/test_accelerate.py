@@ -91,14 +91,48 @@ def test_any_length_trains_and_the_generator_is_left_alone() -> None:
     wanted = torch.rand(1)
     torch.manual_seed(1)
     model.eval()
-    outputs(model, input_ids=tokens)
-    assert torch.equal(torch.rand(1), wanted)
+    for cached in (False, True):
+        torch.manual_seed(1)
+        outputs(model, input_ids=tokens, use_cache=cached)
+        assert torch.equal(torch.rand(1), wanted)
     trained = model.train()(input_ids=tokens, labels=tokens)
     assert trained.logits.shape[:2] == (2, 29)
     trained.loss.backward()
     mask = torch.ones(2, 29, dtype=torch.long)
     again = model(input_ids=tokens, attention_mask=mask, position_ids=torch.arange(29).expand(2, -1)).logits
     torch.testing.assert_close(again, trained.logits)
+
+
+def test_more_neighbours_than_chunks() -> None:
+    """There such neighbours lie on no ring: its own way is taken."""
+    settings = {"local_num_chunks_before": 3, "lsh_num_chunks_before": 5, "num_hashes": 2, "is_decoder": False}
+    theirs = trainable(**settings, use_cache=False).eval()
+    tokens = torch.randint(1, theirs.config.vocab_size, (2, 16))
+    wanted = outputs(theirs, input_ids=tokens)
+    torch.testing.assert_close(outputs(accelerate(theirs), input_ids=tokens), wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_short_texts_and_positions_of_ones_own() -> None:
+    model = accelerate(trainable(axial_pos_embds=False, max_position_embeddings=13, lsh_attn_chunk_length=64))
+    tokens = torch.randint(1, model.config.vocab_size, (2, 7))
+    model(input_ids=tokens, labels=tokens).loss.backward()  # shorter than any chunk: nothing is padded
+    model = accelerate(trainable()).eval()
+    tokens, positions = torch.randint(1, model.config.vocab_size, (2, 29)), torch.arange(29).expand(2, -1)
+    wanted = outputs(model, input_ids=tokens)
+    torch.testing.assert_close(outputs(model, input_ids=tokens, position_ids=positions), wanted)
+    with pytest.raises(ValueError, match="position_ids hold -1"):
+        outputs(model, input_ids=tokens, position_ids=positions - 1)
+    with pytest.raises(ValueError, match="output_attentions=True in training"):
+        model.train()(input_ids=tokens, output_attentions=True)
+
+
+def test_hooks_on_layers_fire() -> None:
+    model, seen = accelerate(trainable()).eval(), []
+    tokens = torch.randint(1, model.config.vocab_size, (2, 48))
+    wanted = outputs(model, input_ids=tokens)
+    model.reformer.encoder.layers[1].register_forward_hook(lambda *_: seen.append(1))
+    torch.testing.assert_close(outputs(model, input_ids=tokens), wanted)
+    assert seen == [1]
 
 
 def test_autocast_holds_in_the_backward() -> None:

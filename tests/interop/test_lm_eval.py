@@ -100,6 +100,20 @@ def test_continuations(folder: Path) -> None:
     assert greedy in (True, False)
 
 
+def test_what_is_too_long_or_empty(folder: Path) -> None:
+    model = make(folder, max_length=20)
+    assert model._loglikelihood_tokens([(None, [5], []), (None, [5, 6], [])], disable_tqdm=True) == [(0.0, True)] * 2
+    with pytest.raises(ValueError, match="21 tokens, over max_length=20"):
+        model._loglikelihood_tokens([(None, [5], [6] * 21)], disable_tqdm=True)
+    requests = instances("generate_until", ("to be " * 9, {"max_gen_toks": 4}))
+    assert len(model.generate_until(requests, disable_tqdm=True)) == 1
+    with pytest.raises(ValueError, match="leave no room"):
+        model.generate_until(instances("generate_until", ("to be " * 9, {"max_gen_toks": 20})), disable_tqdm=True)
+    for name in ("max_length", "piece", "max_gen_toks"):
+        with pytest.raises(ValueError, match=f"{name}=-1"):
+            make(folder, **{name: -1})
+
+
 def test_generation_stops(folder: Path) -> None:
     model = make(folder, max_gen_toks=30)
     text = model.generate_until(instances("generate_until", ("to be", {"until": ["\x00"], "max_gen_toks": 12})), True)

@@ -51,7 +51,7 @@ def same_rotations(monkeypatch: pytest.MonkeyPatch) -> None:
     def attend(qk: Tensor, v: Tensor, pairs_apart: bool = False, **options: Any) -> Tensor:
         rounds, buckets = options["num_hashes"], options["num_buckets"]
         rotations = drawn((1, qk.shape[-1], rounds, buckets // 2)).transpose(1, 2).expand(qk.shape[1], -1, -1, -1)
-        if pairs_apart and options["hashed"] is not qk:  # a model with rotary positions has its rows in another order
+        if pairs_apart and options["hashed"] is not None:  # a model with rotary positions has its rows in another order
             rotations = rotations[:, :, torch.arange(qk.shape[-1]).view(-1, 2).T.flatten()]
         return lsh_attention(qk, v, **{**options, "seed": None, "rotations": rotations})
 

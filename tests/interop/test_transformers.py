@@ -193,9 +193,50 @@ def test_what_they_lack_is_listed() -> None:
         to_transformers(wrong)
 
 
+def chunked(**settings: object) -> ReformerForCausalLM:
+    common = {"position_embedding": "learned", "max_position_embeddings": 64, "hidden_size": 16}
+    chunks = {"rule": "chunk", "local_rule": "chunk", "chunk_length": 4, "local_chunk_length": 4, "num_hashes": 2}
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 40, "pad_token_id": 0}
+    return ReformerForCausalLM(ReformerConfig(**{**common, **chunks, **sizes, **settings})).double().eval()
+
+
+def test_rings_that_are_longer_are_other_models() -> None:
+    alike = chunked(hash_rotations="transformers")
+    tokens = torch.randint(1, 40, (2, 13))
+    wanted = outputs(alike, tokens, None)
+    torch.testing.assert_close(outputs(to_transformers(alike), tokens, None), wanted, rtol=1e-9, atol=1e-9)
+    for multiple, pattern in ((16, ("lsh",)), (8, ("local", "lsh"))):
+        with pytest.raises(ValueError, match=f"length_multiple={multiple}, not 4"):
+            to_transformers(chunked(length_multiple=multiple, attention_pattern=pattern))
+
+
+def test_what_a_configuration_cannot_say_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    to_transformers(chunked(feed_forward_dropout=0.1))
+    assert "all dropouts but those of attention become hidden_dropout=0.0" in caplog.text
+    assert "rotations are drawn anew in every call" in caplog.text
+    with pytest.raises(ValueError, match="chunks_after=1, not 0"):
+        to_transformers(chunked(chunks_after=1))
+    axial = {"position_embedding": "axial", "axial_shape": (16, 8), "axial_dims": (8, 8)}
+    assert to_transformers(chunked(**axial)).config.max_position_embeddings == 128
+
+
+@pytest.mark.parametrize("length", [0, -5, 2.5])
+def test_lengths_are_positive_integers(length: float) -> None:
+    with pytest.raises(ValueError, match=f"length={length}"):
+        from_transformers(random_model(random_config(1)), length)
+
+
 def test_folders_that_hold_no_reformer(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         from_transformers(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="'bert'"):
+        from_transformers(tmp_path)
+    random_model(random_config(3)).save_pretrained(tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:-9])
+    with pytest.raises(ValueError, match="holds no model that can be read"):
+        from_transformers(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="holds no model that can be read"):
         from_transformers(tmp_path)

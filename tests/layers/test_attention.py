@@ -33,7 +33,7 @@ def test_rotations_as_transformers_draws_them() -> None:
     )
     torch.manual_seed(3)
     expected = torch.randn(2, 8, 4, 3)
-    assert torch.equal(layer._transformers_rotations(4), expected.transpose(1, 2))
+    assert torch.equal(layer._transformers_rotations(4, expected), expected.transpose(1, 2))
 
 
 def dense_full(layer: FullAttention, x: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:

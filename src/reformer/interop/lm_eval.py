@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from reformer.data.tokens import tokens_of
 from reformer.models.cache import ReformerCache, why_not_cached
+from reformer.ops.checks import check_integer
 from reformer.training.checkpoint import load_checkpoint
 from reformer.training.generate import Sampling, generate_text
 
@@ -27,8 +28,9 @@ class ReformerEval(TemplateLM):
     """A model in a folder, for lm-eval; arguments are those of `--model_args`.
 
     `pretrained`: the folder. `max_length`: tokens of context; longer documents are scored in windows as lm-eval
-    rolls them, in constant memory. 0: no window, each document is one context, `piece` tokens computed at a time over
-    the cache. `max_gen_toks`: tokens to write where a task does not say.
+    rolls them, in constant memory. 0: no window (but the longest document that the positions allow), each document is
+    one context, `piece` tokens computed at a time over the cache. `max_gen_toks`: tokens to write where a task does
+    not say.
     Raises ValueError for a folder that holds no model, and for `max_length=0` with a model that has no cache.
     """
 
@@ -43,6 +45,9 @@ class ReformerEval(TemplateLM):
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
+        check_integer("max_length", max_length, 0)
+        check_integer("piece", piece, 1)
+        check_integer("max_gen_toks", max_gen_toks, 1)
         folder = Path(pretrained)
         self.model, self.tokens = load_checkpoint(folder), tokens_of(folder)
         if device:
@@ -90,9 +95,14 @@ class ReformerEval(TemplateLM):
 
     def _score(self, tokens: list[int], count: int) -> tuple[float, bool]:
         """The log-likelihood of the last `count` tokens, and whether each was the likeliest."""
+        if not count:
+            return 0.0, True
         if self.max_length:
+            if count > self.max_length:
+                raise ValueError(
+                    f"a continuation has {count} tokens, over max_length={self.max_length}; give a larger one, or 0"
+                )
             tokens = tokens[-self.max_length - 1 :]
-            count = min(count, self.max_length)
         text = torch.tensor([tokens], device=self.model.device)
         nll, correct = (torch.cat(parts)[-count:] for parts in zip(*self._pieces(text), strict=True))
         return -float(nll.double().sum()), bool(correct.all())
@@ -118,11 +128,22 @@ class ReformerEval(TemplateLM):
             new = int(options.get("max_gen_toks", self.max_gen_toks))
             parts: list[str] = []
             sampling = Sampling(temperature, top_p=options.get("top_p"), stop=stop)
-            generate_text(self.model, context.encode(), new, parts.append, sampling, tokens=self.tokens)
+            prompt = self._room_for(context.encode(), new)
+            generate_text(self.model, prompt, new, parts.append, sampling, tokens=self.tokens)
             text = "".join(parts)
             ends = [at for stopper in stop if (at := text.find(stopper.decode())) >= 0]
             found.append(text[: min(ends)] if ends else text)
         return found
+
+    def _room_for(self, prompt: bytes, new: int) -> bytes:
+        """The end of a prompt that leaves room for so many tokens and the one in front."""
+        tokens = self.tokens.encode([prompt])[0]
+        room = self.max_length - new - 1
+        if not self.max_length or len(tokens) <= room:
+            return prompt
+        if room < 1:
+            raise ValueError(f"{new} new tokens leave no room in max_length={self.max_length}; give a larger one, or 0")
+        return self.tokens.as_bytes(tokens[-room:].tolist())
 
 
 if __name__ == "__main__":

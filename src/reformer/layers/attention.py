@@ -162,7 +162,7 @@ class LSHAttention(_Attention):
         out = lsh_attention(
             compared,
             v,
-            hashed=q,
+            hashed=q if self.rotary else None,
             num_hashes=rounds,
             key_padding_mask=key_padding_mask,
             segment_ids=segment_ids,

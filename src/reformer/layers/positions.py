@@ -56,7 +56,7 @@ class LearnedPositions(nn.Module):
 
 
 class AxialPositions(nn.Module):
-    """A grid of positions with one table an axis, concatenated (Kitaev et al. 2020, section 5, "Experiments").
+    """A grid of positions with one table an axis, concatenated (trax, `AxialPositionalEncoding`).
 
     Position p stands at row p // shape[1], column p % shape[1] (and so on for more axes). Any length up to the
     product of the shape.

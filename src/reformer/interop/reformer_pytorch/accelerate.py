@@ -1,16 +1,16 @@
 """Live models of reformer-pytorch, made faster in place: their modules stay, their forwards become ours."""
 
-from typing import Any, TypeVar
+from typing import Any
 
 import reformer_pytorch.reformer_pytorch as theirs
 import torch
 from reformer_pytorch import reversible
 from torch import Tensor, nn
 
+from reformer.interop.swap import Model, swap_classes
 from reformer.layers.reversible import ReversibleSequence
 from reformer.ops.attention import lsh_attention
-
-Model = TypeVar("Model", bound=nn.Module)
+from reformer.ops.replay import remembered
 
 
 def accelerate(model: Model) -> Model:
@@ -18,19 +18,12 @@ def accelerate(model: Model) -> Model:
 
     In place; returns the model, whose weights and their names stay. Outputs have the same distribution (rotations are
     drawn anew in each call, as there), gradients are those of ordinary autograd, and autocast and dropout are the
-    same in the backward as in the forward. Padding (`input_mask`) takes no room in chunks any more. What ours does
-    not compute goes on as it was: `input_attn_mask`, memory keys, `keys`, attention within buckets only,
-    `return_attn`.
+    same in the backward as in the forward. Padding (`input_mask`) takes no room in chunks any more, and with it all
+    heads share their rotations. What ours does not compute goes on as it was: `input_attn_mask`, memory keys, `keys`,
+    attention within buckets only, `return_attn`.
     Raises ValueError for a model without any such part.
     """
-    found = [module for module in model.modules() if type(module) in FASTER]
-    if not found and not any(isinstance(module, tuple(FASTER.values())) for module in model.modules()):
-        raise ValueError(
-            f"{type(model).__name__} has no Reformer of reformer-pytorch in it; nothing can be made faster"
-        )
-    for module in found:
-        module.__class__ = FASTER[type(module)]
-    return model
+    return swap_classes(model, FASTER, "Reformer of reformer-pytorch")
 
 
 class _LSHAttention(theirs.LSHAttention):
@@ -69,6 +62,10 @@ class _LSHAttention(theirs.LSHAttention):
         )
         nothing = torch.empty(0, device=qk.device)
         return out.squeeze(heads), nothing, nothing
+
+    def hash_vectors(self, *arguments: Any, **options: Any) -> Tensor:
+        found: Tensor = super().hash_vectors(*arguments, **options)  # again in the second run too: it draws
+        return remembered(lambda: found)
 
 
 class _Branch(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from reformer.layers.reversible import ReversibleSequence
 from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerModel
 from reformer.models.stack import make_stack
+from reformer.ops.checks import check_integer
 from reformer.settings import ModelSettings
 
 ACTIVATIONS: dict[type[nn.Module], str] = {nn.GELU: "gelu", nn.ReLU: "relu", nn.SiLU: "silu"}
@@ -26,6 +27,8 @@ def from_reformer_pytorch(
     of each input; None: the longest of a ReformerLM.
     Raises ValueError that lists all options which ours does not have, and for a Reformer without `length`.
     """
+    if length is not None:
+        check_integer("length", length, 1)
     if isinstance(model, theirs.Reformer):
         if length is None:
             raise ValueError("a Reformer does not say for which length it is; give length")

@@ -1,34 +1,29 @@
 """A live Reformer of transformers, made faster and mended in place: its modules stay, their forwards become ours."""
 
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.reformer import modeling_reformer as theirs
 
+from reformer.interop.swap import Model, swap_classes
 from reformer.interop.transformers.settings import length_multiple
 from reformer.layers.reversible import ReversibleSequence
 from reformer.ops.attention import local_attention, lsh_attention
-
-Model = TypeVar("Model", bound=nn.Module)
 
 
 def accelerate(model: Model) -> Model:
     """Swap the attention cores and the reversible encoder of every Reformer of transformers in `model` for ours.
 
-    In place; returns the model. Its weights, their names, its configuration and files stay what they are. Outputs and
-    gradients are the same, and what transformers gets wrong in training is mended: dropout and autocast are the same
-    in the backward as in the forward, `num_hashes` counts in the backward too, torch's generator is not reset by
-    `hash_seed`, any length trains, and no cache is kept. Decoding with a cache goes on as in transformers.
+    In place; returns the model. Its weights, their names, its configuration and files stay what they are. Outputs of
+    real tokens and gradients are the same (padding attends to nothing here), and what transformers gets wrong in
+    training is mended: dropout and autocast are the same in the backward as in the forward, `num_hashes` counts in the
+    backward too, torch's generator is not reset by `hash_seed`, any length trains, and no cache is kept. Decoding with
+    a cache goes on as in transformers.
     Raises ValueError for a model without any such part.
     """
-    found = [module for module in model.modules() if type(module) in FASTER]
-    if not found and not any(isinstance(module, _Encoder) for module in model.modules()):
-        raise ValueError(f"{type(model).__name__} has no Reformer of transformers in it; nothing can be made faster")
-    for module in found:
-        module.__class__ = FASTER[type(module)]
-    return model
+    return swap_classes(model, FASTER, "Reformer of transformers")
 
 
 class _LSHSelfAttention(theirs.LSHSelfAttention):
@@ -43,11 +38,15 @@ class _LSHSelfAttention(theirs.LSHSelfAttention):
         output_attentions: bool = False,
         **kwargs: Any,
     ) -> theirs.LSHSelfAttentionOutput:
-        if output_attentions or _follows(past_buckets_states, self.layer_idx):
+        length, rounds = hidden_states.shape[1], num_hashes or self.num_hashes
+        if (
+            output_attentions
+            or _follows(past_buckets_states, self.layer_idx)
+            or _goes_round(self, rounds * length // self.chunk_length)
+        ):
             return super().forward(
                 hidden_states, attention_mask, num_hashes, buckets, past_buckets_states, use_cache, output_attentions
             )
-        length, rounds = hidden_states.shape[1], num_hashes or self.num_hashes
         q, v = (
             self._split_hidden_size_dim(project(hidden_states), self.num_attention_heads, self.attention_head_size)
             for project in (self.query_key, self.value)
@@ -76,6 +75,12 @@ class _LSHSelfAttention(theirs.LSHSelfAttention):
         merged = self._merge_hidden_size_dims(out, self.num_attention_heads, self.attention_head_size)
         return theirs.LSHSelfAttentionOutput(hidden_states=merged, attention_probs=(), buckets=kept)
 
+    def _hash_vectors(self, vectors: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        if self.hash_seed is None:
+            return super()._hash_vectors(vectors, *arguments, **options)
+        with torch.random.fork_rng([vectors.device] if vectors.is_cuda else []):  # theirs resets the generator
+            return super()._hash_vectors(vectors, *arguments, **options)
+
     def _rotations(self, q: Tensor, rounds: int) -> Tensor:
         """What `_hash_vectors` draws, without resetting torch's own generator."""
         columns = (self.num_buckets if isinstance(self.num_buckets, int) else sum(self.num_buckets)) // 2
@@ -94,7 +99,11 @@ class _LocalSelfAttention(theirs.LocalSelfAttention):
         output_attentions: bool = False,
         **kwargs: Any,
     ) -> theirs.LocalSelfAttentionOutput:
-        if output_attentions or _follows(past_buckets_states, self.layer_idx):
+        if (
+            output_attentions
+            or _follows(past_buckets_states, self.layer_idx)
+            or _goes_round(self, hidden_states.shape[1] // self.chunk_length)
+        ):
             return super().forward(hidden_states, attention_mask, past_buckets_states, use_cache, output_attentions)
         q, k, v = (
             self._split_hidden_size_dim(project(hidden_states), self.num_attention_heads, self.attention_head_size)
@@ -154,7 +163,10 @@ class _Encoder(theirs.ReformerEncoder):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> theirs.ReformerEncoderOutput:
-        if output_attentions or past_buckets_states is not None or (use_cache and not self.training):
+        if output_attentions and self.training:
+            raise ValueError("output_attentions=True in training: probabilities are not kept there; call model.eval()")
+        hooked = any(layer._forward_hooks or layer._forward_pre_hooks for layer in self.layers)
+        if output_attentions or past_buckets_states is not None or (use_cache and not self.training) or hooked:
             return super().forward(
                 hidden_states,
                 attention_mask,
@@ -184,10 +196,11 @@ class _AxialPositionEmbeddings(theirs.AxialPositionEmbeddings):
 
     def forward(self, position_ids: Tensor) -> Tensor:
         rows, columns = self.axial_pos_shape
-        if int(position_ids.max()) >= rows * columns:
+        first, last = (int(position) for position in position_ids.aminmax())
+        if first < 0 or last >= rows * columns:
             raise ValueError(
-                f"position {int(position_ids.max())} is over the product of axial_pos_shape={self.axial_pos_shape}, "
-                f"{rows * columns}; use shorter texts"
+                f"position_ids hold {first if first < 0 else last}; the product of axial_pos_shape="
+                f"{self.axial_pos_shape} is {rows * columns}, so 0 to {rows * columns - 1} are valid: use shorter texts"
             )
         row, column = position_ids // columns, position_ids % columns
         found = torch.cat((self.weights[0][row, 0], self.weights[1][0, column]), dim=-1)
@@ -198,7 +211,7 @@ class _AxialPositionEmbeddings(theirs.AxialPositionEmbeddings):
 
 
 class _ReformerModel(theirs.ReformerModel):
-    """Pads in training too."""
+    """Pads in training too, and positions as well."""
 
     def forward(
         self,
@@ -209,24 +222,42 @@ class _ReformerModel(theirs.ReformerModel):
         **kwargs: Any,
     ) -> Any:
         inputs = inputs_embeds if input_ids is None else input_ids
-        missing = 0 if inputs is None else -inputs.shape[1] % length_multiple(self.config)
-        if not self.training or not missing or inputs is None:
+        length = 0 if inputs is None else inputs.shape[1]
+        multiple, shortest = length_multiple(self.config), theirs._get_min_chunk_len(self.config)
+        if not self.training or length <= shortest or not length % multiple:
             return super().forward(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
-        b, length = inputs.shape[:2]
-        if attention_mask is None:
-            attention_mask = torch.ones(b, length, dtype=torch.bool, device=inputs.device)
-        if position_ids is not None:
-            position_ids = F.pad(position_ids, (0, missing))
-        if input_ids is not None:
-            input_ids = F.pad(input_ids, (0, missing), value=self.config.pad_token_id or 0)
-        if inputs_embeds is not None:
-            inputs_embeds = F.pad(inputs_embeds, (0, 0, 0, missing))
-        attention_mask = F.pad(attention_mask, (0, missing))
+        input_ids, inputs_embeds, attention_mask, position_ids, _ = self._pad_to_mult_of_chunk_length(
+            input_ids, inputs_embeds, attention_mask, position_ids, padding_length=-length % multiple
+        )
         output = super().forward(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
         if not isinstance(output, tuple):
             output.last_hidden_state = output.last_hidden_state[:, :length]
             return output
         return output[0][:, :length], *output[1:]
+
+    def _pad_to_mult_of_chunk_length(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        input_shape: Any = None,
+        padding_length: int = 0,
+        padded_seq_length: int | None = None,
+        device: torch.device | None = None,
+    ) -> tuple[Any, ...]:
+        inputs = input_ids if input_ids is not None else inputs_embeds
+        assert inputs is not None
+        if attention_mask is None:
+            attention_mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+        if position_ids is not None:
+            position_ids = F.pad(position_ids, (0, padding_length))
+        if input_ids is not None:
+            input_ids = F.pad(input_ids, (0, padding_length), value=self.config.pad_token_id or 0)
+        if inputs_embeds is not None:
+            inputs_embeds = F.pad(inputs_embeds, (0, 0, 0, padding_length))
+        shape = torch.Size((inputs.shape[0], inputs.shape[1] + padding_length))
+        return input_ids, inputs_embeds, F.pad(attention_mask, (0, padding_length)), position_ids, shape
 
 
 _ReformerModel.__name__ = "ReformerModel"  # `save_pretrained` writes it as the architecture
@@ -243,6 +274,11 @@ FASTER: dict[type[nn.Module], type[nn.Module]] = {
 def _follows(cache: theirs.ReformerDynamicCache | None, layer: int) -> bool:
     """Whether a cache holds tokens in front of these."""
     return cache is not None and len(cache) > layer
+
+
+def _goes_round(layer: Any, chunks: int) -> bool:
+    """Whether a chunk sees more neighbours than there are: theirs then shows some of them otherwise than on a ring."""
+    return max(layer.num_chunks_before, layer.num_chunks_after) > max(chunks, 1)
 
 
 def _padding(attention_mask: Tensor | None) -> Tensor | None:

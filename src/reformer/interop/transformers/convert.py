@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 
-from reformer.interop.transformers.settings import config_of, settings_of
+from reformer.interop.transformers.settings import changes_of, config_of, settings_of
 from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerModel
+from reformer.ops.checks import check_integer
 from reformer.settings import ModelSettings
 
 logger = logging.getLogger(__name__)
@@ -32,11 +34,12 @@ def from_transformers(
     The bias of the output layer is applied, as the published checkpoints want it; transformers 5 leaves it out.
     Raises ValueError for a head that ours does not have, named, and for a folder that holds no such model.
     """
+    if length is not None:
+        check_integer("length", length, 1)
     theirs: Any = _load(Path(model_or_dir)) if isinstance(model_or_dir, str | Path) else model_or_dir
-    name = type(theirs).__name__
-    base = next((kind.__name__ for kind in type(theirs).__mro__ if kind.__name__ in HEADS), None)
-    if not isinstance(theirs.config, transformers.ReformerConfig) or base is None:
-        raise ValueError(f"{name} has a head that ours does not have; there are {', '.join(HEADS)}")
+    base = type(theirs).__name__
+    if not isinstance(theirs.config, transformers.ReformerConfig) or base not in HEADS:
+        raise ValueError(f"{base} has a head that ours does not have; there are {', '.join(HEADS)}")
     config = ReformerConfig(**settings_of(theirs.config, length), dtype=theirs.dtype)
     ours = HEADS[base](config)
     found = theirs.state_dict()
@@ -52,13 +55,13 @@ def from_transformers(
 def to_transformers(model: ReformerModel | ReformerForCausalLM) -> transformers.PreTrainedModel:
     """A Reformer of transformers that computes what a model of ours computes.
 
-    transformers 5 does not apply the bias of its output layer, which is carried over all the same; it is said where
-    that bias is not 0.
+    What transformers' configuration cannot say is logged as a warning: rotations of our own, differing dropouts, and
+    the bias of the output layer, which is carried over and which transformers 5 does not apply.
     Raises ValueError that lists all settings which transformers' Reformer does not have.
     """
     base = next(name for name, kind in HEADS.items() if isinstance(model, kind))
     settings = model.config.settings
-    config = config_of(settings)
+    config = config_of(settings, head=base != "ReformerModel")
     config.architectures = [base]
     theirs: Any = getattr(transformers, base)(config).to(model.device, model.dtype)
     found, wanted = model.state_dict(), theirs.state_dict()
@@ -66,6 +69,8 @@ def to_transformers(model: ReformerModel | ReformerForCausalLM) -> transformers.
     missing = [name for name in wanted if name not in weights and "mask_value" not in name]
     assert not missing, missing
     theirs.load_state_dict(weights, strict=False)
+    for change in changes_of(settings):
+        logger.warning("in transformers %s", change)
     if "lm_head.bias" in weights and bool(weights["lm_head.bias"].any()):
         logger.warning("transformers does not apply the bias of its output layer, which is not 0 in this model")
     theirs.train(model.training)
@@ -93,11 +98,15 @@ def _load(folder: Path) -> transformers.PreTrainedModel:
     name = (written.get("architectures") or ["ReformerModelWithLMHead"])[0]
     if name not in HEADS:
         raise ValueError(f"{folder}: {name} has a head that ours does not have; there are {', '.join(HEADS)}")
-    loaded: Any = getattr(transformers, name).from_pretrained(folder, local_files_only=True, output_loading_info=True)
-    model, report = loaded
-    if report["missing_keys"] or report["mismatched_keys"]:
-        wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-        raise ValueError(f"{folder} holds weights of another model: {', '.join(wrong[:3])} do not fit")
+    kind: Any = getattr(transformers, name)
+    try:
+        model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder} holds no model that can be read: {reason}") from None
+    if report["missing_keys"]:
+        wrong = ", ".join(sorted(map(str, report["missing_keys"]))[:3])
+        raise ValueError(f"{folder} holds weights of another model: {wrong} are missing")
     return model
 
 

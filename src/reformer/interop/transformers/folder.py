@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
+
 from reformer.data.tokens import load_tokens
 from reformer.interop.transformers.convert import from_transformers, read_type, to_transformers
 from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerModel
@@ -48,7 +50,10 @@ def convert_folder(source: Path, target: Path, length: int | None = None) -> str
 
 def _load_ours(folder: Path) -> ReformerModel | ReformerForCausalLM:
     if read_config(folder).get("architectures") == [ReformerModel.__name__]:
-        model: ReformerModel = ReformerModel.from_pretrained(folder, local_files_only=True)
+        try:
+            model: ReformerModel = ReformerModel.from_pretrained(folder, local_files_only=True)
+        except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{folder} holds no model that can be read: {' '.join(str(error).split())}") from None
         return model.eval()
     return load_checkpoint(folder)
 

@@ -1,6 +1,6 @@
 """Configurations of transformers' Reformer and ours (`docs/interop.md` has the table)."""
 
-from math import lcm
+from math import lcm, prod
 from typing import Any
 
 import transformers
@@ -78,7 +78,7 @@ def _buckets(config: Any, length: int | None) -> int | tuple[int, ...]:
         return config.num_buckets if isinstance(config.num_buckets, int) else tuple(config.num_buckets)
     chunk, longest = config.lsh_attn_chunk_length, config.max_position_embeddings
     multiple = length_multiple(config)
-    padded = -(-(length or longest) // multiple) * multiple
+    padded = max(longest // multiple, 1) * multiple if length is None else -(-length // multiple) * multiple
     found = automatic_buckets(padded, chunk, 2 * max(int((longest // chunk) ** 0.5), chunk))
     return found if isinstance(found, int) else tuple(found)
 
@@ -87,14 +87,14 @@ def _first(token: int | list[int] | None) -> int | None:
     return token[0] if isinstance(token, list) else token
 
 
-def config_of(settings: ModelSettings) -> transformers.ReformerConfig:
-    """A configuration of theirs for a model of ours.
+def config_of(settings: ModelSettings, head: bool) -> transformers.ReformerConfig:
+    """A configuration of theirs for a model of ours, with an output layer or without.
 
     Raises ValueError that lists all settings which transformers' Reformer does not have.
     """
     depth = settings.num_hidden_layers
     layers = [settings.attention_pattern[i % len(settings.attention_pattern)] for i in range(depth)]
-    if wrong := _foreign(settings, set(layers)):
+    if wrong := _foreign(settings, set(layers), head):
         raise ValueError(f"transformers' Reformer is another model: {'; '.join(wrong)}")
     axial = settings.position_embedding == "axial"
     values: dict[str, Any] = {
@@ -121,21 +121,37 @@ def config_of(settings: ModelSettings) -> transformers.ReformerConfig:
         "local_num_chunks_after": settings.local_chunks_after,
         "local_attention_probs_dropout_prob": settings.attention_dropout,
         "hidden_dropout_prob": settings.hidden_dropout,
-        "chunk_size_feed_forward": settings.chunk_size_feed_forward,
+        # there it must divide the length
+        "chunk_size_feed_forward": 1 if settings.chunk_size_feed_forward == 1 else 0,
         "pad_token_id": settings.pad_token_id,
         "bos_token_id": settings.bos_token_id,
         "eos_token_id": settings.eos_token_id,
     }
     if axial:
+        assert settings.axial_shape is not None
+        longest = max(settings.max_position_embeddings, prod(settings.axial_shape))
         values |= {"axial_pos_shape": settings.axial_shape, "axial_pos_embds_dim": settings.axial_dims}
+        values["max_position_embeddings"] = longest
     found = transformers.ReformerConfig(**values)
-    multiple = length_multiple(found)
-    if len(set(layers)) > 1 and settings.length_multiple % multiple:
+    multiple, own = length_multiple(found), settings.length_multiple
+    chunks = {"lsh": settings.chunk_length, "local": settings.local_chunk_length}
+    alike = {chunks[kind] for kind in layers} == {multiple} and multiple % own == 0
+    if own != multiple and not alike:
         raise ValueError(
             f"transformers' Reformer pads to a multiple of {multiple}, the least common one of its chunks, and so "
-            f"shows other chunks to each other than this model: length_multiple={settings.length_multiple}, not "
-            f"{multiple}"
+            f"shows other chunks to each other than this model: length_multiple={own}, not {multiple}"
         )
+    return found
+
+
+def changes_of(settings: ModelSettings) -> list[str]:
+    """What a configuration of theirs cannot say of a model of ours, though it computes the same in evaluation."""
+    dropouts = (settings.embedding_dropout, settings.attention_output_dropout, settings.feed_forward_dropout)
+    found = []
+    if any(p is not None and p != settings.hidden_dropout for p in dropouts):
+        found.append(f"all dropouts but those of attention become hidden_dropout={settings.hidden_dropout}")
+    if "lsh" in settings.attention_pattern and settings.hash_rotations == "own":
+        found.append("rotations are drawn anew in every call (hash_seed=None), in evaluation too")
     return found
 
 
@@ -143,7 +159,7 @@ def _given(value: float | None, other: float) -> float:
     return other if value is None else value
 
 
-def _foreign(settings: ModelSettings, kinds: set[str]) -> list[str]:
+def _foreign(settings: ModelSettings, kinds: set[str], head: bool) -> list[str]:
     """What transformers' Reformer does not have."""
     wanted: dict[str, tuple[Any, ...]] = {
         "norm": ("layernorm",),
@@ -166,6 +182,9 @@ def _foreign(settings: ModelSettings, kinds: set[str]) -> list[str]:
         }
     if "local" in kinds:
         wanted["local_rule"] = ("chunk",)
+    if settings.causal and head:
+        wanted |= {"chunks_after": (0,)} if "lsh" in kinds else {}
+        wanted |= {"local_chunks_after": (0,)} if "local" in kinds else {}
     wrong = [
         f"{name}={getattr(settings, name)!r}, not {' or '.join(repr(value) for value in values)}"
         for name, values in wanted.items()

@@ -38,7 +38,9 @@ def lsh(
 ) -> Float[Tensor, "b h l d"]:
     """LSH attention; a token that is offered nothing takes its own value."""
     ranks = compute_ranks(qk.shape[0], qk.shape[2], key_padding_mask, segment_ids, qk.device)
-    qk, v, hashed = (_without_padding(x, key_padding_mask) for x in (qk, v, hashed))
+    other = None if hashed is qk else _without_padding(hashed, key_padding_mask)
+    qk, v = _without_padding(qk, key_padding_mask), _without_padding(v, key_padding_mask)
+    hashed = qk if other is None else other
     if at.rule == "bucket":
         rows, pattern = _bucket_rows(hashed, ranks, hashing, at), bucket_pattern(at.window, at.causal)
     else:
