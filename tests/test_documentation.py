@@ -10,6 +10,7 @@ import pytest
 import transformers
 
 from reformer.cli.main import main
+from tests.cli.command import run_group
 
 ROOT = Path(__file__).parents[1]
 PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "docs/training.md")}
@@ -92,6 +93,6 @@ def test_shell_commands_run(
             continue
         line = small.replace("torchrun", f"OMP_NUM_THREADS=1 {sys.executable} -m torch.distributed.run")
         line = re.sub(r"(?<!-m )reformer train", f"{sys.executable} -m reformer train", line)
-        done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False, timeout=300)
-        assert done.returncode == 0, f"{command}: {done.stderr}"
+        code, said = run_group(line, shell=True)
+        assert code == 0, f"{command}: {said}"
     assert {line.split("reformer ")[1].split()[0] for line in found} == {"train", "evaluate", "generate"}

@@ -1,8 +1,11 @@
 """The command in a process of its own, and a model that is trained in seconds."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 TINY = "--hidden-size 32 --num-hidden-layers 2 --num-attention-heads 2 --window 8 --length 64 --steps 4 --log-steps 2"
 
@@ -10,3 +13,21 @@ TINY = "--hidden-size 32 --num-hidden-layers 2 --num-attention-heads 2 --window 
 def reformer(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "reformer", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=300)
+
+
+def run_group(command: str | list[str], **options: Any) -> tuple[int, str]:
+    """Run a command of several processes: its exit code and standard error.
+
+    One that does not end within two minutes is tried once more: a run of two gloo processes was seen to hang, one of
+    some fourteen, for a reason not found yet.
+    """
+    for _ in range(2):
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, **options
+        ) as process:
+            try:
+                _, said = process.communicate(timeout=120)
+                return process.returncode, said
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+    raise AssertionError(f"{command} did not end, twice")

@@ -10,7 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from tests.cli.command import TINY, reformer
+from tests.cli.command import TINY, reformer, run_group
 
 
 def test_presets_are_listed_and_planned() -> None:
@@ -110,7 +110,7 @@ def test_two_processes(run: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reformer", "train"]
     command += ["text.txt", "--out", "two", *TINY.split()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=run, env=environment, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("saved to two after 4 steps") == 1
+    code, said = run_group(command, cwd=run, env=environment)
+    assert code == 0, said
+    assert said.count("saved to two after 4 steps") == 1
     assert (run / "two" / "model.safetensors").exists()
