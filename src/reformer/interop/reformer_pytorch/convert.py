@@ -40,8 +40,8 @@ def from_reformer_pytorch(
         raise ValueError(f"{type(model).__name__} is neither a ReformerLM nor a Reformer of reformer-pytorch")
     options = _settings_of_layers(model.reformer, length or model.max_seq_len)
     config = ReformerConfig(**options, **_settings_of_ends(model))
-    head = isinstance(model.out, nn.Sequential) and config.causal
-    if isinstance(model.out, nn.Sequential) and not config.causal:
+    head = isinstance(model.out, nn.Sequential)
+    if head and not config.causal:
         raise ValueError("causal=False with an output layer: ours has no such head; give return_embeddings=True")
     found = ReformerForCausalLM(config) if head else ReformerModel(config)
     prefix = "model." if head else ""
@@ -96,7 +96,7 @@ def _settings_of_layers(model: theirs.Reformer, length: int) -> dict[str, Any]:
     }
 
 
-def _foreign(model: theirs.Reformer) -> Iterator[str] | list[str]:
+def _foreign(model: theirs.Reformer) -> list[str]:
     """Options that ours does not have."""
     f, g = model.layers.blocks[0].f.net, model.layers.blocks[0].g.net
     if isinstance(f, theirs.ReZero):
