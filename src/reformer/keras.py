@@ -2,6 +2,7 @@
 
 import os
 import sys
+from inspect import signature
 from typing import Any
 
 if "keras" not in sys.modules:
@@ -27,39 +28,16 @@ class ReformerLM(keras.Model):
     Raises ValueError when Keras runs on another backend than torch.
     """
 
-    def __init__(
-        self,
-        *,
-        num_tokens: int,
-        dim: int | None = None,
-        emb_dim: int | None = None,
-        max_seq_len: int = 8192,
-        depth: int = 6,
-        heads: int = 8,
-        lsh_dropout: float = 0.0,
-        ff_dropout: float = 0.0,
-        attn_dropout: float = 0.0,
-        return_embeddings: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, name: str | None = None, trainable: bool = True, dtype: Any = None, **options: Any) -> None:
         if keras.backend.backend() != "torch":
             raise ValueError(
                 f"Keras runs on {keras.backend.backend()!r}, and this model needs PyTorch: set KERAS_BACKEND=torch in "
                 "the environment, before keras is first imported"
             )
-        super().__init__(**kwargs)
-        self._options: dict[str, Any] = {
-            "num_tokens": num_tokens,
-            "dim": dim,
-            "emb_dim": emb_dim,
-            "max_seq_len": max_seq_len,
-            "depth": depth,
-            "heads": heads,
-            "lsh_dropout": lsh_dropout,
-            "ff_dropout": ff_dropout,
-            "attn_dropout": attn_dropout,
-            "return_embeddings": return_embeddings,
-        }
+        super().__init__(name=name, trainable=trainable, dtype=dtype)
+        bound = signature(_ReformerLM).bind(**options)
+        bound.apply_defaults()  # files hold them too
+        self._options = bound.arguments
         module = _ReformerLM(**self._options).to(getattr(torch, self.variable_dtype))
         self.reformer = keras.layers.TorchModuleWrapper(module, name="reformer", dtype=self.dtype_policy)
         self.built = True  # all weights are there; a shape would tell nothing

@@ -235,8 +235,8 @@ def test_folders_that_hold_no_reformer(tmp_path: Path) -> None:
     random_model(random_config(3)).save_pretrained(tmp_path)
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[:-9])
-    with pytest.raises(ValueError, match="holds no model that can be read"):
+    with pytest.raises(ValueError, match="holds no checkpoint that can be read"):
         from_transformers(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="holds no model that can be read"):
+    with pytest.raises(ValueError, match="holds no checkpoint that can be read"):
         from_transformers(tmp_path)

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,9 @@ def load_checkpoint(folder: Path) -> ReformerForCausalLM:
     written = read_config(folder)
     if not (folder / WEIGHTS).exists() and not (folder / SHARDS).exists():
         raise ValueError(f"{folder} holds half a checkpoint ({WEIGHTS} is missing); train it again")
-    try:
+    with reading(folder, _newer(written)):
         config = ReformerConfig.from_pretrained(folder)
         loaded: Any = ReformerForCausalLM.from_pretrained(folder, config=config, output_loading_info=True)
-    except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{folder} holds no checkpoint that can be read: {reason}{_newer(written)}") from None
     model, report = loaded
     wrong = [*report["missing_keys"], *report["mismatched_keys"], *report["unexpected_keys"]]
     if wrong:
@@ -35,6 +34,16 @@ def load_checkpoint(folder: Path) -> ReformerForCausalLM:
             f"{folder} holds weights of another model: {', '.join(map(str, sorted(wrong)[:3]))} do not fit"
         )
     return model.eval()
+
+
+@contextmanager
+def reading(folder: Path, hint: str = "") -> Iterator[None]:
+    """What transformers and safetensors raise on a broken folder, as a ValueError of one line."""
+    try:
+        yield
+    except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder} holds no checkpoint that can be read: {reason}{hint}") from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 
 from reformer.interop.transformers.settings import changes_of, config_of, settings_of
 from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerModel
 from reformer.ops.checks import check_integer
 from reformer.settings import ModelSettings
+from reformer.training.checkpoint import reading
 
 logger = logging.getLogger(__name__)
 
@@ -99,11 +99,8 @@ def _load(folder: Path) -> transformers.PreTrainedModel:
     if name not in HEADS:
         raise ValueError(f"{folder}: {name} has a head that ours does not have; there are {', '.join(HEADS)}")
     kind: Any = getattr(transformers, name)
-    try:
+    with reading(folder):
         model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-    except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{folder} holds no model that can be read: {reason}") from None
     if report["missing_keys"]:
         wrong = ", ".join(sorted(map(str, report["missing_keys"]))[:3])
         raise ValueError(f"{folder} holds weights of another model: {wrong} are missing")

@@ -4,12 +4,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
-
 from reformer.data.tokens import load_tokens
 from reformer.interop.transformers.convert import from_transformers, read_type, to_transformers
 from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerModel
-from reformer.training.checkpoint import load_checkpoint, read_config
+from reformer.training.checkpoint import load_checkpoint, read_config, reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -50,11 +48,9 @@ def convert_folder(source: Path, target: Path, length: int | None = None) -> str
 
 def _load_ours(folder: Path) -> ReformerModel | ReformerForCausalLM:
     if read_config(folder).get("architectures") == [ReformerModel.__name__]:
-        try:
+        with reading(folder):
             model: ReformerModel = ReformerModel.from_pretrained(folder, local_files_only=True)
-        except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{folder} holds no model that can be read: {' '.join(str(error).split())}") from None
-        return model.eval()
+            return model.eval()
     return load_checkpoint(folder)
 
 
