@@ -15,7 +15,7 @@ T = TypeVar("T")
 def parse(command: type[T], argv: Sequence[str], verb: str, default: T | None = None) -> T:
     """Parse, or print the help and exit with 0; ValueError for a command line that does not fit."""
     errors = io.StringIO()
-    marked = tyro.conf.OmitArgPrefixes[tyro.conf.FlagCreatePairsOff[command]]  # type: ignore[valid-type]
+    marked = tyro.conf.OmitArgPrefixes[command]  # type: ignore[valid-type]
     try:
         with redirect_stderr(errors), warnings.catch_warnings(action="ignore"):
             return tyro.cli(marked, prog=f"reformer {verb}", args=list(argv), default=default)
