@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reformer.layers.attention import FullAttention, LocalAttention, LSHAttention
     from reformer.layers.reversible import ReversibleSequence
-    from reformer.models import ReformerCache, ReformerConfig, ReformerForCausalLM, ReformerLM, ReformerModel
+    from reformer.models import (
+        ReformerCache,
+        ReformerConfig,
+        ReformerForCausalLM,
+        ReformerForConditionalGeneration,
+        ReformerForMaskedLM,
+        ReformerForQuestionAnswering,
+        ReformerForSequenceClassification,
+        ReformerForTokenClassification,
+        ReformerLM,
+        ReformerModel,
+    )
     from reformer.ops.attention import lsh_attention
 
 __version__ = "0.1.0"
@@ -21,6 +32,11 @@ __all__ = [
     "ReformerCache",
     "ReformerConfig",
     "ReformerForCausalLM",
+    "ReformerForConditionalGeneration",
+    "ReformerForMaskedLM",
+    "ReformerForQuestionAnswering",
+    "ReformerForSequenceClassification",
+    "ReformerForTokenClassification",
     "ReformerLM",
     "ReformerModel",
     "ReversibleSequence",

@@ -101,6 +101,8 @@ class ModelSettings(Settings):
     """Longest document, tokens: a hard limit for learned positions; sizes the chunk rule's automatic buckets."""
     causal: bool = True
     """See no later tokens."""
+    residual: Literal["twin", "single"] = "twin"
+    """Two residual streams, or one as in the plain Transformer, which cannot be recovered (reversible=False)."""
     reversible: bool = True
     """Recover activations in the backward; False: the same function with ordinary autograd."""
     stream_merge: Literal["concat", "mean"] = "concat"
@@ -165,14 +167,20 @@ class ModelSettings(Settings):
     """Tokens of a piece of the feed-forward layers; 0: all at once."""
     loss_chunk: int = 0
     """Tokens of a piece of the loss; 0: all at once."""
+    label_smoothing: float = 0.0
+    """Share of a target's probability that is spread over all tokens, in training."""
+    pooling: Literal["mean", "first", "last"] = "mean"
+    """What stands for a whole text: the mean over its real tokens, the first of them, or the last."""
     tie_word_embeddings: bool = False
-    """Predict with the token embeddings."""
+    """Predict with the token embeddings; those of an encoder-decoder are one table for both."""
     pad_token_id: int | None = 0
     """Padding."""
     bos_token_id: int | None = None
     """Begin of a text."""
     eos_token_id: int | None = 1
     """End of a text."""
+    decoder_start_token_id: int | None = None
+    """What stands in front of the target of an encoder-decoder; None: eos_token_id."""
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
@@ -194,11 +202,13 @@ class ModelSettings(Settings):
                 check_integer(name, getattr(self, name), 1)
         for name in ("chunk_size_feed_forward", "loss_chunk"):
             check_integer(name, getattr(self, name), 0)
-        for name in ("embedding_dropout", "attention_dropout", "hidden_dropout"):
+        for name in ("embedding_dropout", "attention_dropout", "hidden_dropout", "label_smoothing"):
             check_probability(name, getattr(self, name))
         for name in ("lsh_dropout", "attention_output_dropout", "feed_forward_dropout"):
             if getattr(self, name) is not None:
                 check_probability(name, getattr(self, name))
+        if self.residual == "single" and self.reversible:
+            raise ValueError("residual='single' cannot be recovered in the backward; give reversible=False with it")
         if not self.layer_norm_eps > 0:
             raise ValueError(f"layer_norm_eps={self.layer_norm_eps!r} must be above 0")
         if self.head_dim is None:
@@ -211,6 +221,10 @@ class ModelSettings(Settings):
         self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
 
     def _check_attention(self) -> None:
+        if self.causal and self.pooling == "first":
+            raise ValueError(
+                "pooling='first': the first token of a causal model sees nothing else; choose mean or last"
+            )
         if not self.attention_pattern:
             raise ValueError(f"attention_pattern is empty; name at least one of {', '.join(ATTENTION_KINDS)}")
         for kind in self.attention_pattern:
@@ -263,7 +277,7 @@ class ModelSettings(Settings):
             )
 
     def _check_tokens(self) -> None:
-        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), 0, self.vocab_size - 1)
 

@@ -16,9 +16,23 @@ if TYPE_CHECKING:
     from reformer.training.generate import Sampling
 
 
+_OF_SAMPLING: dict[str, Any] = {
+    "load_cache": None,
+    "save_cache": None,
+    "stop": (),
+    "temperature": 1.0,
+    "top_k": None,
+    "top_p": None,
+    "min_p": None,
+    "repetition_penalty": None,
+    "seed": None,
+}
+"""What beam search has no use for, and the values that say so."""
+
+
 @dataclass
 class Generate:
-    """Write text with a model, as it comes.
+    """Write text with a model, as it comes; a model that translates writes a target for each line of the prompt.
 
     On a terminal it asks for prompts; Ctrl-C ends a text, Ctrl-D the program.
     """
@@ -33,8 +47,10 @@ class Generate:
     """Go on behind the text of this file, which --save-cache wrote; the prompt follows it."""
     save_cache: Path | None = None
     """Write the whole text and its cache here; with --max-new-tokens 0 the prompt alone."""
-    max_new_tokens: int = 300
-    """Tokens to write: bytes, unless the model has a tokenizer."""
+    max_new_tokens: int | None = None
+    """Tokens to write, 300 unless given, or twice the source: bytes, unless the model has a tokenizer."""
+    beams: int | None = None
+    """Targets that beam search keeps at a time, 5 unless given (a model that translates)."""
     stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT")] = ()
     """Text behind which to stop; give it several times for several texts."""
     temperature: float = 1.0
@@ -59,11 +75,18 @@ def run(argv: Sequence[str]) -> None:
 
     from reformer.cli.quiet import quiet_libraries
     from reformer.data.tokens import tokens_of
-    from reformer.training.checkpoint import load_checkpoint
+    from reformer.models import ReformerForConditionalGeneration
+    from reformer.training.checkpoint import load_model, need_language_model
     from reformer.training.generate import Sampling
 
     quiet_libraries()
-    model, tokens = load_checkpoint(command.model), tokens_of(command.model)
+    model, tokens = load_model(command.model), tokens_of(command.model)
+    if isinstance(model, ReformerForConditionalGeneration):
+        _translate(command, model, tokens, prompt)
+        return
+    if command.beams is not None:
+        raise ValueError(f"beams is for models that translate, and {command.model} is a language model; leave it out")
+    model = need_language_model(model, command.model)
     sampling = Sampling(
         command.temperature,
         command.top_k,
@@ -86,6 +109,35 @@ def run(argv: Sequence[str]) -> None:
             print(f"reformer: {error}", file=sys.stderr)
 
 
+def _translate(command: Generate, model: Any, tokens: "Tokens", prompt: bytes | None) -> None:
+    """A target for each line, in its order."""
+    from reformer.data.tokens import as_text
+    from reformer.training.predict import source_of, translations_of
+
+    unused = [name for name, default in _OF_SAMPLING.items() if getattr(command, name) != default]
+    if unused:
+        raise ValueError(
+            f"{unused[0].replace('_', '-')} is for language models; {command.model} translates by beam search: "
+            "leave it out"
+        )
+
+    def write(lines: Sequence[str]) -> None:
+        sources = [source_of(as_text(line), tokens) for line in lines]
+        longest = command.max_new_tokens
+        for target in translations_of(model, sources, tokens, beams=command.beams or 5, longest=longest):
+            _write(f"{target}\n")
+
+    if prompt is not None:
+        lines = prompt.decode("utf-8", "replace").splitlines()
+        if not lines:
+            raise ValueError("there is nothing to translate; give --prompt or --prompt-file")
+        write(lines)
+        return
+    print("Type a line to translate; Ctrl-D ends the program.", file=sys.stderr)
+    while (line := _ask()) is not None:
+        write([line])
+
+
 def _ask() -> str | None:
     """A line from the terminal that is not empty; None at its end."""
     while True:
@@ -102,11 +154,12 @@ def _ask() -> str | None:
 def _write_text(command: Generate, model: Any, tokens: "Tokens", sampling: "Sampling", prompt: bytes) -> None:
     from reformer.training.generate import check_room, generate_text
 
-    check_room(model, len(tokens.encode([prompt])[0]) + 1, command.max_new_tokens)
+    new = 300 if command.max_new_tokens is None else command.max_new_tokens
+    check_room(model, len(tokens.encode([prompt])[0]) + 1, new)
     speed = generate_text(
         model,
         prompt,
-        command.max_new_tokens,
+        new,
         _write,
         sampling,
         tokens=tokens,
@@ -124,8 +177,11 @@ def _write_text(command: Generate, model: Any, tokens: "Tokens", sampling: "Samp
 
 
 def _check(command: Generate) -> None:
-    check_integer("max-new-tokens", command.max_new_tokens, 0)
-    if not command.max_new_tokens and command.save_cache is None:
+    if command.max_new_tokens is not None:
+        check_integer("max-new-tokens", command.max_new_tokens, 0)
+    if command.beams is not None:
+        check_integer("beams", command.beams, 1)
+    if command.max_new_tokens == 0 and command.save_cache is None:
         raise ValueError("max-new-tokens=0 computes a prompt for --save-cache; give that too, or ask for a token")
     if command.temperature and not 0.01 <= command.temperature <= 100:
         raise ValueError(f"temperature={command.temperature} must be 0 (the likeliest token), or from 0.01 to 100")

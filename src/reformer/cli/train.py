@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from reformer.cli.parse import parse
-from reformer.data.settings import BPE, DataSettings
+from reformer.data.settings import BPE, EXAMPLES, DataSettings
 from reformer.data.sources import STANDARD_INPUT
 from reformer.presets import describe_presets, load_preset
 from reformer.settings import ModelSettings
@@ -20,7 +20,7 @@ from reformer.training.settings import TrainingSettings
 
 @dataclass
 class Train:
-    """Train a language model on text: bytes, or the tokens of a tokenizer.
+    """Train a model on text: bytes, or the tokens of a tokenizer; --task says what it is to learn.
 
     Settings are the preset's, above them the run file's, above them the flags'.
 
@@ -66,22 +66,24 @@ def run(argv: Sequence[str]) -> None:
     from reformer.training.run import check_fit
 
     quiet_libraries()
+    from reformer.training.job import for_task
+
     if command.dry_run:
         from reformer.training.plan import plan
 
-        check_fit(command.model, command.training, 0)
-        print(plan(_with_vocabulary(command.model, command.data.tokenizer), command.training))
+        settings = for_task(command.model, command.data.task)
+        check_fit(settings, command.training, 0, command.data.task)
+        print(plan(_with_vocabulary(settings, command.data.tokenizer), command.training))
         return
     _train(command)
 
 
 def _train(command: Train) -> None:
-    from reformer.data.corpus import standard_library_sources
-    from reformer.data.prepare import prepare
     from reformer.data.tokens import tokens_of
     from reformer.training.finetune import start_from
     from reformer.training.folder import check_out
-    from reformer.training.run import check_fit, find_checkpoint, train, with_tokens
+    from reformer.training.job import for_task, make_job, with_tokens
+    from reformer.training.run import check_fit, find_checkpoint, train
 
     assert command.out is not None
     if is_main_process():
@@ -89,34 +91,58 @@ def _train(command: Train) -> None:
     resume = find_checkpoint(command.out, command.resume) if command.resume else None
     if command.resume and resume is None:
         say(f"{command.out} has no checkpoint yet: starting afresh")
-    check_fit(command.model, command.training, 0)
+    data, init = command.data, command.training.init
+    settings = for_task(command.model, data.task)
+    check_fit(settings, command.training, 0, data.task)
+    text = _read(data, command.training.length)
     model = None
-    if command.training.init:
-        model = start_from(command.training.init, command.model, command.training.seed)
-    sources = None if command.data.files else standard_library_sources()
-    corpus = prepare(command.data, command.training.length, sources=sources, say=say)
-    say(f"{len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held out")
-    settings = command.model
-    if model is None:
-        settings = with_tokens(settings, corpus.tokens)
-    elif tokens_of(Path(command.training.init or "")).identity != corpus.tokens.identity:
-        raise ValueError(f"tokenizer={command.data.tokenizer!r} is not that of {command.training.init}; leave it out")
-    train(
-        corpus,
+    if init is None:
+        settings = with_tokens(settings, text.tokens)
+    elif tokens_of(Path(init)).identity != text.tokens.identity:
+        raise ValueError(f"tokenizer={data.tokenizer!r} is not that of {init}; leave it out")
+    else:
+        job = make_job(text, data, command.training)
+        model = start_from(init, settings, command.training.seed, job.model_class, **job.config)
+    trained = train(
+        text,
         settings,
         command.training,
         command.out,
-        data=command.data,
+        data=data,
         overwrite=command.overwrite,
         resume=resume,
         model=model,
         say=say,
     )
+    if data.task in EXAMPLES and data.task != "translate" and text.held_out and is_main_process():
+        from reformer.training.task_evaluation import evaluate_task
+
+        scores = evaluate_task(data.task, trained, text.held_out, text.tokens).scores
+        say("held out: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+
+
+def _read(data: DataSettings, length: int) -> Any:
+    """The text or the examples to train on."""
+    if data.task in EXAMPLES:
+        from reformer.data.tasks import read_examples
+
+        examples = read_examples(data, length)
+        say(f"{len(examples.train):,} examples to train on, {len(examples.held_out):,} held out")
+        return examples
+    from reformer.data.corpus import standard_library_sources
+    from reformer.data.prepare import prepare
+
+    sources = None if data.files else standard_library_sources()
+    corpus = prepare(data, length, sources=sources, say=say)
+    say(f"{len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held out")
+    return corpus
 
 
 def _check(command: Train) -> None:
     if command.resume is not None and command.overwrite:
         raise ValueError("resume goes on with a run and overwrite replaces it; give one of them")
+    if command.dry_run and command.data.task in EXAMPLES:
+        raise ValueError(f"dry-run plans lm and mlm, not task={command.data.task!r}; train a few --steps instead")
     if command.dry_run:
         return
     if command.out is None:

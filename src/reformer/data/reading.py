@@ -38,7 +38,7 @@ def read_pieces(source: Source, field: str) -> Iterator[Piece]:
     text, and for a file that changes while it is read.
     """
     if source.kind == "text":
-        with _opened(source) as file:
+        with opened(source) as file:
             yield from _text(file, source.skip_binary)
     else:
         rows = {"jsonl": _json_lines, "parquet": _parquet, "dataset": _dataset}[source.kind]
@@ -47,7 +47,7 @@ def read_pieces(source: Source, field: str) -> Iterator[Piece]:
     source.check_unchanged()
 
 
-class _opened:  # noqa: N801 - a context manager
+class opened:  # noqa: N801 - a context manager
     """The bytes of a file, unpacked; what is wrong with them becomes a ValueError."""
 
     def __init__(self, source: Source) -> None:
@@ -93,7 +93,13 @@ def _character_end(text: bytes) -> int:
 
 
 def _json_lines(source: Source, field: str) -> Iterator[bytes]:
-    with _opened(source) as file:
+    for where, row in json_rows(source):
+        yield _as_bytes(take(row, field, where), field, where)
+
+
+def json_rows(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a file that has one a line, and where each stands. Raises ValueError for what is none."""
+    with opened(source) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -106,9 +112,14 @@ def _json_lines(source: Source, field: str) -> Iterator[bytes]:
                 raise ValueError(f"{where}: no JSON ({error}); mend or remove the line") from None
             if not isinstance(row, dict):
                 raise ValueError(f"{where}: a {type(row).__name__}, not an object; each line is one object")
-            if field not in row:
-                raise ValueError(f"{where}: no field {field!r}; it has {_names(row)}: choose one with --field")
-            yield _as_bytes(row[field], field, where)
+            yield where, row
+
+
+def take(row: dict[str, Any], field: str, where: str, flag: str = "--field") -> Any:
+    """A field of a row; ValueError where it is missing."""
+    if field not in row:
+        raise ValueError(f"{where}: no field {field!r}; it has {_names(row)}: choose one with {flag}")
+    return row[field]
 
 
 def _parquet(source: Source, field: str) -> Iterator[bytes]:

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer.data.byte_tokens import END, FIRST_BYTE, PAD, VOCABULARY, ByteDecoder, encode
-from reformer.data.settings import BYTES
+from reformer.data.byte_tokens import END, FIRST_BYTE, PAD, UNKNOWN, VOCABULARY, ByteDecoder, encode
+from reformer.data.settings import BPE, BYTES
 
 TokenArray = NDArray[np.unsignedinteger[Any]]
 
@@ -36,6 +36,8 @@ class Tokens(Protocol):
     """The token in front of each document, and so behind the last one."""
     pad: int
     """Padding."""
+    mask: int
+    """What stands for a token that is hidden."""
     unwanted: list[int]
     """Tokens that no text has."""
     identity: str
@@ -59,7 +61,7 @@ class Tokens(Protocol):
 class ByteTokens:
     """Bytes + 3; nothing is lost, whatever the text is."""
 
-    vocabulary, end, pad, unwanted = VOCABULARY, END, PAD, [0, 2]
+    vocabulary, end, pad, mask, unwanted = VOCABULARY, END, PAD, UNKNOWN, [0, 2]
     identity, per_byte = BYTES, True
 
     def encode(self, texts: Sequence[bytes]) -> list[TokenArray]:
@@ -94,6 +96,8 @@ class TokenizerTokens:
         self.tokenizer, self.backend, self.end = tokenizer, backend, end
         self.vocabulary = len(tokenizer)
         self.pad = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        hidden = (tokenizer.mask_token_id, tokenizer.unk_token_id)
+        self.mask = next((token for token in hidden if token is not None), self.pad)
         self.unwanted = sorted({token for token in tokenizer.all_special_ids if token != end})
         whole = repr((backend.to_str(), self.end, self.pad)).encode()
         self.identity = blake2b(whole, digest_size=16).hexdigest()
@@ -145,6 +149,11 @@ class _StreamDecoder:
         return rest
 
 
+def as_text(text: str) -> bytes:
+    """A text as the bytes that tokens are made of; half characters, which JSON may hold, are kept."""
+    return text.encode("utf-8", "surrogatepass")
+
+
 def load_tokens(tokenizer: str) -> Tokens:
     """`bytes`, or the tokenizer in a folder. Raises ValueError for a folder that holds none."""
     if tokenizer == BYTES:
@@ -167,6 +176,13 @@ def load_tokens(tokenizer: str) -> Tokens:
 def tokens_of(folder: Path) -> Tokens:
     """The tokens that the model in a folder was trained on."""
     return load_tokens(str(folder) if (folder / _FILES[0]).exists() else BYTES)
+
+
+def tokens_for(tokenizer: str, texts: Iterable[bytes]) -> Tokens:
+    """`load_tokens`, or for bpe:SIZE a BPE that is trained on the texts."""
+    if tokenizer.startswith(BPE):
+        return train_bpe(texts, int(tokenizer.removeprefix(BPE)))
+    return load_tokens(tokenizer)
 
 
 def train_bpe(texts: Iterable[bytes], size: int) -> TokenizerTokens:

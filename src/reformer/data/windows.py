@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from reformer.data.corpus import Document
@@ -81,9 +82,10 @@ class Collate:
     def __call__(self, windows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         rows = [window["input_ids"] for window in windows]
         lengths = torch.tensor([len(row) for row in rows])
-        input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
+        input_ids = pad_sequence(rows, batch_first=True, padding_value=self.pad)
         real = torch.arange(input_ids.shape[1]) < lengths[:, None]
-        batch = {"input_ids": input_ids, "labels": input_ids.masked_fill(~real, IGNORED)}
+        labels = pad_sequence([window["labels"] for window in windows], batch_first=True, padding_value=IGNORED)
+        batch = {"input_ids": input_ids, "labels": labels}
         if not real.all():
             batch["attention_mask"] = real.long()
         if self.apart:

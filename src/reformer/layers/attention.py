@@ -22,8 +22,8 @@ from reformer.ops.ranks import Ranks, compute_ranks
 FULL_PIECE = 1024  # queries at a time where exact attention needs a mask
 
 
-class _Attention(nn.Module):
-    """Projections into heads and out of them."""
+class Attention(nn.Module):
+    """Projections into heads and out of them: what all kinds share."""
 
     def __init__(
         self, hidden_size: int, num_heads: int, head_dim: int | None, bias: bool, projections: tuple[str, ...]
@@ -68,7 +68,7 @@ class _Attention(nn.Module):
         return [rotate(vector, shared) for vector in vectors]
 
 
-class LSHAttention(_Attention):
+class LSHAttention(Attention):
     """LSH attention with shared queries and keys; options are those of `reformer.lsh_attention`.
 
     In training the rotations come from `seed`, or from one integer of torch's generator; in evaluation from
@@ -183,7 +183,7 @@ class LSHAttention(_Attention):
         return drawn.transpose(1, 2).expand(self.num_heads, -1, -1, -1)
 
 
-class LocalAttention(_Attention):
+class LocalAttention(Attention):
     """Attention to near tokens; options are those of `reformer.ops.attention.local_attention`.
 
     `rotary` turns queries and keys by `position_ids`, which are the ranks unless given.
@@ -254,7 +254,7 @@ class LocalAttention(_Attention):
         return self._merge(out)
 
 
-class FullAttention(_Attention):
+class FullAttention(Attention):
     """Exact attention through `scaled_dot_product_attention`, the baseline; cost grows with the square of l."""
 
     query: nn.Linear

@@ -1,5 +1,6 @@
 """`ReformerCache`: what a model keeps of the tokens that it has seen (a transformers `Cache`)."""
 
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -8,6 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import Cache
 
+from reformer.layers.caches.cross import CrossCache
 from reformer.layers.caches.full import FullCache
 from reformer.layers.caches.layer import CacheLayer
 from reformer.layers.caches.local import LocalCache
@@ -60,7 +62,7 @@ class ReformerCache(Cache):
     def __init__(self, config: ReformerConfig, *, crop_limit: int = CROP_LIMIT, room: int = 0) -> None:
         check_integer("crop_limit", crop_limit, 1)
         check_integer("room", room, 0)
-        settings = config.settings
+        settings = (config.of_decoder() if config.is_encoder_decoder else config).settings
         if reason := why_not_cached(settings):
             raise ValueError(f"this model has no cache ({reason}); pass use_cache=False to recompute every token")
         self.settings, self.crop_limit, self.room = settings, crop_limit, room
@@ -71,11 +73,21 @@ class ReformerCache(Cache):
         self.within = False  # a forward is in its layers
         self.accepted: tuple[int, int] | None = None  # the model that found it to be its own, and its hash_seed
         self.assisted = False  # `generate` hands over the whole text first, with what was drafted
+        self.cross: list[CrossCache] = []  # of a decoder's layers, from its first forward on
         super().__init__(layers=self._make_layers())  # type: ignore[arg-type]
 
     def _make_layers(self) -> list[CacheLayer]:
         kinds, depth = self.settings.attention_pattern, self.settings.num_hidden_layers
         return [_make_layer(self.settings, kinds[i % len(kinds)], i, self.crop_limit, self.room) for i in range(depth)]
+
+    def _parts(self) -> Iterable[CacheLayer | CrossCache]:
+        yield from self.layers
+        yield from self.cross
+
+    def cross_layers(self) -> list[CrossCache]:
+        """Where the layers of a decoder keep the keys and values of their sources."""
+        self.cross = self.cross or [CrossCache() for _ in self.layers]
+        return self.cross
 
     def begin(self, b: int, count: int, mask: Bool[Tensor, "b all"] | None, device: torch.device) -> Step:
         """Make room for `count` new tokens of each batch row; `mask` covers those in the cache too.
@@ -210,7 +222,7 @@ class ReformerCache(Cache):
     def _select(self, index: Int[Tensor, "rows"]) -> None:
         if self.rank is None:
             return
-        for layer in self.layers:
+        for layer in self._parts():
             layer.select(index)
         self.rank = self.rank[index.to(self.rank.device)]
         self.lengths = tuple(self.lengths[i] for i in index.tolist())
@@ -232,13 +244,13 @@ class ReformerCache(Cache):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.layers = self._make_layers()
+        self.layers, self.cross = self._make_layers(), []
         self.seen, self.lengths, self.rank, self.padding, self.within = 0, (), None, None, False
 
     @torch.inference_mode(False)
     def to(self, device: torch.device | str) -> "ReformerCache":
         """Move to a device, in place."""
-        for layer in self.layers:
+        for layer in self._parts():
             layer.to(device)
         self.rank = None if self.rank is None else self.rank.to(device)
         self.padding = None if self.padding is None else self.padding.to(device)
@@ -246,7 +258,7 @@ class ReformerCache(Cache):
 
     def bytes(self) -> int:
         """Memory of the tensors."""
-        return sum(layer.bytes() for layer in self.layers)
+        return sum(layer.bytes() for layer in self._parts())
 
     @property
     def batch_size(self) -> int:

@@ -27,8 +27,11 @@ def save_cache(
 ) -> None:
     """Write a cache, and the tokens that it belongs to if they are given; whole or not at all.
 
-    Raises ValueError for a cache that has seen nothing, and for a place that cannot be written.
+    Raises ValueError for a cache that has seen nothing or is an encoder-decoder's, and for a place that cannot be
+    written.
     """
+    if cache.cross:
+        raise ValueError("the cache of an encoder-decoder belongs to its sources; run them again instead of saving it")
     if not cache.seen:
         raise ValueError("the cache has seen no token; there is nothing to save")
     tensors = {

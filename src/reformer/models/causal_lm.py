@@ -5,26 +5,23 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from reformer.models.cache import ReformerCache
 from reformer.models.config import ReformerConfig
 from reformer.models.generation import ReformerGenerationMixin
-from reformer.models.loss import TokenScores, check_labels, next_token_targets, token_loss, token_scores
-from reformer.models.model import ReformerModel, ReformerPreTrainedModel, merged_width
-from reformer.ops.checks import check_integer
+from reformer.models.language_head import Counts, LanguageHead, check_targets
+from reformer.models.loss import TokenScores, next_token_targets, token_scores
+from reformer.models.model import ReformerModel
 
 
 @dataclass
-class ReformerCausalLMOutput(CausalLMOutputWithPast):
+class ReformerCausalLMOutput(Counts, CausalLMOutputWithPast):
     """The usual output, and how many tokens were predicted, how many of them rightly."""
 
-    correct: Int[Tensor, ""] | None = None
-    predicted: Int[Tensor, ""] | None = None
 
-
-class ReformerForCausalLM(ReformerPreTrainedModel, ReformerGenerationMixin):
+class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
     """A causal language model over token ids.
 
     With `loss_chunk`, an output that has a loss has no logits, since they are never whole.
@@ -40,11 +37,7 @@ class ReformerForCausalLM(ReformerPreTrainedModel, ReformerGenerationMixin):
                 "causal=False: ReformerForCausalLM predicts the next token; make its config with causal=True"
             )
         self.model = ReformerModel(config)
-        width = merged_width(config)
-        embedding = config.embedding_size or config.hidden_size
-        narrow = config.tie_word_embeddings and width != embedding
-        self.to_embedding = nn.Linear(width, embedding, bias=False) if narrow else nn.Identity()
-        self.lm_head = nn.Linear(embedding if narrow else width, config.vocab_size)
+        self._make_head(config)
         self.post_init()
 
     def score(
@@ -57,14 +50,6 @@ class ReformerForCausalLM(ReformerPreTrainedModel, ReformerGenerationMixin):
         with torch.no_grad():
             hidden = self.model(input_ids, past_key_values=past_key_values).last_hidden_state
         return token_scores(hidden, targets, self._logits, self.config.loss_chunk)
-
-    def get_output_embeddings(self) -> nn.Linear:
-        """The layer from hidden states to logits."""
-        return self.lm_head
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replace it."""
-        self.lm_head = new_embeddings
 
     def forward(
         self,
@@ -100,24 +85,10 @@ class ReformerForCausalLM(ReformerPreTrainedModel, ReformerGenerationMixin):
         )
         hidden = output.last_hidden_state
         result = ReformerCausalLMOutput(hidden_states=output.hidden_states, past_key_values=output.past_key_values)
+        targets = None
         if labels is not None:
-            if labels.shape != hidden.shape[:2]:
-                raise ValueError(
-                    f"labels have shape {list(labels.shape)}; they must be [b, l] = {list(hidden.shape[:2])}"
-                )
-            check_labels(labels, self.config.vocab_size)
+            check_targets(labels, hidden, self.config.vocab_size)
             new = None if attention_mask is None else attention_mask[:, -labels.shape[1] :]
             targets = next_token_targets(labels, new, segment_ids)
-            sums = token_loss(hidden, targets, self._logits, self.config.loss_chunk)
-            result.loss = sums.reduce(num_items_in_batch)
-            result.correct, result.predicted = sums.correct, sums.predicted
-        if labels is None or not self.config.loss_chunk:
-            if isinstance(logits_to_keep, int):
-                check_integer("logits_to_keep", logits_to_keep, 0)
-            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            result.logits = self._logits(hidden[:, kept])
+        self._predict(result, hidden, targets, num_items_in_batch, logits_to_keep)
         return result if return_dict is None or return_dict else result.to_tuple()
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.lm_head(self.to_embedding(hidden))
-        return logits

@@ -1,6 +1,7 @@
 """`ReformerConfig`: the model's settings as a transformers configuration."""
 
-from dataclasses import asdict, fields
+import copy
+from dataclasses import asdict, fields, replace
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
@@ -57,6 +58,27 @@ class ReformerConfig(PreTrainedConfig):
     def settings(self) -> ModelSettings:
         """The fields, checked as they stand now."""
         return ModelSettings(**{name: getattr(self, name) for name in _OWN})
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of classes or tags, in the order of their numbers."""
+        return tuple(str(name) for _, name in sorted((int(i), name) for i, name in (self.id2label or {}).items()))
+
+    def of_encoder(self) -> "ReformerConfig":
+        """The configuration of an encoder-decoder's encoder."""
+        return self._part(causal=False)
+
+    def of_decoder(self) -> "ReformerConfig":
+        """And that of its decoder."""
+        pooling = "mean" if self.pooling == "first" else self.pooling
+        layers = self.num_decoder_layers or self.num_hidden_layers
+        return self._part(causal=True, num_hidden_layers=layers, pooling=pooling)
+
+    def _part(self, **changes: Any) -> "ReformerConfig":
+        part = copy.deepcopy(self)
+        part._adopt(replace(self.settings, **changes))
+        part.is_encoder_decoder = False
+        return part
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, and the version of this library."""

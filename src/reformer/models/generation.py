@@ -40,13 +40,16 @@ class ReformerGenerationMixin(GenerationMixin):
         if given is not None:
             if not isinstance(given, ReformerCache):
                 raise ValueError(f"past_key_values is a {type(given).__name__}; this model needs a ReformerCache")
+            if self.config.is_encoder_decoder:
+                raise ValueError("past_key_values: an encoder-decoder begins each target anew; leave it out")
             _leave_one_to_compute(given, generation_config, model_kwargs)
             given.assisted = assisted
             given._is_user_defined = True  # type: ignore[attr-defined]  # transformers then leaves it to its owner
             return
         if generation_config.use_cache is False:
             return
-        reason = why_not_cached(self.config.settings)
+        config = self.config.of_decoder() if self.config.is_encoder_decoder else self.config
+        reason = why_not_cached(config.settings)
         if self.training:
             reason = "a model in training mode, which draws new hashes each time (call model.eval())"
         if reason:
@@ -63,7 +66,7 @@ class ReformerGenerationMixin(GenerationMixin):
         crop_limit = drafts + 1 if assisted or generation_config.is_assistant else CROP_LIMIT
         one_beam = generation_config.num_beams in (None, 1)  # beams are copied with all the room there is
         room = max_cache_length if one_beam else 0
-        model_kwargs["past_key_values"] = ReformerCache(self.config, room=room, crop_limit=crop_limit)
+        model_kwargs["past_key_values"] = ReformerCache(config, room=room, crop_limit=crop_limit)
 
     def prepare_inputs_for_generation(  # type: ignore[override]
         self,

@@ -76,15 +76,17 @@ def token_loss(
     targets: Int[Tensor, "b l"],
     to_logits: Callable[[Tensor], Tensor],
     loss_chunk: int = 0,
+    smoothing: float = 0.0,
 ) -> TokenLoss:
     """Sum the losses of all targets but -100, `loss_chunk` tokens at a time (0: all at once).
 
-    The backward computes the logits of each piece once more.
+    The backward computes the logits of each piece once more. `smoothing`: the share of each target's probability that
+    is spread evenly over all tokens (Szegedy et al. 2016, section 7).
     """
     flat, flat_targets = hidden.flatten(0, 1), targets.flatten()
 
     def piece(states: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        nll, correct = _piece(to_logits(states), wanted, "sum")
+        nll, correct = _piece(to_logits(states), wanted, "sum", smoothing)
         return nll, correct.sum()
 
     predicted = (flat_targets != IGNORED).sum()
@@ -115,7 +117,7 @@ def token_scores(
     return TokenScores(nll, correct)
 
 
-def _piece(logits: Tensor, wanted: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
+def _piece(logits: Tensor, wanted: Tensor, reduction: str, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    nll = F.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction=reduction)
+    nll = F.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction=reduction, label_smoothing=smoothing)
     return nll, logits.detach().argmax(-1) == wanted

@@ -1,6 +1,6 @@
 """`ReformerModel`: embeddings, the reversible stack, the merged streams behind a norm."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,13 +39,14 @@ class ReformerPreTrainedModel(PreTrainedModel):
     config_class = ReformerConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["AttentionBranch", "FeedForwardBranch"]
+    _no_split_modules = ["AttentionBranch", "DecoderBranch", "FeedForwardBranch"]
     _supports_sdpa = True
+    writers_per_layer = 2
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
-            writers = 2 * self.config.num_hidden_layers if isinstance(module, StreamLinear) else 1
+            writers = self.config.num_hidden_layers * self.writers_per_layer if isinstance(module, StreamLinear) else 1
             init.normal_(module.weight, std=(module.in_features * writers) ** -0.5)
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -68,15 +69,32 @@ class ReformerPreTrainedModel(PreTrainedModel):
             )
 
 
-class ReformerModel(ReformerPreTrainedModel):
-    """Token ids [b, l] to hidden states [b, l, hidden], or [b, l, 2 * hidden] with `stream_merge="concat"`."""
+@dataclass
+class ReformerModelOutput(BaseModelOutputWithPast):
+    """The usual output, and with causal=False what stands for each whole text (`pooling`)."""
 
-    def __init__(self, config: ReformerConfig) -> None:
+    pooler_output: Float[Tensor, "b width"] | None = None
+
+
+class ReformerModel(ReformerPreTrainedModel):
+    """Token ids [b, l] to hidden states [b, l, hidden], or [b, l, 2 * hidden] with `stream_merge="concat"`.
+
+    The decoder of an encoder-decoder attends to hidden states of width `source_size` too, and has the encoder's
+    `embeddings`.
+    """
+
+    def __init__(
+        self, config: ReformerConfig, *, embeddings: Embeddings | None = None, source_size: int | None = None
+    ) -> None:
         super().__init__(config)
         settings = config.settings  # checks a configuration that was changed since it was made
-        self.built_from = settings
-        self.embeddings = Embeddings(config)
-        self.layers = make_stack(settings)
+        self.built_from, self.is_decoder = settings, source_size is not None
+        self.writers_per_layer = 3 if self.is_decoder else 2
+        if embeddings is None:
+            self.embeddings = Embeddings(config)
+        else:
+            self.__dict__["embeddings"] = embeddings  # the encoder's: one module, registered once
+        self.layers = make_stack(settings, source_size)
         self.norm = make_norm(settings.norm, merged_width(config), settings.layer_norm_eps)
         self.post_init()
 
@@ -100,7 +118,9 @@ class ReformerModel(ReformerPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
-    ) -> BaseModelOutputWithPast | tuple[Any, ...]:
+        encoder_hidden_states: Float[Tensor, "b s width"] | None = None,
+        encoder_attention_mask: Bool[Tensor, "b s"] | Int[Tensor, "b s"] | None = None,
+    ) -> ReformerModelOutput | tuple[Any, ...]:
         """Encode; any length, padded and packed at will.
 
         `position_ids` feed position embeddings only and are the ranks unless given. With `past_key_values`, or a cache
@@ -113,6 +133,7 @@ class ReformerModel(ReformerPreTrainedModel):
                 "output_attentions=True: LSH attention never forms the matrix of probabilities; leave it False"
             )
         inputs = _one_of(input_ids, inputs_embeds)
+        source = self._source(encoder_hidden_states, encoder_attention_mask, inputs.shape[0])
         mask = None if attention_mask is None else _two_dimensional(attention_mask).bool()
         cache = past_key_values if past_key_values is not None else ReformerCache(self.config) if use_cache else None
         keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
@@ -121,20 +142,28 @@ class ReformerModel(ReformerPreTrainedModel):
             ranks = compute_ranks(b, length, mask, segment_ids, inputs.device)
             if mask is not None and mask.all():
                 mask = None  # nothing is padded: the ways without masks are faster
-            common: dict[str, Any] = {"key_padding_mask": mask, "segment_ids": segment_ids}
+            common: dict[str, Any] = {"key_padding_mask": mask, "segment_ids": segment_ids, **source}
             per_layer = [common | {"seed": seed} for seed in self._seeds()]
             x, positions = self._embed(input_ids, inputs_embeds, position_ids, ranks.rank.expand(b, -1))
             output = self._encode(x, positions, per_layer, keep)
+            if not self.config.causal:
+                assert output.last_hidden_state is not None
+                output.pooler_output = pool(output.last_hidden_state, mask, self.config.pooling)
         else:
             self._check_cache(cache, segment_ids)
             with torch.no_grad():
                 step = _begin(cache, *inputs.shape[:2], mask, inputs.device)
                 rank = step.rank if step.real is None else step.rank.masked_fill(~step.real, 0)
-                cached: dict[str, Any] = {"key_padding_mask": step.real, "step": step}
+                cached: dict[str, Any] = {"key_padding_mask": step.real, "step": step, **source}
                 per_layer = [
                     cached | {"seed": seed, "cache": layer}
                     for seed, layer in zip(self._seeds(), cache.layers, strict=True)
                 ]
+                if self.is_decoder:
+                    per_layer = [
+                        kwargs | {"cross_cache": cross}
+                        for kwargs, cross in zip(per_layer, cache.cross_layers(), strict=True)
+                    ]
                 x, positions = self._embed(input_ids, inputs_embeds, position_ids, rank)
                 cache.within = True  # what fails from here on leaves half of the tokens in it
                 output = self._encode(x, positions, per_layer, keep)
@@ -153,9 +182,7 @@ class ReformerModel(ReformerPreTrainedModel):
         positions = positions.expand(b, -1)
         return self.embeddings(input_ids, inputs_embeds, positions), positions
 
-    def _encode(
-        self, x: Tensor, positions: Tensor, per_layer: list[dict[str, Any]], keep: bool
-    ) -> BaseModelOutputWithPast:
+    def _encode(self, x: Tensor, positions: Tensor, per_layer: list[dict[str, Any]], keep: bool) -> ReformerModelOutput:
         """From the first stream to hidden states; `keep` those of every layer."""
         states: list[Tensor] = [self._merge(x, x)] if keep else []
         x1, x2 = self.layers(
@@ -165,14 +192,38 @@ class ReformerModel(ReformerPreTrainedModel):
             on_block=(lambda y1, y2: states.append(self._merge(y1, y2))) if keep else None,
         )
         hidden = self.norm(self._merge(x1, x2))
-        return BaseModelOutputWithPast(last_hidden_state=hidden, hidden_states=tuple(states) if keep else None)
+        return ReformerModelOutput(last_hidden_state=hidden, hidden_states=tuple(states) if keep else None)
 
     def _seeds(self) -> list[int]:
         """One seed a layer: in training from one integer of torch's generator, else from `hash_seed`."""
         seed = draw_seed() if self.training else self.config.hash_seed
         return [derive_seed(seed, layer) for layer in range(self.layers.depth)]
 
+    def _source(self, states: Tensor | None, mask: Tensor | None, b: int) -> dict[str, Any]:
+        """What the attention branches of a decoder need."""
+        if self.is_decoder != (states is not None):
+            raise ValueError(
+                "encoder_hidden_states are missing; a decoder attends to them"
+                if self.is_decoder
+                else "encoder_hidden_states: this model has no cross-attention; it is no decoder of an encoder-decoder"
+            )
+        if states is None:
+            return {}
+        if states.shape[0] != b:
+            raise ValueError(f"encoder_hidden_states have {states.shape[0]} rows and the decoder's tokens {b}")
+        if mask is None:
+            return {"source": states, "source_mask": None}
+        if mask.shape != states.shape[:2]:
+            raise ValueError(
+                f"the source's attention_mask has shape {list(mask.shape)}; it must be [b, s] = "
+                f"{list(states.shape[:2])}"
+            )
+        real = mask.bool()
+        return {"source": states, "source_mask": None if real.all() else real}
+
     def _merge(self, x1: Tensor, x2: Tensor) -> Tensor:
+        if self.config.residual == "single":
+            return x1
         if self.config.stream_merge == "concat":
             return torch.cat((x1, x2), dim=-1)
         return (x1 + x2) / 2
@@ -212,7 +263,21 @@ def _end(cache: ReformerCache, step: Step) -> None:
 
 def merged_width(config: ReformerConfig) -> int:
     """The width of the merged streams."""
-    return config.hidden_size * (2 if config.stream_merge == "concat" else 1)
+    return config.hidden_size * (2 if config.residual == "twin" and config.stream_merge == "concat" else 1)
+
+
+def pool(
+    hidden: Float[Tensor, "b l width"], real: Bool[Tensor, "b l"] | None, pooling: str
+) -> Float[Tensor, "b width"]:
+    """The mean over real tokens, the first or the last of them; zeros for a row without any."""
+    if real is None:
+        return hidden.mean(1) if pooling == "mean" else hidden[:, 0 if pooling == "first" else -1]
+    if pooling == "mean":
+        kept = hidden.masked_fill(~real.unsqueeze(-1), 0.0)
+        return kept.sum(1) / real.sum(1, keepdim=True).clamp(min=1)
+    slots = real.int() if pooling == "first" else real.cumsum(1)  # the first largest is the one
+    chosen = hidden[torch.arange(len(hidden), device=hidden.device), slots.argmax(1)]
+    return chosen.masked_fill(~real.any(1, keepdim=True), 0.0)
 
 
 def _one_of(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:

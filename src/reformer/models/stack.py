@@ -5,8 +5,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from reformer.layers.attention import FullAttention, LocalAttention, LSHAttention
+from reformer.layers.caches.cross import CrossCache
+from reformer.layers.cross_attention import CrossAttention
 from reformer.layers.feed_forward import FeedForward
 from reformer.layers.norm import make_norm
+from reformer.layers.residual import ResidualSequence
 from reformer.layers.reversible import ReversibleSequence
 from reformer.settings import ModelSettings
 
@@ -24,6 +27,38 @@ class AttentionBranch(nn.Module):
     def forward(self, x: Tensor, **attending: Any) -> Tensor:
         added = self.attention(self.norm(x), **attending)
         return self.dropout(added) if self.training else added
+
+
+class DecoderBranch(AttentionBranch):
+    """f of a decoder's block: self-attention, then cross-attention to the source behind what it added.
+
+    Both add to the same stream, so that the block stays a pair of branches that is run backwards as any other.
+    """
+
+    def __init__(self, settings: ModelSettings, kind: str, source_size: int) -> None:
+        super().__init__(settings, kind)
+        self.cross_norm = make_norm(settings.norm, settings.hidden_size, settings.layer_norm_eps)
+        self.cross_attention = CrossAttention(
+            settings.hidden_size,
+            source_size,
+            settings.num_attention_heads,
+            settings.head_dim,
+            dropout=settings.attention_dropout,
+            bias=settings.attention_bias,
+        )
+
+    def forward(  # type: ignore[override]  # a decoder has a source
+        self,
+        x: Tensor,
+        *,
+        source: Tensor,
+        source_mask: Tensor | None = None,
+        cross_cache: CrossCache | None = None,
+        **attending: Any,
+    ) -> Tensor:
+        added = super().forward(x, **attending)
+        crossed = self.cross_attention(self.cross_norm(x + added), source, source_mask, cross_cache)
+        return added + (self.dropout(crossed) if self.training else crossed)
 
 
 class FeedForwardBranch(nn.Module):
@@ -92,11 +127,18 @@ def make_attention(settings: ModelSettings, kind: str) -> nn.Module:
     )
 
 
-def make_stack(settings: ModelSettings) -> ReversibleSequence:
-    """The layers of a model; with `share_layers`, one block for each entry of the pattern."""
+def make_stack(settings: ModelSettings, source_size: int | None = None) -> ReversibleSequence | ResidualSequence:
+    """The layers of a model; with `share_layers`, one block for each entry of the pattern.
+
+    With `source_size` those of a decoder that attends to hidden states of that width too.
+    """
     pattern, depth = settings.attention_pattern, settings.num_hidden_layers
     distinct = min(len(pattern), depth) if settings.share_layers else depth
-    blocks = [
-        (AttentionBranch(settings, pattern[i % len(pattern)]), FeedForwardBranch(settings)) for i in range(distinct)
-    ]
+
+    def attention_branch(kind: str) -> AttentionBranch:
+        return AttentionBranch(settings, kind) if source_size is None else DecoderBranch(settings, kind, source_size)
+
+    blocks = [(attention_branch(pattern[i % len(pattern)]), FeedForwardBranch(settings)) for i in range(distinct)]
+    if settings.residual == "single":
+        return ResidualSequence(blocks, depth=depth)
     return ReversibleSequence(blocks, reversible=settings.reversible, depth=depth)

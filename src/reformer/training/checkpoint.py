@@ -9,31 +9,49 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+import reformer.models
 from reformer import __version__
-from reformer.models import ReformerConfig, ReformerForCausalLM
+from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerPreTrainedModel
 
 CHECKPOINT = "checkpoint-"
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
 
 
 def load_checkpoint(folder: Path) -> ReformerForCausalLM:
-    """The language model in a folder, ready to evaluate.
+    """The language model in a folder, ready to evaluate. Raises ValueError as `load_model` does, and for others."""
+    return need_language_model(load_model(folder), folder)
+
+
+def need_language_model(model: ReformerPreTrainedModel, folder: Path) -> ReformerForCausalLM:
+    """The model of a folder, if it is one that predicts the next token; ValueError otherwise."""
+    if not isinstance(model, ReformerForCausalLM):
+        raise ValueError(f"{folder} holds a {type(model).__name__}; give a language model (ReformerForCausalLM)")
+    return model
+
+
+def load_model(folder: Path) -> ReformerPreTrainedModel:
+    """The model in a folder, of whatever task, ready to evaluate.
 
     Raises ValueError for a folder that holds no checkpoint of ours, or half of one.
     """
     written = read_config(folder)
     if not (folder / WEIGHTS).exists() and not (folder / SHARDS).exists():
         raise ValueError(f"{folder} holds half a checkpoint ({WEIGHTS} is missing); train it again")
+    name = (written.get("architectures") or [ReformerForCausalLM.__name__])[0]
+    kind: Any = getattr(reformer.models, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, ReformerPreTrainedModel)):
+        raise ValueError(f"{folder} holds a {name}, which this library does not know{_newer(written)}")
     with reading(folder, _newer(written)):
         config = ReformerConfig.from_pretrained(folder)
-        loaded: Any = ReformerForCausalLM.from_pretrained(folder, config=config, output_loading_info=True)
+        loaded: Any = kind.from_pretrained(folder, config=config, output_loading_info=True)
     model, report = loaded
     wrong = [*report["missing_keys"], *report["mismatched_keys"], *report["unexpected_keys"]]
     if wrong:
         raise ValueError(
             f"{folder} holds weights of another model: {', '.join(map(str, sorted(wrong)[:3]))} do not fit"
         )
-    return model.eval()
+    found: ReformerPreTrainedModel = model.eval()
+    return found
 
 
 @contextmanager

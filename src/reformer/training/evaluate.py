@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from reformer.data.corpus import Document
+from reformer.data.masking import MaskedWindows
 from reformer.data.stream import join_documents
 from reformer.data.tokens import ByteTokens, Tokens
-from reformer.data.windows import evaluation_windows
-from reformer.models import ReformerForCausalLM
+from reformer.data.windows import HeldOutWindows, evaluation_windows
+from reformer.models import ReformerForCausalLM, ReformerForMaskedLM, ReformerPreTrainedModel
 from reformer.models.cache import ReformerCache
 
 Advance = Callable[[int], None]
@@ -136,8 +137,34 @@ def evaluate_stream(
     return result
 
 
+def evaluate_masked(
+    model: ReformerForMaskedLM,
+    documents: Sequence[Document],
+    length: int,
+    share: float,
+    *,
+    tokens: Tokens | None = None,
+    advance: Advance = lambda _: None,
+) -> Score:
+    """Hide a share of the tokens, the same ones each time, and predict them from windows of `length` tokens."""
+    tokens = tokens or ByteTokens()
+    _check(documents, tokens, model)
+    windows = MaskedWindows(HeldOutWindows(join_documents(documents, tokens), length), tokens, share, seed=0)
+    total = Score()
+    with torch.no_grad(), evaluating(model):
+        for i in range(len(windows)):
+            ids, labels = (windows[i][name][None].to(model.device) for name in ("input_ids", "labels"))
+            output = model(ids, labels=labels, logits_to_keep=1)
+            count = int(output.predicted)
+            total.nll += float(output.loss) * count
+            total.correct += int(output.correct)
+            total.tokens += count
+            advance(ids.shape[1])
+    return total
+
+
 @contextmanager
-def evaluating(model: ReformerForCausalLM) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode, and afterwards as it was."""
     was_training = model.training
     model.eval()
@@ -147,7 +174,7 @@ def evaluating(model: ReformerForCausalLM) -> Iterator[None]:
         model.train(was_training)
 
 
-def _check(documents: Sequence[Document], tokens: Tokens, model: ReformerForCausalLM) -> None:
+def _check(documents: Sequence[Document], tokens: Tokens, model: ReformerPreTrainedModel) -> None:
     if not any(document.text for document in documents):
         raise ValueError("there is no document to evaluate on, or each is empty")
     if tokens.vocabulary > model.config.vocab_size:

@@ -11,11 +11,14 @@ from torch import nn
 from transformers import set_seed
 
 from reformer.layers.positions import PositionTable
-from reformer.models import ReformerConfig, ReformerForCausalLM
+from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerPreTrainedModel
 from reformer.models.cache import differing
 from reformer.settings import ModelSettings
-from reformer.training.checkpoint import load_checkpoint
+from reformer.training.checkpoint import load_model
 from reformer.training.lora_settings import LoraSettings
+
+LAYERS = "model"
+"""The name of what models of all tasks but translation have in common."""
 
 FREE = {
     "max_position_embeddings",
@@ -36,34 +39,61 @@ FREE = {
 """Settings that a trained model may change: they have no weights of their own, or some that can be carried over."""
 
 
-def start_from(folder: str, settings: ModelSettings, seed: int) -> ReformerForCausalLM:
-    """The model in a folder with these settings; what is new in it depends on the seed.
+HEADLESS = FREE | {"causal", "pooling", "label_smoothing"}
+"""Settings that a model of another task may change, which begins with another head."""
 
-    Raises ValueError as `load_checkpoint` and `adapt` do.
+
+def start_from(
+    folder: str,
+    settings: ModelSettings,
+    seed: int,
+    kind: type[ReformerPreTrainedModel] = ReformerForCausalLM,
+    **config: Any,
+) -> ReformerPreTrainedModel:
+    """The model in a folder with these settings, or one of another task on its layers.
+
+    What is new in it depends on the seed; `config` goes beyond the settings.
+    Raises ValueError as `load_model` and `adapt` do.
     """
     set_seed(seed)
-    return adapt(load_checkpoint(Path(folder)), settings)
+    return adapt(load_model(Path(folder)), settings, kind, **config)
 
 
-def adapt(model: ReformerForCausalLM, settings: ModelSettings) -> ReformerForCausalLM:
-    """The model with other settings; learned positions beyond the trained ones are new.
+def adapt(
+    model: ReformerPreTrainedModel,
+    settings: ModelSettings,
+    kind: type[ReformerPreTrainedModel] = ReformerForCausalLM,
+    **config: Any,
+) -> ReformerPreTrainedModel:
+    """The model with other settings, or for another task; learned positions beyond the trained ones are new.
 
-    Raises ValueError for settings whose weights are another model's, and for fewer positions.
+    Raises ValueError for settings whose weights are another model's, for fewer positions, and for a task that an
+    encoder-decoder cannot go on to, or that cannot go on to one.
     """
+    same = type(model) is kind and all(getattr(model.config, name) == value for name, value in config.items())
     changed = differing(model.config.settings, settings)
-    fixed = [name for name in changed if name not in FREE]
+    fixed = [name for name in changed if name not in (FREE if same else HEADLESS)]
     if fixed:
         now = ", ".join(
             f"{name}={getattr(settings, name)!r} (it has {getattr(model.config, name)!r})" for name in fixed
         )
         raise ValueError(f"a trained model keeps what it is; leave out {now}")
-    if not changed:
+    if same and not changed:
         return model
-    fresh = ReformerForCausalLM(ReformerConfig(**asdict(settings)))
+    fresh = kind(ReformerConfig(**asdict(settings), **config))
     weights = model.state_dict()
     if {"max_position_embeddings", "axial_shape"} & set(changed):
         _carry_positions(fresh, weights, model.config.settings, settings)
-    fresh.load_state_dict(weights)
+    if same:
+        fresh.load_state_dict(weights)
+        return fresh
+    shared = {name: weight for name, weight in weights.items() if name.startswith(f"{LAYERS}.")}
+    if not shared or not hasattr(fresh, LAYERS):
+        raise ValueError(
+            f"a {kind.__name__} cannot go on from a {type(model).__name__}: they have no layers in common; "
+            "leave out init"
+        )
+    fresh.load_state_dict({**fresh.state_dict(), **shared})
     return fresh
 
 
@@ -89,7 +119,7 @@ def _carry_positions(fresh: nn.Module, weights: dict[str, Any], before: ModelSet
         weights[f"{name}.weight"] = new
 
 
-def add_lora(model: ReformerForCausalLM, settings: LoraSettings) -> Any:
+def add_lora(model: Any, settings: LoraSettings) -> Any:
     """A peft model: all weights frozen, low-rank matrices beside those of attention and feed-forward layers.
 
     Raises ValueError without peft.

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from reformer.data.prepare import Corpus
 from reformer.training.checkpoint import CONFIG, checkpoints
+from reformer.training.job import Text
 from reformer.training.processes import is_main_process, process_count
 from reformer.training.run_file import RUN_FILE, Run, check_same_run, write_run_file
 
@@ -40,7 +40,7 @@ def check_out(out: Path, overwrite: bool = False, resume: bool = False) -> None:
         raise ValueError(f"{out} is not the folder of a run ({RUN_FILE} is missing): it is not overwritten")
 
 
-def check_same(checkpoint: Path, run: Run, corpus: Corpus) -> None:
+def check_same(checkpoint: Path, run: Run, corpus: Text) -> None:
     """ValueError when a checkpoint is that of a run with other settings or another text."""
     check_same_run(checkpoint / RUN_FILE, run)
     then, now = json.loads((checkpoint / ORIGIN).read_text(encoding="utf-8")), _origin(corpus)
@@ -53,7 +53,7 @@ def check_same(checkpoint: Path, run: Run, corpus: Corpus) -> None:
         )
 
 
-def _origin(corpus: Corpus) -> dict[str, Any]:
+def _origin(corpus: Text) -> dict[str, Any]:
     return {"corpus": corpus.fingerprint, "processes": process_count()}
 
 
@@ -64,7 +64,7 @@ class RunFolder:
     cannot be made.
     """
 
-    def __init__(self, out: Path, run: Run, corpus: Corpus, *, overwrite: bool = False, resume: bool = False) -> None:
+    def __init__(self, out: Path, run: Run, corpus: Text, *, overwrite: bool = False, resume: bool = False) -> None:
         self.out, self.run, self.corpus, self.main = out.resolve(), run, corpus, is_main_process()
         self.former = self.out.with_name(f".{self.out.name}.former")
         self.saved = resume

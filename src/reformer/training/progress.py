@@ -11,10 +11,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class ProgressLines(TrainerCallback):
-    """Prints the log of the main process; the bar appears on terminals only."""
+    """Prints the log of the main process; the bar appears on terminals only.
 
-    def __init__(self, per_byte: bool = True, console: Console | None = None) -> None:
-        self.per_byte = per_byte
+    `unit` is what is predicted: a byte, a token, or anything else.
+    """
+
+    def __init__(self, unit: str | None = "byte", console: Console | None = None) -> None:
+        self.unit = unit
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
@@ -61,10 +64,11 @@ class ProgressLines(TrainerCallback):
 
     def _fit(self, logs: dict[str, float], prefix: str) -> str:
         loss = logs[f"{prefix}loss"]
-        how = f"bits/byte {logs[f'{prefix}bits_per_token']:.3f}"
-        if not self.per_byte:
-            how = f"perplexity {math.exp(min(loss, 700)):.2f}"
-        return f"loss {loss:.4f}  {how}  accuracy {logs[f'{prefix}accuracy']:.3f}"
+        how = {
+            "byte": f"  bits/byte {logs[f'{prefix}bits_per_token']:.3f}",
+            "token": f"  perplexity {math.exp(min(loss, 700)):.2f}",
+        }.get(self.unit or "", "")
+        return f"loss {loss:.4f}{how}  accuracy {logs[f'{prefix}accuracy']:.3f}"
 
     def stop(self) -> None:
         """Take the bar away."""

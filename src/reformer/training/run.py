@@ -1,7 +1,7 @@
 """A training run from a corpus to a folder with a model."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +9,18 @@ import torch
 from transformers import set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from reformer.data.prepare import Corpus
+from reformer.data.examples import Examples
 from reformer.data.settings import DataSettings
-from reformer.data.tokens import Tokens
-from reformer.data.windows import Collate, HeldOutWindows, TrainingWindows
 from reformer.models import ReformerConfig, ReformerForCausalLM
+from reformer.models.model import ReformerPreTrainedModel
 from reformer.settings import ModelSettings
 from reformer.training.checkpoint import CONFIG, checkpoints
 from reformer.training.finetune import add_lora, merge_lora, start_from
 from reformer.training.folder import RunFolder, check_same
 from reformer.training.interruption import Interruption
+from reformer.training.job import Text, for_task, make_job
 from reformer.training.lora_settings import LoraSettings
-from reformer.training.processes import is_main_process, process_count
+from reformer.training.processes import is_main_process
 from reformer.training.progress import ProgressLines
 from reformer.training.run_file import Run
 from reformer.training.settings import TrainingSettings
@@ -33,14 +33,16 @@ class Interrupted(Exception):
     """Ctrl-C; what was trained up to there is saved."""
 
 
-def build_model(settings: ModelSettings, seed: int) -> ReformerForCausalLM:
-    """A fresh model; the weights depend on the seed."""
+def build_model(
+    settings: ModelSettings, seed: int, kind: type[ReformerPreTrainedModel] = ReformerForCausalLM, **config: Any
+) -> ReformerPreTrainedModel:
+    """A fresh model; the weights depend on the seed. `config` goes beyond the settings."""
     set_seed(seed)
-    return ReformerForCausalLM(ReformerConfig(**asdict(settings)))
+    return kind(ReformerConfig(**asdict(settings), **config))
 
 
 def train(
-    corpus: Corpus,
+    corpus: Text,
     settings: ModelSettings,
     training: TrainingSettings,
     out: Path,
@@ -48,41 +50,42 @@ def train(
     data: DataSettings | None = None,
     overwrite: bool = False,
     resume: Path | None = None,
-    model: ReformerForCausalLM | None = None,
+    model: ReformerPreTrainedModel | None = None,
     say: Say = print,
-) -> ReformerForCausalLM:
-    """Train on a corpus and save to `out`; returns the model: the best on held-out text, or the last.
+) -> Any:
+    """Train on a corpus or on examples and save to `out`; returns the model: the best on held-out text, or the last.
 
-    `data` says where the corpus comes from, for the run file. `resume` is a checkpoint (`find_checkpoint`).
+    `data` says what is learned (next tokens unless given), and for the run file where it comes from. `resume` is a
+    checkpoint (`find_checkpoint`).
     Raises ValueError for settings that do not fit the text or the folder, NonFiniteLoss and NotSaved (what was saved
     before stays), and Interrupted after Ctrl-C, when what was trained is saved.
     """
-    check_fit(settings, training, corpus.tokens.vocabulary)
+    data = data or DataSettings()
+    settings = for_task(settings, data.task)
+    check_fit(settings, training, corpus.tokens.vocabulary, data.task)
+    job = make_job(corpus, data, training)
     if model is None and training.init is not None:
-        model = start_from(training.init, settings, training.seed)
+        model = start_from(training.init, settings, training.seed, job.model_class, **job.config)
     if training.lora and model is None:
         raise ValueError("lora trains beside frozen weights; name the model that has them with init")
-    run = Run(settings, data or DataSettings(), training)
+    run = Run(settings, data, training)
     if resume is not None:
         check_same(resume, run, corpus)
-    rows = training.batch_size * training.accumulation * process_count()
-    windows = TrainingWindows(corpus.train, training.phases(), rows, training.seed)
-    if len(corpus.train) < training.length:
+    if not isinstance(corpus, Examples) and len(corpus.train) < training.length:
         say(f"the text has {len(corpus.train):,} tokens, less than one window of {training.length:,}: it is one window")
     folder = RunFolder(out, run, corpus, overwrite=overwrite, resume=resume is not None)
-    progress = ProgressLines(corpus.tokens.per_byte)
+    per_token = "byte" if corpus.tokens.per_byte else "token"
+    progress = ProgressLines(per_token if data.task in ("lm", "mlm", "translate") else None)
     try:
-        model = model or build_model(settings, training.seed)
-        say(f"{model.num_parameters():,} weights; {len(corpus.train):,} tokens, {_passes(corpus, training, rows)}")
+        model = model or build_model(settings, training.seed, job.model_class, **job.config)
+        say(f"{model.num_parameters():,} weights; {job.amount}")
         set_seed(training.seed)
         trained: Any = add_lora(model, LoraSettings.parse(training.lora)) if training.lora else model
         trainer = ReformerTrainer(
             trained,
-            windows,
+            job,
             training,
             str(folder.out),
-            collate=Collate(corpus.tokens, apart=run.data.documents == "apart"),
-            held_out=HeldOutWindows(corpus.held_out, training.length, training.eval_tokens),
             complete=folder.complete,
         )
         trainer.add_callback(progress)
@@ -137,16 +140,22 @@ def find_checkpoint(out: Path, resume: str) -> Path | None:
     return folder
 
 
-def check_fit(settings: ModelSettings, training: TrainingSettings, vocabulary: int) -> None:
+def check_fit(settings: ModelSettings, training: TrainingSettings, vocabulary: int, task: str = "lm") -> None:
     """ValueError where model, training and tokens do not go together."""
     if settings.vocab_size < vocabulary:
         raise ValueError(
             f"vocab_size={settings.vocab_size} is too small for the tokenizer's {vocabulary} tokens; leave it out"
         )
-    if not settings.causal:
+    if task == "lm" and not settings.causal:
         raise ValueError("causal=False: a language model predicts the next token; leave causal on")
     if training.fsdp and not torch.accelerator.is_available():
         raise ValueError("fsdp=true shards over accelerators, and this machine has none; leave --fsdp out")
+    if training.lora and task != "lm":
+        raise ValueError(f"lora together with task={task!r} is not supported; train all weights")
+    if training.batch_tokens and task in ("lm", "mlm"):
+        raise ValueError(f"batch_tokens is for examples, and task={task!r} has windows of one length; use batch_size")
+    if training.length_schedule and task not in ("lm", "mlm"):
+        raise ValueError(f"length_schedule is for windows, and task={task!r} has examples; leave it out")
     if training.fsdp and training.lora:
         raise ValueError("fsdp=true together with lora is not supported; leave one of them out")
     limit = settings.length_limit
@@ -155,17 +164,6 @@ def check_fit(settings: ModelSettings, training: TrainingSettings, vocabulary: i
             f"length={training.length} is over {limit}, the longest document of {settings.position_embedding} "
             "positions; shorten the windows, or raise max_position_embeddings or axial_shape"
         )
-
-
-def with_tokens(settings: ModelSettings, tokens: Tokens) -> ModelSettings:
-    """Settings of a model for these tokens: as many, unless more are asked for, and their special ones."""
-    size = tokens.vocabulary if settings.vocab_size == ModelSettings.vocab_size else settings.vocab_size
-    return replace(settings, vocab_size=max(size, tokens.end + 1), pad_token_id=tokens.pad, eos_token_id=tokens.end)
-
-
-def _passes(corpus: Corpus, training: TrainingSettings, rows: int) -> str:
-    tokens = rows * sum(phase.length * phase.steps for phase in training.phases())
-    return f"read {tokens / len(corpus.train):,.2f} times in {training.steps:,} steps"
 
 
 def _tensorboard(folder: Path) -> Any:

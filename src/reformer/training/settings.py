@@ -14,11 +14,13 @@ class TrainingSettings(Settings):
     """One training run. Values are checked when an instance is made."""
 
     length: int = 2048
-    """Tokens of a window."""
+    """Tokens of a window; the most of an example."""
     length_schedule: tuple[str, ...] = ()
     """Shorter windows first: 512:200 2048:600 takes 512 tokens up to step 200, 2,048 up to step 600, then length."""
     batch_size: int = 1
-    """Windows of a micro-batch."""
+    """Windows, or examples of a task, of a micro-batch."""
+    batch_tokens: int = 0
+    """Most tokens of a micro-batch of examples, which are of like length then; 0: batch_size examples."""
     accumulation: int = 1
     """Micro-batches of a step."""
     steps: int = 1000
@@ -68,7 +70,7 @@ class TrainingSettings(Settings):
         check_integer("length", self.length, 2)
         for name in ("batch_size", "accumulation", "steps", "log_steps", "eval_tokens"):
             check_integer(name, getattr(self, name), 1)
-        for name in ("warmup_steps", "eval_steps", "patience", "save_steps"):
+        for name in ("batch_tokens", "warmup_steps", "eval_steps", "patience", "save_steps"):
             check_integer(name, getattr(self, name), 0)
         check_integer("seed", self.seed, 0, 2**32 - 1)
         for name in ("learning_rate", "clip"):

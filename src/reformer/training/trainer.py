@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import EarlyStoppingCallback, EvalPrediction, PrinterCallback, Trainer, TrainingArguments
 
 from reformer.training.checkpoint import CHECKPOINT, checkpoints
+from reformer.training.job import Job
 from reformer.training.settings import TrainingSettings
 
 
@@ -29,35 +30,34 @@ class NotSaved(RuntimeError):
 class ReformerTrainer(Trainer):
     """Logs bits per byte, accuracy and tokens per second; stops at a loss that is not finite.
 
-    The order of `data` is the order of the run. Checkpoints are staged, then renamed; the last and the best are kept.
+    The order of the job's data is the order of the run. Checkpoints are staged, then renamed; the last and the best are
+    kept.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        data: Dataset[dict[str, Tensor]],
+        job: Job,
         settings: TrainingSettings,
         output_dir: str,
         *,
-        collate: Callable[[Any], dict[str, Tensor]] | None = None,
-        held_out: Dataset[dict[str, Tensor]] | None = None,
         complete: Callable[[Path], None] = lambda _: None,
     ) -> None:
-        evaluated = bool(settings.eval_steps and isinstance(held_out, Sized) and len(held_out))
+        evaluated = bool(settings.eval_steps and isinstance(job.held_out, Sized) and len(job.held_out))
         super().__init__(
             model=model,
-            args=_arguments(settings, output_dir, evaluated),
-            train_dataset=data,
-            eval_dataset=held_out if evaluated else None,
+            args=_arguments(settings, output_dir, evaluated, job.rows),
+            train_dataset=job.train,
+            eval_dataset=job.held_out if evaluated else None,
             compute_metrics=_held_out_metrics,
-            data_collator=collate,
+            data_collator=job.collate,
         )
         self.remove_callback(PrinterCallback)
         if settings.patience and evaluated:
             self.add_callback(EarlyStoppingCallback(settings.patience))
-        self.complete = complete
+        self.complete, self.evaluating = complete, job.evaluating
         self._staging: Path | None = None
-        self._correct, self._predicted = 0, 0
+        self._correct, self._predicted, self._tokens = 0, 0, 0
         self._since: float | None = None
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> SequentialSampler:
@@ -79,6 +79,7 @@ class ReformerTrainer(Trainer):
             )
         self._correct += int(outputs.correct)
         self._predicted += int(outputs.predicted)
+        self._tokens += _count_tokens(inputs, int(outputs.predicted))
         return loss
 
     def prediction_step(
@@ -90,8 +91,9 @@ class ReformerTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             for i in range(len(inputs["input_ids"])):
                 row = {name: value[i : i + 1] for name, value in inputs.items()}
-                output = model(**row, num_items_in_batch=1, logits_to_keep=1)
-                rows.append(torch.stack([output.loss.float(), output.correct.float(), output.predicted.float()]))
+                output = model(**row, **self.evaluating)
+                loss = output.loss.float() * output.predicted  # the mean over them
+                rows.append(torch.stack([loss, output.correct.float(), output.predicted.float()]))
         sums = torch.stack(rows)
         return sums[:, 0].mean(), sums, sums[:, 2:]
 
@@ -110,8 +112,8 @@ class ReformerTrainer(Trainer):
         if "loss" in logs and self._since is not None:
             now = time.perf_counter()
             logs["accuracy"] = self._correct / max(self._predicted, 1)
-            logs["tokens_per_second"] = self._predicted * self.args.world_size / (now - self._since)
-            self._correct, self._predicted, self._since = 0, 0, now
+            logs["tokens_per_second"] = self._tokens * self.args.world_size / (now - self._since)
+            self._correct, self._predicted, self._tokens, self._since = 0, 0, 0, now
         for name in ("loss", "eval_loss"):
             if name in logs:
                 logs[name.replace("loss", "bits_per_token")] = logs[name] / math.log(2)
@@ -177,13 +179,22 @@ class ReformerTrainer(Trainer):
 
 def _held_out_metrics(found: EvalPrediction) -> dict[str, float]:
     nll, correct, predicted = np.asarray(found.predictions, dtype=np.float64).sum(0)
+    predicted = max(predicted, 1.0)
     return {"loss": nll / predicted, "accuracy": correct / predicted}
 
 
-def _arguments(settings: TrainingSettings, output_dir: str, evaluated: bool) -> TrainingArguments:
+def _count_tokens(inputs: dict[str, Any], predicted: int) -> int:
+    """Tokens that a batch has the model read, padding left out."""
+    ids, mask, labels = inputs["input_ids"], inputs.get("attention_mask"), inputs.get("labels")
+    read = ids.numel() if mask is None else int(mask.sum())
+    two_sided = labels is not None and labels.dim() == 2 and labels.shape != ids.shape
+    return read + (predicted if two_sided else 0)
+
+
+def _arguments(settings: TrainingSettings, output_dir: str, evaluated: bool, rows: int) -> TrainingArguments:
     return TrainingArguments(
         output_dir=output_dir,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=rows,
         per_device_eval_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulation,
         max_steps=settings.steps,

@@ -34,6 +34,7 @@ def from_reformer_pytorch(
             raise ValueError("a Reformer does not say for which length it is; give length")
         settings = ModelSettings(**_settings_of_layers(model, length), position_embedding="none")
         stack = make_stack(settings).to(_like(model))
+        assert isinstance(stack, ReversibleSequence)
         stack.load_state_dict(dict(_layers(model, settings)))
         return stack.train(model.training)
     if not isinstance(model, theirs.ReformerLM):

@@ -1,0 +1,81 @@
+"""Attention from a decoder to its source: exact, in pieces of bounded memory."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from reformer.layers.attention import Attention
+from reformer.layers.caches.cross import CrossCache
+
+SCORES = 1 << 24
+"""Scores of all heads that are worked on at a time, about: 64 MiB in fp32."""
+
+
+class CrossAttention(Attention):
+    """Each query sees all real tokens of its source, through `scaled_dot_product_attention` (Vaswani et al. 2017).
+
+    `source_size` is the width of the source's hidden states. A row whose source is all padding gets zeros.
+    """
+
+    query: nn.Linear
+
+    def __init__(
+        self,
+        hidden_size: int,
+        source_size: int,
+        num_heads: int,
+        head_dim: int | None = None,
+        *,
+        dropout: float = 0.0,
+        bias: bool = False,
+    ) -> None:
+        super().__init__(hidden_size, num_heads, head_dim, bias, ("query",))
+        self.key = nn.Linear(source_size, self.num_heads * self.head_dim, bias=False)
+        self.value = nn.Linear(source_size, self.num_heads * self.head_dim, bias=False)
+        self.dropout = dropout
+
+    def forward(
+        self,
+        x: Float[Tensor, "b l hidden"],
+        source: Float[Tensor, "b s width"],
+        source_mask: Bool[Tensor, "b s"] | None = None,
+        cache: CrossCache | None = None,
+    ) -> Float[Tensor, "b l hidden"]:
+        """Attend; `cache` keeps the source's keys and values from the first call on, once for rows of one source."""
+        q = self._heads(self.query, x)
+        if cache is None:
+            k, v = self._heads(self.key, source), self._heads(self.value, source)
+            return self._merge(self._attend(q, k, v, source_mask))
+        if cache.keys is None or cache.values is None:
+            cache.begin(source, source_mask)
+            distinct = source[:: cache.repeats]
+            cache.keys, cache.values = self._heads(self.key, distinct), self._heads(self.value, distinct)
+        out = self._attend(cache.fold(q), cache.keys.to(q.dtype), cache.values.to(q.dtype), cache.mask)
+        return self._merge(cache.unfold(out))
+
+    def _attend(
+        self,
+        q: Float[Tensor, "b h l d"],
+        k: Float[Tensor, "b h s d"],
+        v: Float[Tensor, "b h s d"],
+        mask: Bool[Tensor, "b s"] | None,
+    ) -> Float[Tensor, "b h l d"]:
+        dropout = self.dropout if self.training else 0.0
+        allowed = empty = None
+        if mask is not None:
+            empty = ~mask.any(1)[:, None, None, None]
+            allowed = mask[:, None, None, :] | empty  # softmax over nothing is NaN
+
+        def attend(part: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(part, k, v, allowed, dropout_p=dropout)
+
+        rows = max(SCORES // max(k[..., 0].numel(), 1), 1)
+        if q.shape[2] <= rows:
+            out = attend(q)
+        elif torch.is_grad_enabled():  # where dropout or a mask keeps the scores, those of one piece
+            out = torch.cat([checkpoint(attend, part, use_reentrant=False) for part in q.split(rows, dim=2)], dim=2)
+        else:
+            out = torch.cat([attend(part) for part in q.split(rows, dim=2)], dim=2)
+        return out if empty is None else out.masked_fill(empty, 0.0)

@@ -1,0 +1,134 @@
+"""`ReformerForConditionalGeneration`: a reversible encoder and a reversible decoder that attends to it."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+
+from reformer.models.cache import ReformerCache
+from reformer.models.config import ReformerConfig
+from reformer.models.generation import ReformerGenerationMixin
+from reformer.models.language_head import Counts, LanguageHead, check_targets
+from reformer.models.loss import IGNORED
+from reformer.models.model import ReformerModel, merged_width
+
+
+@dataclass
+class ReformerConditionalGenerationOutput(Counts, Seq2SeqLMOutput):
+    """The usual output, and how many tokens were predicted, how many of them rightly."""
+
+
+class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
+    """Source tokens to target tokens (Vaswani et al. 2017, section 3, on reversible layers).
+
+    The encoder sees both ways, the decoder what came before; `causal` has no say. One table embeds both sides, and
+    predicts too with `tie_word_embeddings`. The encoder runs once a step and gathers its gradient once, however many
+    layers attend to it. With `loss_chunk`, an output that has a loss has no logits.
+
+    Raises ValueError for a configuration without a token for the decoder to start with.
+    """
+
+    accepts_loss_kwargs = True  # the Trainer then passes num_items_in_batch
+    _tied_weights_keys = {"lm_head.weight": "encoder.embeddings.token.weight"}
+
+    def __init__(self, config: ReformerConfig) -> None:
+        config = copy.deepcopy(config)
+        config.is_encoder_decoder = True
+        if config.decoder_start_token_id is None:
+            config.decoder_start_token_id = config.eos_token_id
+        if config.decoder_start_token_id is None:
+            raise ValueError("a decoder needs a token to start with; give decoder_start_token_id or eos_token_id")
+        super().__init__(config)
+        self.encoder = ReformerModel(config.of_encoder())
+        self.decoder = ReformerModel(
+            config.of_decoder(), embeddings=self.encoder.embeddings, source_size=merged_width(config)
+        )
+        self._make_head(config)
+        self.post_init()
+
+    def get_encoder(self, modality: str | None = None) -> ReformerModel:
+        """Source tokens to hidden states."""
+        return self.encoder
+
+    def get_decoder(self, modality: str | None = None) -> ReformerModel:
+        """Target tokens and the encoder's hidden states to hidden states."""
+        return self.decoder
+
+    def get_input_embeddings(self) -> Any:
+        """Token embeddings of both sides."""
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: Any) -> None:
+        """Replace them."""
+        self.encoder.set_input_embeddings(value)
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
+        """What the decoder reads to predict `labels`: the start token, then each label but the last."""
+        inputs = labels.roll(1, dims=1)
+        inputs[:, 0] = self.config.decoder_start_token_id
+        return inputs.masked_fill(inputs == IGNORED, self.config.pad_token_id or 0)
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "b s"] | None = None,
+        attention_mask: Bool[Tensor, "b s"] | Int[Tensor, "b s"] | None = None,
+        decoder_input_ids: Int[Tensor, "b l"] | None = None,
+        decoder_attention_mask: Bool[Tensor, "b l"] | Int[Tensor, "b l"] | None = None,
+        labels: Int[Tensor, "b l"] | None = None,
+        encoder_outputs: BaseModelOutput | tuple[Tensor, ...] | None = None,
+        inputs_embeds: Float[Tensor, "b s hidden"] | None = None,
+        decoder_inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
+        decoder_position_ids: Int[Tensor, "b l"] | None = None,
+        past_key_values: ReformerCache | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        num_items_in_batch: int | Tensor | None = None,
+    ) -> ReformerConditionalGenerationOutput | tuple[Any, ...]:
+        """Logits of the target's tokens, and with `labels` (one for each slot, -100 ignored) the loss in nats a token.
+
+        Without `decoder_input_ids` the decoder reads the labels, shifted. `encoder_outputs` stand for the source, which
+        is not run again; `attention_mask` is its. `past_key_values` are of the decoder.
+        Raises ValueError as `ReformerModel` does, and for a target that is missing.
+        """
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                inputs_embeds=inputs_embeds,
+                output_hidden_states=output_hidden_states,
+                output_attentions=output_attentions,
+            )
+        states = encoder_outputs[0]
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            if labels is None:
+                raise ValueError("the target is missing; give decoder_input_ids, or labels to learn from")
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        output = self.decoder(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            position_ids=decoder_position_ids,
+            inputs_embeds=decoder_inputs_embeds,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            encoder_hidden_states=states,
+            encoder_attention_mask=attention_mask,
+        )
+        result = ReformerConditionalGenerationOutput(
+            past_key_values=output.past_key_values,
+            decoder_hidden_states=output.hidden_states,
+            encoder_last_hidden_state=states,
+            encoder_hidden_states=getattr(encoder_outputs, "hidden_states", None),
+        )
+        hidden = output.last_hidden_state
+        if labels is not None:
+            check_targets(labels, hidden, self.config.vocab_size)
+        self._predict(result, hidden, labels, num_items_in_batch, logits_to_keep)
+        return result if return_dict is None or return_dict else result.to_tuple()

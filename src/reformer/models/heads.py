@@ -1,0 +1,288 @@
+"""Heads over the two-sided encoder, on the conventions of transformers' heads."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers.modeling_outputs import (
+    MaskedLMOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+
+from reformer.models.config import ReformerConfig
+from reformer.models.language_head import Counts, LanguageHead, check_targets
+from reformer.models.loss import IGNORED, token_loss
+from reformer.models.model import ReformerModel, ReformerPreTrainedModel, merged_width, pool
+
+Mask = Bool[Tensor, "b l"] | Int[Tensor, "b l"]
+
+
+@dataclass
+class ReformerMaskedLMOutput(Counts, MaskedLMOutput):
+    """The usual output, and how many tokens were predicted, how many of them rightly."""
+
+
+@dataclass
+class ReformerSequenceClassifierOutput(Counts, SequenceClassifierOutput):
+    """The usual output, and how many texts had a class, how many of them the likeliest one."""
+
+
+@dataclass
+class ReformerTokenClassifierOutput(Counts, TokenClassifierOutput):
+    """The usual output, and how many tokens had a class, how many of them the likeliest one."""
+
+
+@dataclass
+class ReformerQuestionAnsweringOutput(Counts, QuestionAnsweringModelOutput):
+    """The usual output, and how many answers there were, how many of them with the likeliest start and end."""
+
+
+class _Head(ReformerPreTrainedModel):
+    """A model, and a head over its hidden states."""
+
+    accepts_loss_kwargs = True  # the Trainer then passes num_items_in_batch
+    both_ways = True
+
+    def __init__(self, config: ReformerConfig) -> None:
+        super().__init__(config)
+        if config.causal and self.both_ways:
+            raise ValueError(f"causal=True: {type(self).__name__} reads both ways; make its config with causal=False")
+        self.model = ReformerModel(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def _hidden(self, **inputs: Any) -> Any:
+        return self.model(**inputs)
+
+
+class ReformerForMaskedLM(LanguageHead, _Head):
+    """Predicts masked tokens from both sides. With `loss_chunk`, an output that has a loss has no logits."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embeddings.token.weight"}
+
+    def __init__(self, config: ReformerConfig) -> None:
+        super().__init__(config)
+        self._make_head(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "b l"] | None = None,
+        attention_mask: Mask | None = None,
+        position_ids: Int[Tensor, "b l"] | None = None,
+        segment_ids: Int[Tensor, "b l"] | None = None,
+        inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
+        labels: Int[Tensor, "b l"] | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        num_items_in_batch: int | Tensor | None = None,
+    ) -> ReformerMaskedLMOutput | tuple[Any, ...]:
+        """Logits of each token, and with `labels` (-100: not masked, not predicted) the loss in nats a token."""
+        output = self._hidden(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            segment_ids=segment_ids,
+            inputs_embeds=inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        result = ReformerMaskedLMOutput(hidden_states=output.hidden_states)
+        if labels is not None:
+            check_targets(labels, output.last_hidden_state, self.config.vocab_size)
+        self._predict(result, output.last_hidden_state, labels, num_items_in_batch, logits_to_keep)
+        return result if return_dict is None or return_dict else result.to_tuple()
+
+
+class ReformerForSequenceClassification(_Head):
+    """A class, several classes or a number for each text, from its pooled hidden states (`pooling`).
+
+    `num_labels` and `problem_type` as in transformers: regression for one label, else one class for integer labels
+    and several for others. A causal model works too.
+    """
+
+    both_ways = False
+
+    def __init__(self, config: ReformerConfig) -> None:
+        super().__init__(config)
+        self.dense = nn.Linear(merged_width(config), config.hidden_size)
+        self.classifier = nn.Linear(config.hidden_size, len(config.class_names))
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "b l"] | None = None,
+        attention_mask: Mask | None = None,
+        position_ids: Int[Tensor, "b l"] | None = None,
+        inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        num_items_in_batch: int | Tensor | None = None,
+    ) -> ReformerSequenceClassifierOutput | tuple[Any, ...]:
+        """Logits [b, num_labels], and with `labels` ([b]; [b, num_labels] for several classes) the mean loss.
+
+        Raises ValueError for labels that are no class.
+        """
+        output = self._hidden(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        pooled = output.pooler_output
+        if pooled is None:
+            mask = None if attention_mask is None else attention_mask.bool()
+            pooled = pool(output.last_hidden_state, mask, self.config.pooling)
+        logits = self.classifier(self.dropout(torch.tanh(self.dense(self.dropout(pooled)))))
+        result = ReformerSequenceClassifierOutput(logits=logits, hidden_states=output.hidden_states)
+        if labels is not None:
+            self._learn(result, logits, labels, num_items_in_batch)
+        return result if return_dict is None or return_dict else result.to_tuple()
+
+    def _learn(self, result: Any, logits: Tensor, labels: Tensor, num_items_in_batch: int | Tensor | None) -> None:
+        kind = self.config.problem_type or _problem(logits.shape[-1], labels)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if kind == "single_label_classification":
+            _check_classes(labels, (len(logits),), logits.shape[-1])
+            sums = token_loss(logits[:, None], labels[:, None], nn.Identity())
+            result.loss, result.correct, result.predicted = (
+                sums.reduce(num_items_in_batch),
+                sums.correct,
+                sums.predicted,
+            )
+            return
+        wanted = labels.to(logits.dtype).view(len(labels), -1)
+        if wanted.shape != logits.shape:
+            raise ValueError(f"labels have shape {list(labels.shape)}; for {kind} they must be {list(logits.shape)}")
+        if kind == "regression":
+            result.loss = F.mse_loss(logits, wanted)
+        else:
+            result.loss = F.binary_cross_entropy_with_logits(logits, wanted)
+            result.correct = ((logits > 0) == (wanted > 0.5)).sum()
+            result.predicted = result.correct.new_tensor(wanted.numel())
+
+
+class ReformerForTokenClassification(_Head):
+    """A class for each token."""
+
+    def __init__(self, config: ReformerConfig) -> None:
+        super().__init__(config)
+        self.classifier = nn.Linear(merged_width(config), len(config.class_names))
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "b l"] | None = None,
+        attention_mask: Mask | None = None,
+        position_ids: Int[Tensor, "b l"] | None = None,
+        segment_ids: Int[Tensor, "b l"] | None = None,
+        inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
+        labels: Int[Tensor, "b l"] | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        num_items_in_batch: int | Tensor | None = None,
+    ) -> ReformerTokenClassifierOutput | tuple[Any, ...]:
+        """Logits [b, l, num_labels], and with `labels` (-100 ignored) the mean loss over tokens.
+
+        Raises ValueError for labels that are no class.
+        """
+        output = self._hidden(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            segment_ids=segment_ids,
+            inputs_embeds=inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        logits = self.classifier(self.dropout(output.last_hidden_state))
+        result = ReformerTokenClassifierOutput(logits=logits, hidden_states=output.hidden_states)
+        if labels is not None:
+            _check_classes(labels, logits.shape[:2], logits.shape[-1])
+            sums = token_loss(logits, labels, nn.Identity())
+            result.loss, result.correct, result.predicted = (
+                sums.reduce(num_items_in_batch),
+                sums.correct,
+                sums.predicted,
+            )
+        return result if return_dict is None or return_dict else result.to_tuple()
+
+
+class ReformerForQuestionAnswering(_Head):
+    """The first and the last token of an answer; padding is never one."""
+
+    def __init__(self, config: ReformerConfig) -> None:
+        super().__init__(config)
+        self.qa_outputs = nn.Linear(merged_width(config), 2)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "b l"] | None = None,
+        attention_mask: Mask | None = None,
+        position_ids: Int[Tensor, "b l"] | None = None,
+        inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
+        start_positions: Int[Tensor, "b"] | None = None,
+        end_positions: Int[Tensor, "b"] | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        num_items_in_batch: int | Tensor | None = None,
+    ) -> ReformerQuestionAnsweringOutput | tuple[Any, ...]:
+        """Logits of starts and ends [b, l]; with both positions the loss, the mean of that of start and of end.
+
+        A position outside the tokens is not learned from, as in transformers.
+        """
+        output = self._hidden(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        logits = self.qa_outputs(self.dropout(output.last_hidden_state))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if attention_mask is not None:
+            logits = logits.masked_fill(~attention_mask.bool().unsqueeze(-1), torch.finfo(logits.dtype).min)
+        starts, ends = logits.unbind(-1)
+        result = ReformerQuestionAnsweringOutput(
+            start_logits=starts, end_logits=ends, hidden_states=output.hidden_states
+        )
+        if start_positions is not None and end_positions is not None:
+            wanted = torch.stack((start_positions.view(-1), end_positions.view(-1)), dim=1)
+            wanted = wanted.masked_fill((wanted < 0) | (wanted >= logits.shape[1]), IGNORED)
+            sums = token_loss(logits.transpose(1, 2), wanted, nn.Identity())
+            result.loss = sums.reduce(None if num_items_in_batch is None else 2 * num_items_in_batch)
+            asked = (wanted != IGNORED).all(1)
+            result.correct = ((logits.argmax(1) == wanted).all(1) & asked).sum()
+            result.predicted = asked.sum()
+        return result if return_dict is None or return_dict else result.to_tuple()
+
+
+def _problem(num_labels: int, labels: Tensor) -> str:
+    if num_labels == 1:
+        return "regression"
+    return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+
+
+def _check_classes(labels: Tensor, shape: tuple[int, ...], num_labels: int) -> None:
+    if labels.shape != torch.Size(shape):
+        raise ValueError(f"labels have shape {list(labels.shape)}; they must be {list(shape)}")
+    wrong = (labels != IGNORED) & ((labels < 0) | (labels >= num_labels))
+    if wrong.any():
+        raise ValueError(
+            f"labels hold {int(labels[wrong][0])}; num_labels={num_labels}, so 0 to {num_labels - 1} are valid, and "
+            f"{IGNORED} for what has none"
+        )

@@ -1,0 +1,77 @@
+"""What all models that predict tokens share: the layer from hidden states to logits, and the loss over it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from reformer.models.config import ReformerConfig
+from reformer.models.loss import check_labels, token_loss
+from reformer.models.model import ReformerPreTrainedModel, merged_width
+from reformer.ops.checks import check_integer
+
+
+@dataclass
+class Counts:
+    """How many things a batch asked for, and how many of them the model got right."""
+
+    correct: Int[Tensor, ""] | None = None
+    predicted: Int[Tensor, ""] | None = None
+
+
+class LanguageHead(ReformerPreTrainedModel):
+    """`lm_head`, and in front of it `to_embedding` where tied embeddings have another width."""
+
+    def _make_head(self, config: ReformerConfig) -> None:
+        width = merged_width(config)
+        embedding = config.embedding_size or config.hidden_size
+        narrow = config.tie_word_embeddings and width != embedding
+        self.to_embedding = nn.Linear(width, embedding, bias=False) if narrow else nn.Identity()
+        self.lm_head = nn.Linear(embedding if narrow else width, config.vocab_size)
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The layer from hidden states to logits."""
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace it."""
+        self.lm_head = new_embeddings
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.lm_head(self.to_embedding(hidden))
+        return logits
+
+    def _predict(
+        self,
+        result: Any,
+        hidden: Float[Tensor, "b l width"],
+        targets: Int[Tensor, "b l"] | None,
+        num_items_in_batch: int | Tensor | None,
+        logits_to_keep: int | Tensor = 0,
+    ) -> None:
+        """Put the logits into an output, and with `targets` the loss; with `loss_chunk`, one of the two."""
+        if isinstance(logits_to_keep, int):
+            check_integer("logits_to_keep", logits_to_keep, 0)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        if targets is None:
+            result.logits = self._logits(hidden[:, kept])
+            return
+        smoothing = self.config.label_smoothing if self.training else 0.0
+        if self.config.loss_chunk:
+            sums = token_loss(hidden, targets, self._logits, self.config.loss_chunk, smoothing)
+        else:
+            logits = self._logits(hidden)
+            sums = token_loss(logits, targets, nn.Identity(), smoothing=smoothing)
+            result.logits = logits[:, kept]
+        result.loss = sums.reduce(num_items_in_batch)
+        result.correct, result.predicted = sums.correct, sums.predicted
+
+
+def check_targets(labels: Int[Tensor, "b l"], hidden: Tensor, vocab_size: int) -> None:
+    """ValueError for labels of another shape than the tokens, and for values out of range."""
+    if labels.shape != hidden.shape[:2]:
+        raise ValueError(f"labels have shape {list(labels.shape)}; they must be [b, l] = {list(hidden.shape[:2])}")
+    if not torch.compiler.is_compiling():
+        check_labels(labels, vocab_size)
