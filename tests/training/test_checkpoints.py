@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from reformer.training.folder import RunFolder
 from reformer.training.run import Interrupted, find_checkpoint, train
 from reformer.training.run_file import Run
 from reformer.training.trainer import NotSaved, ReformerTrainer
-from tests.training.conftest import TEXT, corpus, settings, training
+from tests.training.conftest import TEXT, corpus, settings, stop_behind, training
 
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
 
@@ -33,19 +32,6 @@ def run(out: Path, resume: str | None = None, **changes: Any) -> Any:
     found = find_checkpoint(out, resume) if resume else None
     options = training(**{**EVERY_TWO, **changes})
     return train(corpus(held_out=HELD_OUT), model, options, out, resume=found, say=lambda _: None)
-
-
-def stop_behind(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in the middle of a step."""
-    original, sent = ReformerTrainer.compute_loss, []
-
-    def interrupt(self: ReformerTrainer, *args: Any, **kwargs: Any) -> Any:
-        if self.state.global_step == step - 1 and not sent:
-            sent.append(True)
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(ReformerTrainer, "compute_loss", interrupt)
 
 
 @pytest.mark.parametrize(

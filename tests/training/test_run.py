@@ -18,7 +18,7 @@ from reformer.training.run import Interrupted, build_model, train
 from reformer.training.run_file import Run, read_run_file, write_run_file
 from reformer.training.settings import TrainingSettings
 from reformer.training.trainer import NonFiniteLoss, ReformerTrainer
-from tests.training.conftest import TEXT, corpus, settings, training
+from tests.training.conftest import TEXT, corpus, job, settings, training
 
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
 
@@ -88,7 +88,7 @@ def test_accumulation_counts_tokens_not_rows(tmp_path: Path, monkeypatch: pytest
     for batch_size, accumulation in ((4, 1), (1, 4)):
         model = build_model(settings(), 0)
         run = training(steps=1, batch_size=batch_size, accumulation=accumulation, warmup_steps=0)
-        trainer = ReformerTrainer(model, data, run, str(tmp_path))
+        trainer = ReformerTrainer(model, job(data, batch_size), run, str(tmp_path))
         trainer.train()
         line = trainer.state.log_history[0]
         found.append((line["loss"], float(line["grad_norm"])))
@@ -289,7 +289,7 @@ def test_checkpoints_that_are_none(tmp_path: Path) -> None:
 
 def test_weight_decay_is_for_matrices(tmp_path: Path) -> None:
     model = build_model(settings(), 0)
-    trainer = ReformerTrainer(model, [], training(), str(tmp_path))
+    trainer = ReformerTrainer(model, job(), training(), str(tmp_path))
     decayed = set(trainer.get_decay_parameter_names(model))
     assert decayed == {name for name, weight in model.named_parameters() if weight.dim() == 2}
     groups = trainer.create_optimizer().param_groups
@@ -302,7 +302,7 @@ def test_learning_rates(tmp_path: Path, schedule: str) -> None:
     rates: list[float] = []
     model = build_model(settings(), 0)
     run = training(steps=12, warmup_steps=4, schedule=schedule, log_steps=1, optimizer="adafactor")
-    trainer = ReformerTrainer(model, [], run, str(tmp_path))
+    trainer = ReformerTrainer(model, job(), run, str(tmp_path))
     trainer.create_optimizer_and_scheduler(12)
     for _ in range(12):
         rates.append(trainer.lr_scheduler.get_last_lr()[0])

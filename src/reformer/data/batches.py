@@ -31,6 +31,8 @@ class TrainingBatches(Dataset[list[Example]]):
         return self.batches
 
     def __getitem__(self, index: int) -> list[Example]:
+        if not 0 <= index < self.batches:
+            raise IndexError(index)
         turn = 0
         while turn < len(self._passes) and self._passes[turn] <= index:
             turn += 1

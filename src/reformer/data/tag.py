@@ -53,7 +53,7 @@ def encode_tagged(rows: Tagged, tokens: Tokens, tags: Sequence[str], length: int
             if tag not in numbers:
                 raise ValueError(f"tag {tag!r} is none of those that the model learns: {', '.join(tags)}")
             ids += piece.tolist()
-            labels += [IGNORED] * (len(piece) - 1) + [numbers[tag]]
+            labels += [numbers[tag]] + [IGNORED] * (len(piece) - 1)
         ids, labels = ids[:length], labels[:length]
         kept = row_tags[: sum(label != IGNORED for label in labels)]
         features: dict[str, Any] = {"input_ids": np.array(ids), "labels": np.array(labels)}

@@ -84,11 +84,14 @@ class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
             output_attentions=output_attentions,
         )
         hidden = output.last_hidden_state
-        result = ReformerCausalLMOutput(hidden_states=output.hidden_states, past_key_values=output.past_key_values)
         targets = None
         if labels is not None:
             check_targets(labels, hidden, self.config.vocab_size)
             new = None if attention_mask is None else attention_mask[:, -labels.shape[1] :]
             targets = next_token_targets(labels, new, segment_ids)
-        self._predict(result, hidden, targets, num_items_in_batch, logits_to_keep)
+        result = ReformerCausalLMOutput(
+            hidden_states=output.hidden_states,
+            past_key_values=output.past_key_values,
+            **self._predict(hidden, targets, num_items_in_batch, logits_to_keep),
+        )
         return result if return_dict is None or return_dict else result.to_tuple()

@@ -121,14 +121,14 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
             encoder_hidden_states=states,
             encoder_attention_mask=attention_mask,
         )
+        hidden = output.last_hidden_state
+        if labels is not None:
+            check_targets(labels, hidden, self.config.vocab_size)
         result = ReformerConditionalGenerationOutput(
             past_key_values=output.past_key_values,
             decoder_hidden_states=output.hidden_states,
             encoder_last_hidden_state=states,
             encoder_hidden_states=getattr(encoder_outputs, "hidden_states", None),
+            **self._predict(hidden, labels, num_items_in_batch, logits_to_keep),
         )
-        hidden = output.last_hidden_state
-        if labels is not None:
-            check_targets(labels, hidden, self.config.vocab_size)
-        self._predict(result, hidden, labels, num_items_in_batch, logits_to_keep)
         return result if return_dict is None or return_dict else result.to_tuple()

@@ -93,10 +93,12 @@ class ReformerForMaskedLM(LanguageHead, _Head):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        result = ReformerMaskedLMOutput(hidden_states=output.hidden_states)
         if labels is not None:
             check_targets(labels, output.last_hidden_state, self.config.vocab_size)
-        self._predict(result, output.last_hidden_state, labels, num_items_in_batch, logits_to_keep)
+        result = ReformerMaskedLMOutput(
+            hidden_states=output.hidden_states,
+            **self._predict(output.last_hidden_state, labels, num_items_in_batch, logits_to_keep),
+        )
         return result if return_dict is None or return_dict else result.to_tuple()
 
 
@@ -144,32 +146,25 @@ class ReformerForSequenceClassification(_Head):
             mask = None if attention_mask is None else attention_mask.bool()
             pooled = pool(output.last_hidden_state, mask, self.config.pooling)
         logits = self.classifier(self.dropout(torch.tanh(self.dense(self.dropout(pooled)))))
-        result = ReformerSequenceClassifierOutput(logits=logits, hidden_states=output.hidden_states)
-        if labels is not None:
-            self._learn(result, logits, labels, num_items_in_batch)
+        learned: dict[str, Any] = {} if labels is None else self._learn(logits, labels, num_items_in_batch)
+        result = ReformerSequenceClassifierOutput(logits=logits, hidden_states=output.hidden_states, **learned)
         return result if return_dict is None or return_dict else result.to_tuple()
 
-    def _learn(self, result: Any, logits: Tensor, labels: Tensor, num_items_in_batch: int | Tensor | None) -> None:
+    def _learn(self, logits: Tensor, labels: Tensor, num_items_in_batch: int | Tensor | None) -> dict[str, Any]:
+        """Fields of the output."""
         kind = self.config.problem_type or _problem(logits.shape[-1], labels)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if kind == "single_label_classification":
             _check_classes(labels, (len(logits),), logits.shape[-1])
-            sums = token_loss(logits[:, None], labels[:, None], nn.Identity())
-            result.loss, result.correct, result.predicted = (
-                sums.reduce(num_items_in_batch),
-                sums.correct,
-                sums.predicted,
-            )
-            return
+            return token_loss(logits[:, None], labels[:, None], nn.Identity()).fields(num_items_in_batch)
         wanted = labels.to(logits.dtype).view(len(labels), -1)
         if wanted.shape != logits.shape:
             raise ValueError(f"labels have shape {list(labels.shape)}; for {kind} they must be {list(logits.shape)}")
         if kind == "regression":
-            result.loss = F.mse_loss(logits, wanted)
-        else:
-            result.loss = F.binary_cross_entropy_with_logits(logits, wanted)
-            result.correct = ((logits > 0) == (wanted > 0.5)).sum()
-            result.predicted = result.correct.new_tensor(wanted.numel())
+            return {"loss": F.mse_loss(logits, wanted)}
+        correct = ((logits > 0) == (wanted > 0.5)).sum()
+        loss = F.binary_cross_entropy_with_logits(logits, wanted)
+        return {"loss": loss, "correct": correct, "predicted": correct.new_tensor(wanted.numel())}
 
 
 class ReformerForTokenClassification(_Head):
@@ -207,15 +202,11 @@ class ReformerForTokenClassification(_Head):
             output_attentions=output_attentions,
         )
         logits = self.classifier(self.dropout(output.last_hidden_state))
-        result = ReformerTokenClassifierOutput(logits=logits, hidden_states=output.hidden_states)
+        learned: dict[str, Any] = {}
         if labels is not None:
             _check_classes(labels, logits.shape[:2], logits.shape[-1])
-            sums = token_loss(logits, labels, nn.Identity())
-            result.loss, result.correct, result.predicted = (
-                sums.reduce(num_items_in_batch),
-                sums.correct,
-                sums.predicted,
-            )
+            learned = token_loss(logits, labels, nn.Identity()).fields(num_items_in_batch)
+        result = ReformerTokenClassifierOutput(logits=logits, hidden_states=output.hidden_states, **learned)
         return result if return_dict is None or return_dict else result.to_tuple()
 
 
@@ -257,18 +248,26 @@ class ReformerForQuestionAnswering(_Head):
         if attention_mask is not None:
             logits = logits.masked_fill(~attention_mask.bool().unsqueeze(-1), torch.finfo(logits.dtype).min)
         starts, ends = logits.unbind(-1)
-        result = ReformerQuestionAnsweringOutput(
-            start_logits=starts, end_logits=ends, hidden_states=output.hidden_states
-        )
+        learned: dict[str, Any] = {}
         if start_positions is not None and end_positions is not None:
             wanted = torch.stack((start_positions.view(-1), end_positions.view(-1)), dim=1)
-            wanted = wanted.masked_fill((wanted < 0) | (wanted >= logits.shape[1]), IGNORED)
-            sums = token_loss(logits.transpose(1, 2), wanted, nn.Identity())
-            result.loss = sums.reduce(None if num_items_in_batch is None else 2 * num_items_in_batch)
-            asked = (wanted != IGNORED).all(1)
-            result.correct = ((logits.argmax(1) == wanted).all(1) & asked).sum()
-            result.predicted = asked.sum()
+            learned = _learn_spans(logits, wanted, num_items_in_batch)
+        result = ReformerQuestionAnsweringOutput(
+            start_logits=starts, end_logits=ends, hidden_states=output.hidden_states, **learned
+        )
         return result if return_dict is None or return_dict else result.to_tuple()
+
+
+def _learn_spans(
+    logits: Float[Tensor, "b l 2"], wanted: Int[Tensor, "b 2"], num_items_in_batch: int | Tensor | None
+) -> dict[str, Any]:
+    """Fields of the output; an answer is right if its start and its end are."""
+    wanted = wanted.masked_fill((wanted < 0) | (wanted >= logits.shape[1]), IGNORED)
+    sums = token_loss(logits.transpose(1, 2), wanted, nn.Identity())
+    asked = (wanted != IGNORED).all(1)
+    correct = ((logits.argmax(1) == wanted).all(1) & asked).sum()
+    loss = sums.reduce(None if num_items_in_batch is None else 2 * num_items_in_batch)
+    return {"loss": loss, "correct": correct, "predicted": asked.sum()}
 
 
 def _problem(num_labels: int, labels: Tensor) -> str:

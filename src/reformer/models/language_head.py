@@ -45,28 +45,26 @@ class LanguageHead(ReformerPreTrainedModel):
 
     def _predict(
         self,
-        result: Any,
         hidden: Float[Tensor, "b l width"],
         targets: Int[Tensor, "b l"] | None,
         num_items_in_batch: int | Tensor | None,
         logits_to_keep: int | Tensor = 0,
-    ) -> None:
-        """Put the logits into an output, and with `targets` the loss; with `loss_chunk`, one of the two."""
+    ) -> dict[str, Any]:
+        """Fields of an output: the logits, and with `targets` the loss; with `loss_chunk`, one of the two."""
         if isinstance(logits_to_keep, int):
             check_integer("logits_to_keep", logits_to_keep, 0)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         if targets is None:
-            result.logits = self._logits(hidden[:, kept])
-            return
+            return {"logits": self._logits(hidden[:, kept])}
         smoothing = self.config.label_smoothing if self.training else 0.0
+        logits = None
         if self.config.loss_chunk:
             sums = token_loss(hidden, targets, self._logits, self.config.loss_chunk, smoothing)
         else:
             logits = self._logits(hidden)
             sums = token_loss(logits, targets, nn.Identity(), smoothing=smoothing)
-            result.logits = logits[:, kept]
-        result.loss = sums.reduce(num_items_in_batch)
-        result.correct, result.predicted = sums.correct, sums.predicted
+            logits = logits[:, kept]
+        return {"logits": logits, **sums.fields(num_items_in_batch)}
 
 
 def check_targets(labels: Int[Tensor, "b l"], hidden: Tensor, vocab_size: int) -> None:

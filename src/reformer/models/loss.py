@@ -22,6 +22,10 @@ class TokenLoss(NamedTuple):
     predicted: Int[Tensor, ""]
     """Predicted tokens."""
 
+    def fields(self, num_items_in_batch: int | Tensor | None) -> dict[str, Tensor]:
+        """What an output says of the loss."""
+        return {"loss": self.reduce(num_items_in_batch), "correct": self.correct, "predicted": self.predicted}
+
     def reduce(self, num_items_in_batch: int | Tensor | None) -> Tensor:
         """Mean over predicted tokens, or the sum divided by `num_items_in_batch`; 0, with its graph, without any."""
         if num_items_in_batch is None:
