@@ -240,7 +240,7 @@ def test_without_numba_the_plain_backend_serves_and_says_so_once(
 ) -> None:
     monkeypatch.setitem(sys.modules, "reformer.ops.cpu", None)  # as if its import failed
     monkeypatch.setattr(backends, "_missing", [])
-    q = torch.randn(1, 1, 30, 8)
+    q = torch.randn(1, 1, 90, 8)
     with pytest.raises(ValueError, match="backend='numba' is not to be had"):
         lsh_attention(q, q, backend="numba")
     monkeypatch.setattr(backends, "_missing", [])

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from reformer.ops.attention import Duplicates, LocalRule, Rule, local_attention,
 from reformer.ops.checks import check_choice
 from reformer.ops.hashing import derive_seed, draw_seed
 from reformer.ops.ranks import Ranks, compute_ranks
+from reformer.ops.softmax_attention import softmax_attention
 
 FULL_PIECE = 1024  # queries at a time where exact attention needs a mask
 
@@ -296,12 +296,12 @@ class FullAttention(Attention):
             cache.extend(k, v, step)
         dropout = self.dropout if self.training else 0.0
         if key_padding_mask is None and segment_ids is None:
-            return self._merge(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal))
+            return self._merge(softmax_attention(q, k, v, dropout_p=dropout, causal=self.causal))
         ranks = compute_ranks(x.shape[0], x.shape[1], key_padding_mask, segment_ids, x.device)
         padding = ~ranks.real[:, None, :, None]
         k, v = k.masked_fill(padding, 0.0), v.masked_fill(padding, 0.0)  # 0 * NaN is NaN
         pieces = [
-            F.scaled_dot_product_attention(q[:, :, start : start + FULL_PIECE], k, v, mask, dropout_p=dropout)
+            softmax_attention(q[:, :, start : start + FULL_PIECE], k, v, mask, dropout_p=dropout)
             for start, mask in self._masks(ranks)
         ]
         return self._merge(torch.cat(pieces, dim=2).masked_fill(padding, 0.0))

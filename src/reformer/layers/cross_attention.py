@@ -1,13 +1,13 @@
 """Attention from a decoder to its source: exact, in pieces of bounded memory."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from reformer.layers.attention import Attention
 from reformer.layers.caches.cross import CrossCache
+from reformer.ops.softmax_attention import softmax_attention
 
 SCORES = 1 << 24
 """Scores of all heads that are worked on at a time, about: 64 MiB in fp32."""
@@ -69,7 +69,7 @@ class CrossAttention(Attention):
             allowed = mask[:, None, None, :] | empty  # softmax over nothing is NaN
 
         def attend(part: Tensor) -> Tensor:
-            return F.scaled_dot_product_attention(part, k, v, allowed, dropout_p=dropout)
+            return softmax_attention(part, k, v, allowed, dropout_p=dropout)
 
         rows = max(SCORES // max(k[..., 0].numel(), 1), 1)
         if q.shape[2] <= rows:

@@ -8,10 +8,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from reformer.ops import exact
 from reformer.ops.arguments import NO_LIMIT, Attending, make_hashing
 from reformer.ops.backends import BACKENDS, choose_backend
 from reformer.ops.bucket_counts import automatic_buckets, check_bucket_limit, check_chunks, check_factors
 from reformer.ops.checks import check_choice, check_integer, check_probability
+from reformer.ops.exact import sees_all
 from reformer.ops.hashing import draw_seed
 from reformer.ops.ranks import check_masks
 
@@ -77,7 +79,8 @@ def lsh_attention(
         rotations: Gaussian rotations; more columns than needed are ignored.
         seed: draws the rotations from this integer; with neither, from one integer of torch's generator.
         share_rotations: draw one set of rotations for all heads.
-        backend: "numba" (compiled kernels, on a CPU), "plain" (PyTorch operations, every device) or "auto".
+        backend: "numba" (compiled kernels, on a CPU), "plain" (PyTorch operations, every device) or "auto",
+            which takes exact attention where a sequence is so short that this is the same.
 
     Returns:
         Outputs in the type of `v`; a token that is offered nothing takes its own value.
@@ -128,7 +131,8 @@ def lsh_attention(
     (qk, v, hashed), masks = _lengthen(
         missing, (qk, v, qk if hashed is None else hashed), key_padding_mask, segment_ids
     )
-    out = choose_backend(backend, qk.device.type).lsh(qk, v, hashed, *masks, hashing, at).to(v.dtype)
+    chosen = exact if backend == "auto" and sees_all(at, length) else choose_backend(backend, qk.device.type)
+    out = chosen.lsh(qk, v, hashed, *masks, hashing, at).to(v.dtype)
     return out[:, :, :length] if missing else out
 
 
@@ -188,7 +192,8 @@ def local_attention(
     length = q.shape[2]
     missing = -length % length_multiple if rule == "chunk" else 0
     (q, k, v), masks = _lengthen(missing, (q, k, v), key_padding_mask, segment_ids)
-    out = choose_backend(backend, q.device.type).local(q, k, v, *masks, at).to(v.dtype)
+    chosen = exact if backend == "auto" and sees_all(at, length) else choose_backend(backend, q.device.type)
+    out = chosen.local(q, k, v, *masks, at).to(v.dtype)
     return out[:, :, :length] if missing else out
 
 
