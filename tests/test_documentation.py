@@ -1,5 +1,6 @@
 """What the README and the pages print runs: Python as it stands, shell commands in small."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -13,7 +14,7 @@ from reformer.cli.main import main
 from tests.cli.command import run_group
 
 ROOT = Path(__file__).parents[1]
-PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "docs/training.md")}
+PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "docs/training.md", "docs/models.md")}
 INTEROP = (ROOT / "docs" / "interop.md").read_text()
 SMALL = ["--hidden-size", "32", "--num-hidden-layers", "2", "--num-attention-heads", "2", "--window", "8"]
 
@@ -22,7 +23,7 @@ def python_blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", page, re.DOTALL)
 
 
-@pytest.mark.parametrize("code", python_blocks(PAGES["README.md"]) + python_blocks(INTEROP))
+@pytest.mark.parametrize("code", [block for page in (*PAGES.values(), INTEROP) for block in python_blocks(page)])
 def test_python_blocks_run(code: str, tmp_path: Path) -> None:
     if "their-model" in code:
         save_theirs(tmp_path / "their-model")
@@ -47,6 +48,21 @@ def test_conversions_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert main(shlex.split(command)[1:]) == 0
     kept = (Path(name, "model.safetensors").read_bytes() for name in ("their-model", "their-model-again"))
     assert len({len(weights) for weights in kept}) == 1
+
+
+def write_rows() -> None:
+    """Files for tasks."""
+    rows = {
+        "reviews": [
+            {"text": f"a {word} book, number {i}", "stars": word} for i in range(30) for word in ("good", "bad")
+        ],
+        "questions": [{"context": f"Byte {i} is set.", "question": "Which?", "answer": str(i)} for i in range(60)],
+    }
+    for name, found in rows.items():
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    Path("words.csv").write_text("text,label\n" + "".join(f"Ann has {i} bytes,B-P O O O\n" for i in range(60)))
+    for language in ("en", "de"):
+        Path(f"{language}.txt").write_text("".join(f"{language} line {i}\n" for i in range(60)))
 
 
 def commands(page: str) -> list[str]:
@@ -82,6 +98,7 @@ def test_shell_commands_run(
         Path("corpus", f"{i}.txt").write_text(f"Once upon a time there were {i} bytes. " * 20)
     Path("book.txt").write_text("Once upon a time there was a byte. " * 60)
     Path("log.jsonl").write_text('{"message": "it works and works"}\n' * 60)
+    write_rows()
     subprocess.run("cp book.txt notes.txt && gzip notes.txt", shell=True, check=True)
     found = commands(PAGES[name])
     assert len(found) > 5
@@ -95,4 +112,4 @@ def test_shell_commands_run(
         line = re.sub(r"(?<!-m )reformer train", f"{sys.executable} -m reformer train", line)
         code, said = run_group(line, shell=True)
         assert code == 0, f"{command}: {said}"
-    assert {line.split("reformer ")[1].split()[0] for line in found} == {"train", "evaluate", "generate"}
+    assert {line.split("reformer ")[1].split()[0] for line in found} == {"train", "evaluate", "generate"}, name
