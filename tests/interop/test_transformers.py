@@ -1,11 +1,13 @@
 """Models of transformers' Reformer and ours compute the same."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
 
+import reformer
 from reformer.interop.transformers import from_transformers, to_transformers
 from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerModel
 from tests.interop.models import random_batch, random_config, random_model
@@ -240,3 +242,35 @@ def test_folders_that_hold_no_reformer(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="holds no checkpoint that can be read"):
         from_transformers(tmp_path)
+
+
+HEADS = ("ReformerForMaskedLM", "ReformerForSequenceClassification", "ReformerForQuestionAnswering")
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("number", range(4))
+def test_heads_go_there_and_back(head: str, number: int) -> None:
+    labels = 2 if head.endswith("Answering") else 5
+    config = random_config(number, is_decoder=False, num_labels=labels, num_buckets=4)
+    torch.manual_seed(number)
+    theirs: Any = getattr(transformers, head)(config).double().eval()
+    if hasattr(theirs, "lm_head"):
+        torch.nn.init.zeros_(theirs.lm_head.bias)  # which transformers leaves out
+    ours = from_transformers(theirs)
+    assert type(ours).__name__ == head
+    tokens, _ = random_batch(number, config.vocab_size, 60, padded=False)
+    for a, b in zip(ours(tokens).to_tuple(), theirs(tokens).to_tuple(), strict=True):
+        assert (a - b).abs().max() < 1e-9
+    again = to_transformers(ours)
+    assert type(again) is type(theirs)
+    assert again.config.num_labels == labels
+    weights = again.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in theirs.state_dict().items())
+
+
+def test_heads_that_transformers_has_not() -> None:
+    config: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "causal": False}
+    with pytest.raises(ValueError, match="transformers has no Reformer like ReformerForTokenClassification"):
+        to_transformers(reformer.ReformerForTokenClassification(reformer.ReformerConfig(**config)))
+    with pytest.raises(ValueError, match="classifies by the first token; pooling='mean' differs"):
+        to_transformers(reformer.ReformerForSequenceClassification(reformer.ReformerConfig(**config)))

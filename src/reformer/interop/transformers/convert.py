@@ -10,23 +10,45 @@ import transformers
 from torch import nn
 
 from reformer.interop.transformers.settings import changes_of, config_of, settings_of
-from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerModel
+from reformer.models import (
+    ReformerConfig,
+    ReformerForCausalLM,
+    ReformerForMaskedLM,
+    ReformerForQuestionAnswering,
+    ReformerForSequenceClassification,
+    ReformerModel,
+    ReformerPreTrainedModel,
+)
 from reformer.ops.checks import check_integer
 from reformer.settings import ModelSettings
 from reformer.training.checkpoint import reading
 
 logger = logging.getLogger(__name__)
 
-HEADS: dict[str, type[ReformerModel | ReformerForCausalLM]] = {
+HEADS: dict[str, type[ReformerPreTrainedModel]] = {
     "ReformerModel": ReformerModel,
     "ReformerModelWithLMHead": ReformerForCausalLM,
+    "ReformerForMaskedLM": ReformerForMaskedLM,
+    "ReformerForSequenceClassification": ReformerForSequenceClassification,
+    "ReformerForQuestionAnswering": ReformerForQuestionAnswering,
 }
-"""Classes of theirs that ours has."""
+"""Classes of theirs, and ours that compute the same."""
+
+OUTPUTS: dict[str, dict[str, str]] = {
+    "ReformerModel": {},
+    "ReformerModelWithLMHead": {"lm_head.weight": "lm_head.decoder.weight", "lm_head.bias": "lm_head.bias"},
+    "ReformerForMaskedLM": {"lm_head.weight": "lm_head.decoder.weight", "lm_head.bias": "lm_head.bias"},
+    "ReformerForSequenceClassification": {
+        f"{mine}.{what}": f"classifier.{yours}.{what}"
+        for mine, yours in (("dense", "dense"), ("classifier", "out_proj"))
+        for what in ("weight", "bias")
+    },
+    "ReformerForQuestionAnswering": {f"qa_outputs.{what}": f"qa_outputs.{what}" for what in ("weight", "bias")},
+}
+"""Names of the weights of each head, ours and theirs."""
 
 
-def from_transformers(
-    model_or_dir: transformers.PreTrainedModel | str | Path, length: int | None = None
-) -> ReformerModel | ReformerForCausalLM:
+def from_transformers(model_or_dir: transformers.PreTrainedModel | str | Path, length: int | None = None) -> Any:
     """A model of ours that computes what a Reformer of transformers computes, from a live one or a folder.
 
     `length`: tokens of the first call that transformers would see, which fixes its number of buckets where its
@@ -40,8 +62,11 @@ def from_transformers(
     base = type(theirs).__name__
     if not isinstance(theirs.config, transformers.ReformerConfig) or base not in HEADS:
         raise ValueError(f"{base} has a head that ours does not have; there are {', '.join(HEADS)}")
-    config = ReformerConfig(**settings_of(theirs.config, length), dtype=theirs.dtype)
-    ours = HEADS[base](config)
+    more: dict[str, Any] = {}
+    if base == "ReformerForSequenceClassification":
+        more = {"pooling": "first", "id2label": theirs.config.id2label, "problem_type": theirs.config.problem_type}
+    config = ReformerConfig(**settings_of(theirs.config, length), **more, dtype=theirs.dtype)
+    ours: Any = HEADS[base](config)
     found = theirs.state_dict()
     weights = {
         mine: found[yours].reshape(ours.get_parameter(mine).shape) for mine, yours in _names(config.settings, base)
@@ -52,16 +77,21 @@ def from_transformers(
     return ours
 
 
-def to_transformers(model: ReformerModel | ReformerForCausalLM) -> transformers.PreTrainedModel:
+def to_transformers(model: ReformerPreTrainedModel) -> transformers.PreTrainedModel:
     """A Reformer of transformers that computes what a model of ours computes.
 
     What transformers' configuration cannot say is logged as a warning: rotations of our own, differing dropouts, and
     the bias of the output layer, which is carried over and which transformers 5 does not apply.
     Raises ValueError that lists all settings which transformers' Reformer does not have.
     """
-    base = next(name for name, kind in HEADS.items() if isinstance(model, kind))
+    base = next((name for name, kind in HEADS.items() if isinstance(model, kind)), None)
+    if base is None:
+        raise ValueError(f"transformers has no Reformer like {type(model).__name__}; there are {', '.join(HEADS)}")
     settings = model.config.settings
-    config = config_of(settings, head=base != "ReformerModel")
+    if base == "ReformerForSequenceClassification" and settings.pooling != "first":
+        raise ValueError(f"transformers' Reformer classifies by the first token; pooling={settings.pooling!r} differs")
+    config = config_of(settings, head=base == "ReformerModelWithLMHead")
+    config.id2label, config.problem_type = model.config.id2label, model.config.problem_type
     config.architectures = [base]
     theirs: Any = getattr(transformers, base)(config).to(model.device, model.dtype)
     found, wanted = model.state_dict(), theirs.state_dict()
@@ -109,7 +139,7 @@ def _load(folder: Path) -> transformers.PreTrainedModel:
 
 def _names(settings: ModelSettings, head: str) -> Iterator[tuple[str, str]]:
     """Names of all weights, ours and theirs."""
-    mine, yours = ("model.", "reformer.") if head == "ReformerModelWithLMHead" else ("", "")
+    mine, yours = ("", "") if head == "ReformerModel" else ("model.", "reformer.")
     yield f"{mine}embeddings.token.weight", f"{yours}embeddings.word_embeddings.weight"
     position, table = f"{mine}embeddings.position", f"{yours}embeddings.position_embeddings"
     if settings.position_embedding == "axial":
@@ -131,6 +161,4 @@ def _names(settings: ModelSettings, head: str) -> Iterator[tuple[str, str]]:
             yield f"{ours}.g.feed_forward.dense_out.{what}", f"{theirs}.feed_forward.output.dense.{what}"
     for what in ("weight", "bias"):
         yield f"{mine}norm.{what}", f"{yours}encoder.layer_norm.{what}"
-    if head == "ReformerModelWithLMHead":
-        yield "lm_head.weight", "lm_head.decoder.weight"
-        yield "lm_head.bias", "lm_head.bias"
+    yield from OUTPUTS[head].items()

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from reformer.data.tokens import load_tokens
 from reformer.interop.transformers.convert import from_transformers, read_type, to_transformers
-from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerModel
-from reformer.training.checkpoint import load_checkpoint, read_config, reading
+from reformer.models import ReformerConfig
+from reformer.training.checkpoint import load_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -30,7 +30,7 @@ def convert_folder(source: Path, target: Path, length: int | None = None) -> str
     if kind == ReformerConfig.model_type:
         if length is not None:
             raise ValueError("length is for models of transformers; leave it out")
-        model = to_transformers(_load_ours(source))
+        model = to_transformers(load_model(source))
         said = "transformers' Reformer"
     else:
         model = from_transformers(source, length)
@@ -44,14 +44,6 @@ def convert_folder(source: Path, target: Path, length: int | None = None) -> str
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return f"{source} is now {said} in {target}"
-
-
-def _load_ours(folder: Path) -> ReformerModel | ReformerForCausalLM:
-    if read_config(folder).get("architectures") == [ReformerModel.__name__]:
-        with reading(folder):
-            model: ReformerModel = ReformerModel.from_pretrained(folder, local_files_only=True)
-            return model.eval()
-    return load_checkpoint(folder)
 
 
 def _convert_tokenizer(source: Path, target: Path, vocab_size: int, kind: str) -> None:
