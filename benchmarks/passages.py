@@ -41,8 +41,7 @@ def write_rows(data: Path, out: Path) -> None:
     for book in BOOKS:
         text = (data / f"{book}.txt").read_bytes()
         cut = len(text) * 9 // 10
-        for start in random.integers(0, cut - BYTES, PER_BOOK):
-            train.append((text[start : start + BYTES], book))
+        train += [(text[start : start + BYTES], book) for start in random.integers(0, cut - BYTES, PER_BOOK)]
         test += [(text[start : start + BYTES], book) for start in range(cut, len(text) - BYTES + 1, BYTES)]
     for name, rows in (("train", train), ("test", test)):
         with (out / f"{name}.jsonl").open("w") as file:
