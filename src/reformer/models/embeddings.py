@@ -9,7 +9,10 @@ from reformer.models.config import ReformerConfig
 
 
 class Embeddings(nn.Module):
-    """Token embeddings, factorised if asked, plus positions, then dropout."""
+    """Token embeddings, factorised if asked, plus positions, then dropout.
+
+    Where the embeddings predict too, they are small; beside sinusoidal positions they are multiplied by sqrt(width).
+    """
 
     def __init__(self, config: ReformerConfig) -> None:
         super().__init__()
@@ -19,6 +22,7 @@ class Embeddings(nn.Module):
         self.project = (
             nn.Linear(width, settings.hidden_size, bias=False) if width != settings.hidden_size else nn.Identity()
         )
+        self.scale = 1.0
         self.position: nn.Module | None = None
         if settings.position_embedding == "learned":
             self.position = LearnedPositions(settings.max_position_embeddings, settings.hidden_size)
@@ -28,6 +32,8 @@ class Embeddings(nn.Module):
             self.position = AxialPositions(settings.axial_shape, settings.axial_dims)
         elif settings.position_embedding == "sinusoidal":
             self.position = SinusoidalPositions(settings.hidden_size)
+            if settings.tie_word_embeddings:  # as wide as the waves: Vaswani et al. 2017, section 3.4
+                self.scale = width**0.5
         self.limit = settings.length_limit
         self.dropout = nn.Dropout(settings.embedding_dropout)
 
@@ -56,6 +62,8 @@ class Embeddings(nn.Module):
                 f"inputs_embeds have shape {list(inputs_embeds.shape)}; their width must be that of the token "
                 f"embeddings, {self.token.embedding_dim}"
             )
+        if self.scale != 1:
+            inputs_embeds = inputs_embeds * self.scale
         inputs_embeds = self.project(inputs_embeds)
         if self.limit is not None:
             advice = "use shorter texts, or rotary or sinusoidal positions"
