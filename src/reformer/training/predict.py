@@ -122,7 +122,7 @@ def source_of(text: bytes, tokens: Tokens) -> Int[Tensor, "s"]:
 
 def _until_end(row: Sequence[int], tokens: Tokens) -> str:
     kept = list(row[: row.index(tokens.end)] if tokens.end in row else row)
-    return tokens.as_bytes(kept).decode("utf-8", "replace").strip().replace("\n", " ")
+    return " ".join(tokens.as_bytes(kept).decode("utf-8", "replace").strip().splitlines())
 
 
 def _parts(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
