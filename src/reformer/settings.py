@@ -221,10 +221,6 @@ class ModelSettings(Settings):
         self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
 
     def _check_attention(self) -> None:
-        if self.causal and self.pooling == "first":
-            raise ValueError(
-                "pooling='first': the first token of a causal model sees nothing else; choose mean or last"
-            )
         if not self.attention_pattern:
             raise ValueError(f"attention_pattern is empty; name at least one of {', '.join(ATTENTION_KINDS)}")
         for kind in self.attention_pattern:

@@ -56,9 +56,8 @@ def test_translate(tmp_path: Path) -> None:
     wrong = reformer("generate", "model", "--prompt", "a house", "--top-k", "3", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "top-k is for language models" in wrong.stderr
-    again = reformer("train", "--resume", "auto", "--task", "translate", *pairs, "--out", "model", cwd=tmp_path)
-    assert again.returncode == 2  # four steps save no checkpoint
-    assert "no checkpoint to go on from" in again.stderr
+    again = reformer("train", "--resume", "auto", "--out", "model", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr  # what it reads stands in the run file
 
 
 def test_masked_tokens(run: Path) -> None:

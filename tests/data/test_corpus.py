@@ -116,7 +116,8 @@ def test_held_out_windows_predict_each_token_once() -> None:
 
 def test_a_batch_has_padding_and_documents_apart() -> None:
     stream = join_documents([Document("a", b"abc"), Document("b", b"d")])
-    items = [{"input_ids": torch.from_numpy(stream.part(*part))} for part in ((1, 6), (2, 4))]
+    parts = [torch.from_numpy(stream.part(*part)) for part in ((1, 6), (2, 4))]
+    items = [{"input_ids": part, "labels": part} for part in parts]
     batch = Collate(ByteTokens(), apart=True)(items)
     assert batch["input_ids"].tolist() == [[100, 101, 102, 1, 103], [101, 102, 0, 0, 0]]
     assert batch["labels"].tolist() == [[100, 101, 102, -100, 103], [101, 102, -100, -100, -100]]

@@ -239,3 +239,44 @@ def test_rows_of_another_task(tmp_path: Path, task: Any, row: dict[str, Any], sa
     read = {"tag": tag_examples, "qa": question_examples}[task]
     with pytest.raises(ValueError, match=f"line 1: .*{said}"):
         read(DataSettings(task=task, files=(path,)), 99)
+
+
+def test_tokens_of_a_context_say_nothing_of_the_answer(tmp_path: Path) -> None:
+    context = "Well, the Thames flows through London-on-Thames and the Themse too."
+    found = []
+    for answer in ("London", "flows", "don-on"):
+        path = write(tmp_path / "a.jsonl", [{"context": context, "question": "Where?", "answer": answer}])
+        settings = DataSettings(task="qa", files=(path,), held_out_files=(path,), tokenizer="bpe:280")
+        examples = question_examples(settings, 99)
+        example = examples.train[0]
+        found.append(np.asarray(example.features["input_ids"]).tolist())
+        start, end = example.features["start_positions"], example.features["end_positions"]
+        assert isinstance(start, int)
+        assert isinstance(end, int)
+        covered = examples.tokens.as_bytes(found[-1][start : end + 1]).decode()
+        assert answer in covered
+        assert len(covered) <= len(" London-on")
+        assert examples.tokens.as_bytes(example.truth.context.tolist()).decode() == context
+    assert found[0] == found[1] == found[2]
+
+
+def test_words_of_no_token_and_classes_of_one_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"text": ["", "a"], "label": ["O", "B"]}, {"text": ["b"], "label": ["O"]}])
+    settings = DataSettings(task="tag", files=(path,), held_out_files=(path,))
+    example = tag_examples(settings, 9).train[0]
+    labels = np.asarray(example.features["labels"])
+    assert len(labels) == len(np.asarray(example.features["input_ids"]))
+    assert [i for i in labels if i != -100] == [1, 0]
+    rows = [{"text": f"text {i}", "label": str(i)} for i in range(30)]  # each class has one row
+    path = write(tmp_path / "b.jsonl", rows)
+    examples = classify_examples(DataSettings(task="classify", files=(path,), held_out=0.3), 99)
+    assert len(examples.classes) == 30
+    assert examples.held_out
+
+
+def test_long_fields_and_stray_quotes(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", [{"text": "x" * 200_000, "label": "a"}])
+    assert [len(row["text"]) for _, row in read_rows([path])] == [200_000]
+    (tmp_path / "b.tsv").write_text('text\tlabel\n"a" b\t1\nc\t2\n')
+    with pytest.raises(ValueError, match="expected after"):
+        list(read_rows([tmp_path / "b.tsv"]))

@@ -243,6 +243,21 @@ def test_cross_attention_in_pieces(monkeypatch: pytest.MonkeyPatch, dropout: flo
         assert (dense - whole[0][:1]).abs().max() < 1e-12
 
 
+def test_pieces_of_cross_attention_within_the_reversible_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = gradients(make())
+    monkeypatch.setattr(cross_attention, "SCORES", 2 * 2 * 21 * 4)
+    pieces = gradients(make())
+    assert set(pieces) == set(whole)
+    assert all((pieces[name] - gradient).abs().max() < 1e-12 for name, gradient in whole.items())
+
+
+def test_tokens_may_be_renamed_after_the_model_was_made() -> None:
+    model = make().eval()
+    model.config.eos_token_id = model.config.bos_token_id = model.generation_config.eos_token_id = 2
+    source = {name: value for name, value in pairs().items() if name != "labels"}
+    assert model.generate(**source, max_new_tokens=3, do_sample=False).shape[0] == 2
+
+
 def test_refusals() -> None:
     model, batch = make(), pairs()
     with pytest.raises(ValueError, match="the target is missing"):

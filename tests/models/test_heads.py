@@ -168,7 +168,7 @@ def test_pooling() -> None:
     assert torch.equal(output.pooler_output, output.last_hidden_state.mean(1))
     assert make(ReformerModel, causal=True)(tokens()).pooler_output is None
     with pytest.raises(ValueError, match="the first token of a causal model sees nothing else"):
-        ReformerConfig(pooling="first")
+        make(ReformerForSequenceClassification, causal=True, pooling="first")
     for kind in (ReformerForMaskedLM, ReformerForTokenClassification, ReformerForQuestionAnswering):
         with pytest.raises(ValueError, match="reads both ways; make its config with causal=False"):
             make(kind, causal=True)
@@ -182,3 +182,19 @@ def test_a_two_sided_model_sees_both_ways_and_twice_the_window() -> None:
     changed[0, 20] = 3 + (ids[0, 20] - 2) % 37
     moved = (model(ids).last_hidden_state - model(changed).last_hidden_state).abs().amax(-1)[0] > 1e-12
     assert moved.nonzero()[:, 0].tolist() == list(range(17, 24))
+
+
+def test_losses_add_up_over_micro_batches() -> None:
+    """As the Trainer accumulates: sums divided by the items of the whole batch."""
+    ids = tokens()
+    cases = [
+        (ReformerForSequenceClassification, {}, torch.tensor([2, 0]), 2),
+        (ReformerForSequenceClassification, {"num_labels": 1}, torch.tensor([0.5, 2.0]), 2),
+        (ReformerForSequenceClassification, {}, torch.tensor([[1.0, 0, 1], [0, 0, 1]]), 6),
+        (ReformerForTokenClassification, {}, torch.randint(3, ids.shape), ids.numel()),
+    ]
+    for kind, settings, labels, items in cases:
+        model = make(kind, **settings).eval()
+        whole = model(ids, labels=labels).loss
+        parts = [model(ids[i : i + 1], labels=labels[i : i + 1], num_items_in_batch=items).loss for i in (0, 1)]
+        assert torch.allclose(sum(parts), whole)

@@ -21,9 +21,11 @@ PICTURES = (".png", ".svg", ".pdf")
 
 @dataclass
 class Evaluate:
-    """Measure models on whole files: loss, bits per byte, perplexity, accuracy; or what their task is measured by.
+    """Measure models on whole files: loss, bits per byte, perplexity, accuracy.
 
-    A language model predicts each token once, from those in front of it in its window.
+    Each token is predicted once, from those in front of it in its window.
+
+    A model of another task is measured on rows, by accuracy, F1, exact match, BLEU.
 
     Without files, the text is what train holds out of the standard library.
     """
@@ -119,9 +121,9 @@ def _run_task(command: Evaluate, task: str, run: dict[str, dict[str, Any]]) -> N
     from reformer.training.checkpoint import load_model
     from reformer.training.task_evaluation import evaluate_task
 
-    if command.against or command.stream or command.plot or command.per_document or command.per_position:
+    if any((command.against, command.stream, command.plot, command.per_document, command.per_position, command.stride)):
         raise ValueError(
-            f"{command.model} is a model for task={task!r}; --against, --stream, --plot, --per-document and "
+            f"{command.model} is a model for task={task!r}; --against, --stream, --plot, --stride, --per-document and "
             "--per-position are for language models"
         )
     model, tokens = load_model(command.model), tokens_of(command.model)
@@ -191,6 +193,8 @@ def _run_masked(command: Evaluate, model: Any, tokens: Any, length: int, share: 
     from reformer.training.evaluate import evaluate_masked
     from reformer.training.task_evaluation import TaskResult
 
+    if command.answers is not None or not command.files:
+        raise ValueError(f"{command.model} finds masked tokens in files; give some, and no --answers")
     documents = read_documents(command.files, command.field or "text")
     with _progress(f"evaluating {command.model}", None) as advance:
         score = evaluate_masked(model, documents, length, share, tokens=tokens, advance=advance)

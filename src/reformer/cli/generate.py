@@ -32,7 +32,9 @@ _OF_SAMPLING: dict[str, Any] = {
 
 @dataclass
 class Generate:
-    """Write text with a model, as it comes; a model that translates writes a target for each line of the prompt.
+    """Write text with a model, as it comes.
+
+    A model that translates writes a target for each line of the prompt.
 
     On a terminal it asks for prompts; Ctrl-C ends a text, Ctrl-D the program.
     """
@@ -122,14 +124,15 @@ def _translate(command: Generate, model: Any, tokens: "Tokens", prompt: bytes | 
         )
 
     def write(lines: Sequence[str]) -> None:
-        sources = [source_of(as_text(line), tokens) for line in lines]
+        sources = [source_of(as_text(line), tokens) for line in lines if line.strip()]
         longest = command.max_new_tokens
-        for target in translations_of(model, sources, tokens, beams=command.beams or 5, longest=longest):
-            _write(f"{target}\n")
+        found = iter(translations_of(model, sources, tokens, beams=command.beams or 5, longest=longest))
+        for line in lines:
+            _write(f"{next(found) if line.strip() else ''}\n")
 
     if prompt is not None:
-        lines = prompt.decode("utf-8", "replace").splitlines()
-        if not lines:
+        lines = prompt.decode("utf-8", "replace").removesuffix("\n").split("\n")
+        if not any(lines):
             raise ValueError("there is nothing to translate; give --prompt or --prompt-file")
         write(lines)
         return

@@ -20,7 +20,7 @@ from reformer.training.settings import TrainingSettings
 
 @dataclass
 class Train:
-    """Train a model on text: bytes, or the tokens of a tokenizer; --task says what it is to learn.
+    """Train a model on bytes or tokens of text; --task says what it is to learn.
 
     Settings are the preset's, above them the run file's, above them the flags'.
 
@@ -80,9 +80,9 @@ def run(argv: Sequence[str]) -> None:
 
 def _train(command: Train) -> None:
     from reformer.data.tokens import tokens_of
-    from reformer.training.finetune import start_from
+    from reformer.training.finetune import check_init
     from reformer.training.folder import check_out
-    from reformer.training.job import for_task, make_job, with_tokens
+    from reformer.training.job import MODELS, for_task, with_tokens
     from reformer.training.run import check_fit, find_checkpoint, train
 
     assert command.out is not None
@@ -94,15 +94,13 @@ def _train(command: Train) -> None:
     data, init = command.data, command.training.init
     settings = for_task(command.model, data.task)
     check_fit(settings, command.training, 0, data.task)
+    if init is not None:
+        check_init(init, settings, MODELS[data.task])
     text = _read(data, command.training.length)
-    model = None
     if init is None:
         settings = with_tokens(settings, text.tokens)
     elif tokens_of(Path(init)).identity != text.tokens.identity:
         raise ValueError(f"tokenizer={data.tokenizer!r} is not that of {init}; leave it out")
-    else:
-        job = make_job(text, data, command.training)
-        model = start_from(init, settings, command.training.seed, job.model_class, **job.config)
     trained = train(
         text,
         settings,
@@ -111,13 +109,14 @@ def _train(command: Train) -> None:
         data=data,
         overwrite=command.overwrite,
         resume=resume,
-        model=model,
         say=say,
     )
-    if data.task in EXAMPLES and data.task != "translate" and text.held_out and is_main_process():
+    measured = data.task in EXAMPLES and data.task != "translate" and not command.training.fsdp
+    if measured and text.held_out and is_main_process():
         from reformer.training.task_evaluation import evaluate_task
 
-        scores = evaluate_task(data.task, trained, text.held_out, text.tokens).scores
+        rows = command.training.batch_size
+        scores = evaluate_task(data.task, trained, text.held_out, text.tokens, batch_size=rows).scores
         say("held out: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
 
 

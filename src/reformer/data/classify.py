@@ -34,7 +34,7 @@ def classify_examples(settings: DataSettings, length: int) -> Examples:
     rows, held = (read_labelled(paths, settings.field, settings.label_field) if paths else [] for paths in files)
     rows, held = hold_out(rows, held, settings.held_out, key=lambda row: row[0])
     tokens = tokens_for(settings.tokenizer, (as_text(text) for text, _ in rows))
-    classes = tuple(sorted({label for _, label in rows}, key=_by_number))
+    classes = tuple(sorted({label for _, label in [*rows, *held]}, key=_by_number))
     if len(classes) < 2:
         raise ValueError(f"the rows to train on have {len(classes)} classes; at least 2 are needed")
     return Examples(
@@ -48,7 +48,10 @@ def encode_labelled(rows: Labelled, tokens: Tokens, classes: Sequence[str], leng
     examples = []
     for (_, label), ids in zip(rows, tokens.encode([as_text(text) for text, _ in rows]), strict=True):
         if label not in numbers:
-            raise ValueError(f"class {label!r} is none of those that the model learns: {', '.join(classes)}")
+            raise ValueError(
+                f"class {label!r} is none of the {len(classes)} that the model has, "
+                f"{', '.join(classes[:5])}…; leave such rows out"
+            )
         ids = np.concatenate((np.array([tokens.end], dtype=ids.dtype), ids[: length - 1]))
         examples.append(Example({"input_ids": ids, "labels": numbers[label]}, label, len(ids)))
     return examples
@@ -56,4 +59,4 @@ def encode_labelled(rows: Labelled, tokens: Tokens, classes: Sequence[str], leng
 
 def _by_number(name: str) -> tuple[bool, int, str]:
     """Numbers in their order, names behind them."""
-    return (False, int(name), "") if name.isdecimal() else (True, 0, name)
+    return (False, int(name), name) if name.isdecimal() else (True, 0, name)

@@ -29,5 +29,6 @@ class MaskedWindows(Dataset[dict[str, Tensor]]):
             chosen[random.integers(len(ids))] = True
         how = torch.from_numpy(random.random(len(ids)))
         other = torch.from_numpy(random.integers(self.tokens.vocabulary, size=len(ids)))
+        other = torch.where(other == self.tokens.end, self.tokens.mask, other)
         shown = torch.where(how < MASKED, self.tokens.mask, torch.where(how < MASKED + OTHER, other, ids))
         return {"input_ids": torch.where(chosen, shown, ids), "labels": ids.masked_fill(~chosen, IGNORED)}

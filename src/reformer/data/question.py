@@ -1,17 +1,21 @@
 """Questions about a context, with answers that stand in it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reformer.data.examples import Example, Examples, hold_out
-from reformer.data.reading import take
 from reformer.data.rows import Row, read_rows
 from reformer.data.settings import DataSettings
 from reformer.data.tokens import TokenArray, Tokens, as_text, tokens_for
 from reformer.models.loss import IGNORED
+
+_WORD = re.compile(r"\s?\w+|\s?[^\w\s]|\s")
+"""A word or a mark with the space in front of it: what tokenizers do not join either."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +52,26 @@ def read_questions(paths: Sequence[str]) -> list[Question]:
 
 
 def _question(row: Row, where: str) -> Question:
-    context, question = (take(row, name, where) for name in ("context", "question"))
-    answers = row.get("answers")
-    if isinstance(answers, dict):
-        texts, starts = list(answers.get("text", ())), list(answers.get("answer_start", ()))
-    else:
-        texts = answers if isinstance(answers, list) else [take(row, "answer", where)]
-        starts = [int(row["answer_start"])] if str(row.get("answer_start", "")).isdecimal() else []
+    context, question = (row.get(name) for name in ("context", "question"))
+    answers = row.get("answers", row.get("answer"))
+    found = answers if isinstance(answers, dict) else {"text": answers, "answer_start": row.get("answer_start")}
+    texts, starts = (_listed(found.get(name)) for name in ("text", "answer_start"))
     if not texts or not all(isinstance(text, str) and text for text in (context, question, *texts)):
-        raise ValueError(f"{where}: context, question and at least one answer must be texts that are not empty")
+        raise ValueError(
+            f"{where}: context, question and at least one answer must be texts that are not empty; leave rows without "
+            "an answer out"
+        )
+    starts = [start for start in starts if str(start).isdecimal()]
+    assert isinstance(context, str)
+    assert isinstance(question, str)
     start = int(starts[0]) if starts else context.find(texts[0])
     if start < 0 or context[start : start + len(texts[0])] != texts[0]:
         raise ValueError(f"{where}: the answer {texts[0]!r} does not stand in the context at {max(start, 0)}")
     return Question(context, question, tuple(texts), start)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def question_examples(settings: DataSettings, length: int) -> Examples:
@@ -75,22 +86,40 @@ def encode_questions(rows: Sequence[Question], tokens: Tokens, length: int) -> l
     """Examples of questions; an answer that is cut off has no position to learn."""
     examples = []
     for row in rows:
-        before, answer, behind = (
-            row.context[: row.start],
-            row.answers[0],
-            row.context[row.start + len(row.answers[0]) :],
-        )  # encoded apart, so that the answer begins and ends with a token
-        parts = tokens.encode([as_text(text) for text in (row.question, before, answer, behind)])
-        end = np.array([tokens.end], dtype=parts[0].dtype)
-        offset = len(parts[0]) + 2
-        start = offset + len(parts[1])
-        last = start + len(parts[2]) - 1
-        ids = np.concatenate((end, parts[0], end, *parts[1:]))[:length]
-        learned = last < len(ids)
+        question = tokens.encode([as_text(row.question)])[0]
+        pieces = _WORD.findall(row.context)  # apart, so that tokens say nothing of where the answer is
+        parts = tokens.encode([as_text(piece) for piece in pieces])
+        ends = np.cumsum([len(piece) for piece in pieces])  # characters up to the end of each piece
+        counts = np.cumsum([len(part) for part in parts])  # and tokens
+        end = np.array([tokens.end], dtype=question.dtype)
+        offset = len(question) + 2
+        ids = np.concatenate((end, question, end, *parts))[:length]
+        start, last = _place(row, pieces, parts, ends, counts, tokens)
+        learned = offset + last < len(ids)
         features: dict[str, Any] = {
             "input_ids": ids,
-            "start_positions": start if learned else IGNORED,
-            "end_positions": last if learned else IGNORED,
+            "start_positions": offset + start if learned else IGNORED,
+            "end_positions": offset + last if learned else IGNORED,
         }
         examples.append(Example(features, Answered(row.answers, ids[offset:], offset), len(ids)))
     return examples
+
+
+def _place(
+    row: Question,
+    pieces: Sequence[str],
+    parts: Sequence[TokenArray],
+    ends: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    tokens: Tokens,
+) -> tuple[int, int]:
+    """The first and the last token of the context that hold a part of the answer."""
+    first = int(np.searchsorted(ends, row.start, side="right"))
+    last = int(np.searchsorted(ends, row.start + len(row.answers[0]), side="left"))
+    start, end = int(counts[first]) - len(parts[first]), int(counts[last]) - 1
+    if tokens.per_byte:  # to the byte
+        before = row.start - (int(ends[first]) - len(pieces[first]))
+        behind = int(ends[last]) - row.start - len(row.answers[0])
+        start += len(as_text(pieces[first][:before]))
+        end -= len(as_text(pieces[last][len(pieces[last]) - behind :])) if behind else 0
+    return start, end

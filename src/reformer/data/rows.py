@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,11 @@ def _rows(source: Source) -> Iterator[tuple[str, Row]]:
 
 
 def _separated(source: Source, separator: str) -> Iterator[tuple[str, Row]]:
+    csv.field_size_limit(sys.maxsize)  # long texts are what we are for
     with opened(source) as file:
-        reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=separator)
+        reader = csv.DictReader(
+            io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=separator, strict=True
+        )
         try:
             for row in reader:
                 where = f"{source.name}, line {reader.line_num}"

@@ -36,7 +36,7 @@ def tag_examples(settings: DataSettings, length: int) -> Examples:
     rows, held = (read_tagged(paths, settings.field, settings.label_field) if paths else [] for paths in files)
     rows, held = hold_out(rows, held, settings.held_out, key=lambda row: " ".join(row[0]))
     tokens = tokens_for(settings.tokenizer, (as_text(" ".join(words)) for words, _ in rows))
-    tags = tuple(sorted({tag for _, row in rows for tag in row}))
+    tags = tuple(sorted({tag for _, row in [*rows, *held] for tag in row}))
     if len(tags) < 2:
         raise ValueError(f"the rows to train on have {len(tags)} tags; at least 2 are needed")
     return Examples(encode_tagged(rows, tokens, tags, length), encode_tagged(held, tokens, tags, length), tokens, tags)
@@ -51,7 +51,11 @@ def encode_tagged(rows: Tagged, tokens: Tokens, tags: Sequence[str], length: int
         texts = [as_text(word if not i else f" {word}") for i, word in enumerate(words)]
         for piece, tag in zip(tokens.encode(texts), row_tags, strict=True):
             if tag not in numbers:
-                raise ValueError(f"tag {tag!r} is none of those that the model learns: {', '.join(tags)}")
+                raise ValueError(
+                    f"tag {tag!r} is none of the {len(tags)} that the model has, "
+                    f"{', '.join(tags[:5])}…; leave such rows out"
+                )
+            piece = piece if len(piece) else np.array([tokens.mask])  # a word that the tokenizer leaves nothing of
             ids += piece.tolist()
             labels += [numbers[tag]] + [IGNORED] * (len(piece) - 1)
         ids, labels = ids[:length], labels[:length]

@@ -1,6 +1,5 @@
 """Pairs of lines: sources and their targets."""
 
-import gzip
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from reformer.data.examples import Example, Examples, hold_out
+from reformer.data.reading import opened
 from reformer.data.settings import DataSettings
 from reformer.data.sources import find_sources
 from reformer.data.tokens import Tokens, as_text, tokens_for
@@ -20,12 +20,11 @@ def read_lines(paths: Sequence[str | Path]) -> list[str]:
     lines: list[str] = []
     for source in find_sources(paths):
         try:
-            data = gzip.decompress(source.path.read_bytes()) if source.compressed else source.path.read_bytes()
-            lines += [line.removesuffix("\r") for line in data.decode("utf-8").removesuffix("\n").split("\n")]
+            with opened(source) as file:
+                text = file.read().decode("utf-8-sig")
         except UnicodeDecodeError:
             raise ValueError(f"{source.name} is not UTF-8; save the file as UTF-8") from None
-        except (OSError, EOFError) as error:
-            raise ValueError(f"{source.name} cannot be read ({error}); give it again") from None
+        lines += [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     return lines
 
 

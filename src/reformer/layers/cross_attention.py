@@ -68,14 +68,17 @@ class CrossAttention(Attention):
             empty = ~mask.any(1)[:, None, None, None]
             allowed = mask[:, None, None, :] | empty  # softmax over nothing is NaN
 
-        def attend(part: Tensor) -> Tensor:
+        def attend(part: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
             return softmax_attention(part, k, v, allowed, dropout_p=dropout)
 
         rows = max(SCORES // max(k[..., 0].numel(), 1), 1)
         if q.shape[2] <= rows:
-            out = attend(q)
-        elif torch.is_grad_enabled():  # where dropout or a mask keeps the scores, those of one piece
-            out = torch.cat([checkpoint(attend, part, use_reentrant=False) for part in q.split(rows, dim=2)], dim=2)
+            out = attend(q, k, v, allowed)
         else:
-            out = torch.cat([attend(part) for part in q.split(rows, dim=2)], dim=2)
+            parts = q.split(rows, dim=2)
+            if torch.is_grad_enabled():  # where dropout or a mask keeps the scores, those of one piece
+                done = [checkpoint(attend, part, k, v, allowed, use_reentrant=False) for part in parts]
+            else:
+                done = [attend(part, k, v, allowed) for part in parts]
+            out = torch.cat(done, dim=2)
         return out if empty is None else out.masked_fill(empty, 0.0)

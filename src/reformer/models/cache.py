@@ -36,6 +36,14 @@ def why_not_cached(settings: ModelSettings) -> str | None:
     return None
 
 
+OF_NO_CACHE = {
+    *("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id", "label_smoothing", "loss_chunk"),
+    *("pooling", "embedding_dropout", "attention_dropout", "lsh_dropout", "hidden_dropout"),
+    *("attention_output_dropout", "feed_forward_dropout", "chunk_size_feed_forward", "vocab_size"),
+}
+"""Settings that decoding in evaluation does not depend on."""
+
+
 def differing(a: ModelSettings, b: ModelSettings) -> list[str]:
     """Names of the fields in which two models' settings differ."""
     return [field.name for field in fields(a) if getattr(a, field.name) != getattr(b, field.name)]
@@ -213,6 +221,8 @@ class ReformerCache(Cache):
                 )
         for layer in self.layers:
             layer.crop(self.lengths, after)
+        if not kept:
+            self.cross = []
         if self.padding is not None:
             self.padding = self.padding[:, :kept] if self.padding[:, :kept].any() else None
         self.lengths, self.seen = tuple(after), kept

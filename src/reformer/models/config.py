@@ -70,9 +70,8 @@ class ReformerConfig(PreTrainedConfig):
 
     def of_decoder(self) -> "ReformerConfig":
         """And that of its decoder."""
-        pooling = "mean" if self.pooling == "first" else self.pooling
         layers = self.num_decoder_layers or self.num_hidden_layers
-        return self._part(causal=True, num_hidden_layers=layers, pooling=pooling)
+        return self._part(causal=True, num_hidden_layers=layers)
 
     def _part(self, **changes: Any) -> "ReformerConfig":
         part = copy.deepcopy(self)

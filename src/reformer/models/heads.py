@@ -113,6 +113,11 @@ class ReformerForSequenceClassification(_Head):
 
     def __init__(self, config: ReformerConfig) -> None:
         super().__init__(config)
+        if config.causal and config.pooling == "first":
+            raise ValueError(
+                "pooling='first': the first token of a causal model sees nothing else; choose mean or last, or "
+                "causal=False"
+            )
         self.dense = nn.Linear(merged_width(config), config.hidden_size)
         self.classifier = nn.Linear(config.hidden_size, len(config.class_names))
         self.post_init()
@@ -160,10 +165,11 @@ class ReformerForSequenceClassification(_Head):
         wanted = labels.to(logits.dtype).view(len(labels), -1)
         if wanted.shape != logits.shape:
             raise ValueError(f"labels have shape {list(labels.shape)}; for {kind} they must be {list(logits.shape)}")
+        items = wanted.numel() if num_items_in_batch is None else num_items_in_batch
         if kind == "regression":
-            return {"loss": F.mse_loss(logits, wanted)}
+            return {"loss": F.mse_loss(logits, wanted, reduction="sum") / items}
         correct = ((logits > 0) == (wanted > 0.5)).sum()
-        loss = F.binary_cross_entropy_with_logits(logits, wanted)
+        loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / items
         return {"loss": loss, "correct": correct, "predicted": correct.new_tensor(wanted.numel())}
 
 

@@ -15,7 +15,7 @@ from reformer.layers.caches.step import Step
 from reformer.layers.norm import make_norm
 from reformer.layers.positions import PositionTable
 from reformer.layers.streams import StreamLinear
-from reformer.models.cache import ReformerCache, differing
+from reformer.models.cache import OF_NO_CACHE, ReformerCache, differing
 from reformer.models.config import ReformerConfig
 from reformer.models.embeddings import Embeddings
 from reformer.models.stack import make_stack
@@ -61,7 +61,9 @@ class ReformerPreTrainedModel(PreTrainedModel):
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None, **kwargs: Any) -> None:
         """Nothing to do: a reversible model stores no activations of its layers."""
-        if self.config.reversible:
+        if self.config.residual == "single":
+            logger.warning_once("gradient checkpointing is ignored: a model of one stream keeps its activations")
+        elif self.config.reversible:
             logger.warning_once("gradient checkpointing is ignored: a reversible model recovers its activations anyway")
         else:
             logger.warning_once(
@@ -233,8 +235,8 @@ class ReformerModel(ReformerPreTrainedModel):
             raise ValueError(f"past_key_values is a {type(cache).__name__}; this model needs a ReformerCache")
         accepted = (id(self.built_from), self.config.hash_seed)
         if cache.accepted != accepted:
-            wanted = replace(self.built_from, hash_seed=self.config.hash_seed, vocab_size=cache.settings.vocab_size)
-            if names := differing(cache.settings, wanted):
+            wanted = replace(self.built_from, hash_seed=self.config.hash_seed)
+            if names := [name for name in differing(cache.settings, wanted) if name not in OF_NO_CACHE]:
                 raise ValueError(
                     f"past_key_values was made for a model of other settings ({', '.join(names)}); make it from this "
                     "model's config as it was when the model was made"

@@ -153,7 +153,8 @@ def evaluate_masked(
     total = Score()
     with torch.no_grad(), evaluating(model):
         for i in range(len(windows)):
-            ids, labels = (windows[i][name][None].to(model.device) for name in ("input_ids", "labels"))
+            window = windows[i]
+            ids, labels = (window[name][None].to(model.device) for name in ("input_ids", "labels"))
             output = model(ids, labels=labels, logits_to_keep=1)
             count = int(output.predicted)
             total.nll += float(output.loss) * count

@@ -14,7 +14,7 @@ from reformer.layers.positions import PositionTable
 from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerPreTrainedModel
 from reformer.models.cache import differing
 from reformer.settings import ModelSettings
-from reformer.training.checkpoint import load_model
+from reformer.training.checkpoint import load_model, read_config, reading
 from reformer.training.lora_settings import LoraSettings
 
 LAYERS = "model"
@@ -31,6 +31,8 @@ FREE = {
     "feed_forward_dropout",
     "chunk_size_feed_forward",
     "loss_chunk",
+    "label_smoothing",
+    "pooling",
     "num_hashes",
     "num_hashes_eval",
     "hash_seed",
@@ -39,7 +41,7 @@ FREE = {
 """Settings that a trained model may change: they have no weights of their own, or some that can be carried over."""
 
 
-HEADLESS = FREE | {"causal", "pooling", "label_smoothing"}
+HEADLESS = FREE | {"causal"}
 """Settings that a model of another task may change, which begins with another head."""
 
 
@@ -59,6 +61,22 @@ def start_from(
     return adapt(load_model(Path(folder)), settings, kind, **config)
 
 
+def check_init(folder: str, settings: ModelSettings, kind: type[ReformerPreTrainedModel]) -> None:
+    """ValueError for settings that the model in a folder cannot take, before there is anything to train on."""
+    written = read_config(Path(folder))
+    same = (written.get("architectures") or [kind.__name__])[0] == kind.__name__
+    with reading(Path(folder)):
+        config = ReformerConfig.from_pretrained(folder)
+    _check_changes(config.settings, settings, FREE if same else HEADLESS)
+
+
+def _check_changes(before: ModelSettings, after: ModelSettings, free: set[str]) -> None:
+    fixed = [name for name in differing(before, after) if name not in free]
+    if fixed:
+        now = ", ".join(f"{name}={getattr(after, name)!r} (it has {getattr(before, name)!r})" for name in fixed)
+        raise ValueError(f"a trained model keeps what it is; leave out {now}")
+
+
 def adapt(
     model: ReformerPreTrainedModel,
     settings: ModelSettings,
@@ -72,12 +90,7 @@ def adapt(
     """
     same = type(model) is kind and all(getattr(model.config, name) == value for name, value in config.items())
     changed = differing(model.config.settings, settings)
-    fixed = [name for name in changed if name not in (FREE if same else HEADLESS)]
-    if fixed:
-        now = ", ".join(
-            f"{name}={getattr(settings, name)!r} (it has {getattr(model.config, name)!r})" for name in fixed
-        )
-        raise ValueError(f"a trained model keeps what it is; leave out {now}")
+    _check_changes(model.config.settings, settings, FREE if same else HEADLESS)
     if same and not changed:
         return model
     fresh = kind(ReformerConfig(**asdict(settings), **config))

@@ -1,6 +1,6 @@
 """What a run learns: its data in their order, and the model for them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from reformer.data.batches import TrainingBatches
-from reformer.data.examples import ExampleCollate, ExampleDataset, Examples
+from reformer.data.examples import Example, ExampleCollate, ExampleDataset, Examples
 from reformer.data.masking import MaskedWindows
 from reformer.data.prepare import Corpus
 from reformer.data.settings import DataSettings
@@ -87,13 +87,20 @@ def _example_job(text: Examples, data: DataSettings, training: TrainingSettings)
     return Job(
         MODELS[data.task],
         TrainingBatches(text.train, batches, training.batch_size, training.batch_tokens, training.seed),
-        ExampleDataset(text.held_out),
+        ExampleDataset(_spread(text.held_out, training.eval_tokens)),
         ExampleCollate(text.tokens.pad),
         1,
         f"{len(text.train):,} examples of {sum(example.size for example in text.train) / len(text.train):,.0f} tokens",
         config={"id2label": names, "label2id": {name: i for i, name in names.items()}} if names else {},
         evaluating={"logits_to_keep": 1} if data.task == "translate" else {},
     )
+
+
+def _spread(examples: Sequence[Example], most: int) -> list[Example]:
+    """As many examples, spread over all, as have so many tokens: at least one."""
+    total = sum(example.size for example in examples)
+    step = max(total / most, 1.0)
+    return [examples[int(i * step)] for i in range(int(len(examples) / step))] or list(examples[:1])
 
 
 def for_task(settings: ModelSettings, task: str) -> ModelSettings:

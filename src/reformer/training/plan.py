@@ -89,7 +89,7 @@ def _shapes(settings: ModelSettings, kind: str) -> list[tuple[int, int]]:
 
 
 def _merged(settings: ModelSettings) -> int:
-    return settings.hidden_size * (2 if settings.stream_merge == "concat" else 1)
+    return settings.hidden_size * (2 if settings.stream_merge == "concat" and settings.residual == "twin" else 1)
 
 
 def _matrices(settings: ModelSettings) -> Iterator[int]:

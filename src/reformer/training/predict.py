@@ -101,9 +101,11 @@ def translations_of(
         for part in _parts(order, batch_size):
             rows = [Example({"input_ids": sources[i].numpy()}, None, len(sources[i])) for i in part]
             inputs = {name: value.to(model.device) for name, value in collate(rows).items()}
+            room = longest or 2 * inputs["input_ids"].shape[1] + 10
+            limit = model.config.settings.length_limit
             output = model.generate(
                 **inputs,
-                max_new_tokens=longest or 2 * inputs["input_ids"].shape[1] + 10,
+                max_new_tokens=room if limit is None else min(room, limit - 1),
                 num_beams=beams,
                 do_sample=False,
                 early_stopping=True,

@@ -1,4 +1,4 @@
-"""How well a model does its task on rows that it was not trained on."""
+"""How well a model does its task on rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

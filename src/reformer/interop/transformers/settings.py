@@ -163,6 +163,7 @@ def _foreign(settings: ModelSettings, kinds: set[str], head: bool) -> list[str]:
     """What transformers' Reformer does not have."""
     wanted: dict[str, tuple[Any, ...]] = {
         "norm": ("layernorm",),
+        "residual": ("twin",),
         "position_embedding": ("axial", "learned"),
         "stream_merge": ("concat",),
         "embedding_size": (None, settings.hidden_size),
