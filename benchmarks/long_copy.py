@@ -2,18 +2,16 @@
 
 A source is a row of random letters; 24 of them are marked (their upper-case twins), and they are all different. Each
 was put at a random place. The target is the marked letters, in order, and the end. What it takes: find all of them
-wherever they are, and go from each to the next. Beside it, memory and time of a training step, of this model and of
-a plain Transformer of the same width and depth, each in a process of its own.
+wherever they are, and go from each to the next. Memory and time of a step:
+`encoder_decoder_step.py`.
 """
 
 import argparse
-import json
 import sys
 import time
 
 import torch
 from machine import save
-from memory import in_fresh_process, peak_over_start
 from torch import Tensor
 
 import reformer
@@ -41,9 +39,9 @@ def batch(rows: int, length: int, marked: int, generator: torch.Generator) -> di
     return {"input_ids": source, "labels": labels}
 
 
-def make(kind: str) -> reformer.ReformerForConditionalGeneration:
+def make(kind: str, **changes: object) -> reformer.ReformerForConditionalGeneration:
     torch.manual_seed(0)
-    settings = {"vocab_size": VOCABULARY, "position_embedding": "sinusoidal", "stream_merge": "mean", **SIZE}
+    settings = {"vocab_size": VOCABULARY, "position_embedding": "sinusoidal", "stream_merge": "mean", **SIZE, **changes}
     return reformer.ReformerForConditionalGeneration(reformer.ReformerConfig(**settings, **KINDS[kind]))
 
 
@@ -87,36 +85,15 @@ def learn(kind: str, minutes: float, seed: int) -> dict[str, object]:
     return {"kind": kind, "seed": seed, "steps": steps, "minutes": minutes, "exact": exact(model, 100)}
 
 
-def measure_step(kind: str) -> dict[str, float]:
-    """Peak memory beyond the weights and their gradients, and seconds, of a step over one source."""
-    model = make(kind)
-    pairs = batch(1, LENGTH, MARKED, torch.Generator().manual_seed(0))
-
-    def step() -> None:
-        model(**pairs).loss.backward()
-
-    step()  # compiles, and makes the gradients
-    started = time.perf_counter()
-    peak = peak_over_start(step)
-    return {"peak": peak, "seconds": time.perf_counter() - started}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--kinds", nargs="+", default=["lsh"], choices=KINDS)
-    parser.add_argument("--step", choices=KINDS, help="measure a step in this process")
     arguments = parser.parse_args()
-    if arguments.step:
-        print(json.dumps(measure_step(arguments.step)))
-        return
     rows = [learn(kind, arguments.minutes, 0) for kind in arguments.kinds]
-    memory = {kind: in_fresh_process(__file__, "--step", kind) for kind in KINDS}
     for row in rows:
         print(f"{row['kind']}: {row['exact']:.4f} of tokens exact after {row['steps']} steps")
-    for kind, found in memory.items():
-        print(f"a step of {kind}: {found['peak'] / 2**20:,.0f} MiB, {found['seconds']:.2f} s")
-    save("long_copy", rows, memory=memory, length=LENGTH, marked=MARKED, size=SIZE)
+    save("long_copy", rows, length=LENGTH, marked=MARKED, size=SIZE)
 
 
 if __name__ == "__main__":

@@ -278,6 +278,11 @@ class ModelSettings(Settings):
                 check_integer(name, getattr(self, name), 0, self.vocab_size - 1)
 
     @property
+    def merged_width(self) -> int:
+        """The width of what the streams become behind the last layer."""
+        return self.hidden_size * (2 if self.residual == "twin" and self.stream_merge == "concat" else 1)
+
+    @property
     def length_limit(self) -> int | None:
         """The longest document that the positions allow, tokens; None: any."""
         if self.position_embedding == "learned":

@@ -1,6 +1,6 @@
 """Attention layers with their projections: by content (LSH), by place (local), and exact (full)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,8 @@ from reformer.layers.streams import StreamLinear
 from reformer.ops.attention import Duplicates, LocalRule, Rule, local_attention, lsh_attention
 from reformer.ops.checks import check_choice
 from reformer.ops.hashing import derive_seed, draw_seed
-from reformer.ops.ranks import Ranks, compute_ranks
-from reformer.ops.softmax_attention import softmax_attention
+from reformer.ops.ranks import compute_ranks
+from reformer.ops.softmax_attention import softmax_attention, visible_pairs
 
 FULL_PIECE = 1024  # queries at a time where exact attention needs a mask
 
@@ -301,18 +301,7 @@ class FullAttention(Attention):
         padding = ~ranks.real[:, None, :, None]
         k, v = k.masked_fill(padding, 0.0), v.masked_fill(padding, 0.0)  # 0 * NaN is NaN
         pieces = [
-            softmax_attention(q[:, :, start : start + FULL_PIECE], k, v, mask, dropout_p=dropout)
-            for start, mask in self._masks(ranks)
+            softmax_attention(q[:, :, rows], k, v, visible_pairs(ranks, self.causal, rows), dropout_p=dropout)
+            for rows in (slice(start, start + FULL_PIECE) for start in range(0, x.shape[1], FULL_PIECE))
         ]
         return self._merge(torch.cat(pieces, dim=2).masked_fill(padding, 0.0))
-
-    def _masks(self, ranks: Ranks) -> Iterator[tuple[int, Tensor]]:
-        """Masks [b, 1, piece, l], one at a time; padding sees padding, so that no row is empty."""
-        length = ranks.real.shape[1]
-        slots = torch.arange(length, device=ranks.real.device)
-        for start in range(0, length, FULL_PIECE):
-            query = slice(start, start + FULL_PIECE)
-            allowed = ranks.document[:, query, None] == ranks.document[:, None, :]
-            if self.causal:
-                allowed = allowed & (slots[query, None] >= slots)
-            yield start, allowed[:, None]

@@ -13,7 +13,7 @@ from reformer.models.config import ReformerConfig
 from reformer.models.generation import ReformerGenerationMixin
 from reformer.models.language_head import Counts, LanguageHead, check_targets
 from reformer.models.loss import IGNORED
-from reformer.models.model import ReformerModel, merged_width
+from reformer.models.model import ReformerModel
 
 
 @dataclass
@@ -44,7 +44,7 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
         super().__init__(config)
         self.encoder = ReformerModel(config.of_encoder())
         self.decoder = ReformerModel(
-            config.of_decoder(), embeddings=self.encoder.embeddings, source_size=merged_width(config)
+            config.of_decoder(), embeddings=self.encoder.embeddings, source_size=config.settings.merged_width
         )
         self._make_head(config)
         self.post_init()

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import (
 from reformer.models.config import ReformerConfig
 from reformer.models.language_head import Counts, LanguageHead, check_targets
 from reformer.models.loss import IGNORED, token_loss
-from reformer.models.model import ReformerModel, ReformerPreTrainedModel, merged_width, pool
+from reformer.models.model import ReformerModel, ReformerPreTrainedModel, pool
 
 Mask = Bool[Tensor, "b l"] | Int[Tensor, "b l"]
 
@@ -53,10 +53,6 @@ class _Head(ReformerPreTrainedModel):
         if config.causal and self.both_ways:
             raise ValueError(f"causal=True: {type(self).__name__} reads both ways; make its config with causal=False")
         self.model = ReformerModel(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
-
-    def _hidden(self, **inputs: Any) -> Any:
-        return self.model(**inputs)
 
 
 class ReformerForMaskedLM(LanguageHead, _Head):
@@ -84,7 +80,7 @@ class ReformerForMaskedLM(LanguageHead, _Head):
         num_items_in_batch: int | Tensor | None = None,
     ) -> ReformerMaskedLMOutput | tuple[Any, ...]:
         """Logits of each token, and with `labels` (-100: not masked, not predicted) the loss in nats a token."""
-        output = self._hidden(
+        output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -118,7 +114,8 @@ class ReformerForSequenceClassification(_Head):
                 "pooling='first': the first token of a causal model sees nothing else; choose mean or last, or "
                 "causal=False"
             )
-        self.dense = nn.Linear(merged_width(config), config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dense = nn.Linear(config.settings.merged_width, config.hidden_size)
         self.classifier = nn.Linear(config.hidden_size, len(config.class_names))
         self.post_init()
 
@@ -138,7 +135,7 @@ class ReformerForSequenceClassification(_Head):
 
         Raises ValueError for labels that are no class.
         """
-        output = self._hidden(
+        output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -178,7 +175,8 @@ class ReformerForTokenClassification(_Head):
 
     def __init__(self, config: ReformerConfig) -> None:
         super().__init__(config)
-        self.classifier = nn.Linear(merged_width(config), len(config.class_names))
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.classifier = nn.Linear(config.settings.merged_width, len(config.class_names))
         self.post_init()
 
     def forward(
@@ -198,7 +196,7 @@ class ReformerForTokenClassification(_Head):
 
         Raises ValueError for labels that are no class.
         """
-        output = self._hidden(
+        output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -221,7 +219,8 @@ class ReformerForQuestionAnswering(_Head):
 
     def __init__(self, config: ReformerConfig) -> None:
         super().__init__(config)
-        self.qa_outputs = nn.Linear(merged_width(config), 2)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.qa_outputs = nn.Linear(config.settings.merged_width, 2)
         self.post_init()
 
     def forward(
@@ -241,7 +240,7 @@ class ReformerForQuestionAnswering(_Head):
 
         A position outside the tokens is not learned from, as in transformers.
         """
-        output = self._hidden(
+        output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,

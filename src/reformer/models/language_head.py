@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from reformer.models.config import ReformerConfig
 from reformer.models.loss import check_labels, token_loss
-from reformer.models.model import ReformerPreTrainedModel, merged_width
+from reformer.models.model import ReformerPreTrainedModel
 from reformer.ops.checks import check_integer
 
 
@@ -25,7 +25,7 @@ class LanguageHead(ReformerPreTrainedModel):
     """`lm_head`, and in front of it `to_embedding` where tied embeddings have another width."""
 
     def _make_head(self, config: ReformerConfig) -> None:
-        width = merged_width(config)
+        width = config.settings.merged_width
         embedding = config.embedding_size or config.hidden_size
         narrow = config.tie_word_embeddings and width != embedding
         self.to_embedding = nn.Linear(width, embedding, bias=False) if narrow else nn.Identity()

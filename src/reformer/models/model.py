@@ -97,7 +97,7 @@ class ReformerModel(ReformerPreTrainedModel):
         else:
             self.__dict__["embeddings"] = embeddings  # the encoder's: one module, registered once
         self.layers = make_stack(settings, source_size)
-        self.norm = make_norm(settings.norm, merged_width(config), settings.layer_norm_eps)
+        self.norm = make_norm(settings.norm, settings.merged_width, settings.layer_norm_eps)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -261,11 +261,6 @@ def _begin(cache: ReformerCache, b: int, count: int, mask: Tensor | None, device
 @torch.compiler.disable
 def _end(cache: ReformerCache, step: Step) -> None:
     cache.end(step)
-
-
-def merged_width(config: ReformerConfig) -> int:
-    """The width of the merged streams."""
-    return config.hidden_size * (2 if config.residual == "twin" and config.stream_merge == "concat" else 1)
 
 
 def pool(

@@ -11,7 +11,7 @@ from torch import Tensor
 from reformer.ops.arguments import Attending, Hashing
 from reformer.ops.plain.backend import normalise_keys
 from reformer.ops.ranks import compute_ranks
-from reformer.ops.softmax_attention import softmax_attention
+from reformer.ops.softmax_attention import softmax_attention, visible_pairs
 
 LONGEST = 256
 """Tokens from which on exact attention is no bargain."""
@@ -59,13 +59,7 @@ def local(
 def _seen(
     q: Tensor, key_padding_mask: Tensor | None, segment_ids: Tensor | None, causal: bool
 ) -> Bool[Tensor, "b 1 l l"]:
-    """Tokens of the same document; padding sees padding, so that no row is empty."""
-    length = q.shape[2]
-    document = compute_ranks(q.shape[0], length, key_padding_mask, segment_ids, q.device).document
-    seen = document[:, :, None] == document[:, None, :]
-    if causal:
-        seen = seen & torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
-    return seen[:, None]
+    return visible_pairs(compute_ranks(q.shape[0], q.shape[2], key_padding_mask, segment_ids, q.device), causal)
 
 
 def _without_padding(x: Tensor, key_padding_mask: Tensor | None) -> Tensor:

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from reformer.ops.ranks import Ranks
+
 SHORT = 512
 """Tokens below which a CPU computes in fp32: PyTorch's backward in bf16 takes up to ten times as long there."""
 
@@ -29,3 +31,12 @@ def softmax_attention(
     with torch.autocast(kind, enabled=False):
         wide = (x.float() for x in (q, k, v))
         return F.scaled_dot_product_attention(*wide, **options).to(dtype)  # type: ignore[arg-type]
+
+
+def visible_pairs(ranks: Ranks, causal: bool, queries: slice = slice(None)) -> Bool[Tensor, "b 1 q l"]:
+    """Which keys some slots see: those of their document; padding sees padding, so that no row is empty."""
+    seen = ranks.document[:, queries, None] == ranks.document[:, None, :]
+    if causal:
+        slots = torch.arange(seen.shape[2], device=seen.device)
+        seen = seen & (slots[queries, None] >= slots)
+    return seen[:, None]

@@ -88,10 +88,6 @@ def _shapes(settings: ModelSettings, kind: str) -> list[tuple[int, int]]:
     ]
 
 
-def _merged(settings: ModelSettings) -> int:
-    return settings.hidden_size * (2 if settings.stream_merge == "concat" and settings.residual == "twin" else 1)
-
-
 def _matrices(settings: ModelSettings) -> Iterator[int]:
     """Sizes of the weights that are matrices."""
     for kind in _layers(settings):
@@ -101,7 +97,7 @@ def _matrices(settings: ModelSettings) -> Iterator[int]:
 
 def _ends(settings: ModelSettings) -> list[tuple[int, int]]:
     """The matrices in front of the layers and behind them."""
-    hidden, merged = settings.hidden_size, _merged(settings)
+    hidden, merged = settings.hidden_size, settings.merged_width
     width = settings.embedding_size or hidden
     ends = [(settings.vocab_size, width)]
     if width != hidden:
@@ -124,7 +120,7 @@ def _vectors(settings: ModelSettings) -> Iterator[int]:
         feed_forward = _shapes(settings, kind)[-2:]
         yield from (b for _, b in feed_forward)
         yield 2 * norm * settings.hidden_size
-    yield norm * _merged(settings)
+    yield norm * settings.merged_width
     yield settings.vocab_size
 
 
@@ -185,7 +181,7 @@ def _block(settings: ModelSettings, training: TrainingSettings, tokens: int, kin
 def _loss(settings: ModelSettings, tokens: int) -> int:
     """Merged streams, their norm, gradients of both, and the logits of a piece three times."""
     piece = min(settings.loss_chunk or tokens, tokens)
-    return 2 * tokens * _merged(settings) * _SIZE + 3 * piece * settings.vocab_size * _SIZE
+    return 2 * tokens * settings.merged_width * _SIZE + 3 * piece * settings.vocab_size * _SIZE
 
 
 def _flops(settings: ModelSettings, length: int, frozen: bool) -> float:
@@ -202,7 +198,7 @@ def _flops(settings: ModelSettings, length: int, frozen: bool) -> float:
     for i in range(depth):
         kind = kinds[i % len(kinds)]
         layers += 2 * sum(a * b for a, b in _shapes(settings, kind)) + 4 * keys[kind] * inner
-    head = 2 * _merged(settings) * settings.vocab_size
+    head = 2 * settings.merged_width * settings.vocab_size
     backward = 1 if frozen else 2
     runs = (2 if settings.reversible else 1) + backward
     return length * (layers * runs + head * (2 + backward if settings.loss_chunk else 1 + backward))

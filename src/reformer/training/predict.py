@@ -1,11 +1,11 @@
 """What a model of a task answers, example by example."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from reformer.data.examples import Example, ExampleCollate
@@ -82,54 +82,37 @@ def best_span(starts: Float[Tensor, "l"], ends: Float[Tensor, "l"]) -> tuple[int
 
 def translations_of(
     model: Any,
-    sources: Sequence[Int[Tensor, "s"]],
+    examples: Sequence[Example],
     tokens: Tokens,
     *,
     beams: int = 5,
-    batch_size: int = BATCH,
     longest: int | None = None,
-    advance: Advance = lambda _: None,
+    **options: Any,
 ) -> list[str]:
     """The targets that beam search finds for sources: at most twice as many tokens and ten more, or `longest`.
 
     Sources of like length are translated together; with `rule="bucket"` it does not matter which.
     """
-    order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
-    found: dict[int, str] = {}
-    collate = ExampleCollate(tokens.pad)
-    with evaluating(model):
-        for part in _parts(order, batch_size):
-            rows = [Example({"input_ids": sources[i].numpy()}, None, len(sources[i])) for i in part]
-            inputs = {name: value.to(model.device) for name, value in collate(rows).items()}
-            room = longest or 2 * inputs["input_ids"].shape[1] + 10
-            limit = model.config.settings.length_limit
-            output = model.generate(
-                **inputs,
-                max_new_tokens=room if limit is None else min(room, limit - 1),
-                num_beams=beams,
-                do_sample=False,
-                early_stopping=True,
-            )
-            for i, row in zip(part, output.tolist(), strict=True):
-                found[i] = _until_end(row[1:], tokens)
-            advance(len(part))
-    return [found[i] for i in range(len(sources))]
+    limit = model.config.settings.length_limit
+
+    def answer(part: Sequence[Example], inputs: dict[str, Tensor]) -> list[str]:
+        room = longest or 2 * inputs["input_ids"].shape[1] + 10
+        room = room if limit is None else min(room, limit - 1)
+        found = model.generate(**inputs, max_new_tokens=room, num_beams=beams, do_sample=False, early_stopping=True)
+        return [_until_end(row[1:], tokens) for row in found.tolist()]
+
+    return _in_batches(model, examples, tokens, answer, **options)
 
 
-def source_of(text: bytes, tokens: Tokens) -> Int[Tensor, "s"]:
-    """A source as a model reads it: the end token stands behind it."""
+def source_of(text: bytes, tokens: Tokens) -> Example:
+    """A source without a target: the end token stands behind it."""
     ids = tokens.encode([text])[0].astype(np.int64)
-    return torch.from_numpy(np.append(ids, tokens.end))
+    return Example({"input_ids": np.append(ids, tokens.end)}, None, len(ids) + 1)
 
 
 def _until_end(row: Sequence[int], tokens: Tokens) -> str:
     kept = list(row[: row.index(tokens.end)] if tokens.end in row else row)
     return " ".join(tokens.as_bytes(kept).decode("utf-8", "replace").strip().splitlines())
-
-
-def _parts(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
 
 
 def _in_batches(
@@ -145,7 +128,8 @@ def _in_batches(
     order = sorted(range(len(examples)), key=lambda i: examples[i].size)
     found: dict[int, Any] = {}
     with torch.no_grad(), evaluating(model):
-        for numbers in _parts(order, batch_size):
+        for start in range(0, len(order), batch_size):
+            numbers = order[start : start + batch_size]
             part = [examples[i] for i in numbers]
             batch = collate(part)
             inputs = {name: x.to(model.device) for name, x in batch.items() if name in ("input_ids", "attention_mask")}

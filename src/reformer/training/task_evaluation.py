@@ -4,9 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import torch
-
 from reformer.data.examples import Example
 from reformer.data.tokens import Tokens
 from reformer.training.metrics import (
@@ -50,8 +47,7 @@ def evaluate_task(
         return _tags(tags_of(model, examples, tokens, **options), examples)
     if task == "qa":
         return _answers(answers_of(model, examples, tokens, **options), examples)
-    sources = [torch.from_numpy(np.asarray(example.features["input_ids"], dtype=np.int64)) for example in examples]
-    lines = translations_of(model, sources, tokens, beams=beams, **options)
+    lines = translations_of(model, examples, tokens, beams=beams, **options)
     found = translation_scores(lines, [example.truth for example in examples])
     notes = {"BLEU": found.bleu_signature, "chrF": found.chrf_signature, "beam search": f"{beams} beams"}
     return TaskResult({"BLEU": found.bleu, "chrF": found.chrf}, lines, notes)

@@ -79,7 +79,9 @@ class ReformerTrainer(Trainer):
             )
         self._correct += int(outputs.correct)
         self._predicted += int(outputs.predicted)
-        self._tokens += _count_tokens(inputs, int(outputs.predicted))
+        unwrapped: Any = self.model
+        targets = int(outputs.predicted) if unwrapped.config.is_encoder_decoder else 0
+        self._tokens += _count_tokens(inputs) + targets
         return loss
 
     def prediction_step(
@@ -183,12 +185,10 @@ def _held_out_metrics(found: EvalPrediction) -> dict[str, float]:
     return {"loss": nll / predicted, "accuracy": correct / predicted}
 
 
-def _count_tokens(inputs: dict[str, Any], predicted: int) -> int:
-    """Tokens that a batch has the model read, padding left out."""
-    ids, mask, labels = inputs["input_ids"], inputs.get("attention_mask"), inputs.get("labels")
-    read = ids.numel() if mask is None else int(mask.sum())
-    two_sided = labels is not None and labels.dim() == 2 and labels.shape != ids.shape
-    return read + (predicted if two_sided else 0)
+def _count_tokens(inputs: dict[str, Any]) -> int:
+    """Tokens of a batch that the model reads, padding left out."""
+    mask = inputs.get("attention_mask")
+    return int(inputs["input_ids"].numel() if mask is None else mask.sum())
 
 
 def _arguments(settings: TrainingSettings, output_dir: str, evaluated: bool, rows: int) -> TrainingArguments:
