@@ -8,57 +8,10 @@ import pytest
 import torch
 import torch._dynamo.testing
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from reformer.layers.caches import lsh
-from reformer.models import ReformerCache, ReformerForCausalLM, load_cache, save_cache
-from reformer.ops.backends import choose_decoder
-from reformer.ops.plain import decode as plain_decoder
-from tests.models.conftest import Make
-
-LENGTH = 80
-
-
-@pytest.fixture(autouse=True, params=["plain", "numba"])
-def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "plain":
-        monkeypatch.setattr(lsh, "choose_decoder", lambda _: plain_decoder)
-    else:
-        assert choose_decoder(torch.zeros(1)) is not plain_decoder
-
-
-def tokens(rows: int = 3, length: int = LENGTH) -> Tensor:
-    return torch.randint(3, 40, (rows, length))
-
-
-def padded(rows: int, length: int) -> Tensor:
-    """Left, inner, scattered padding; a row of nothing else."""
-    mask = torch.ones(rows, length, dtype=torch.long)
-    mask[0, : length // 4] = 0
-    mask[1, length // 3 : length // 3 + 20] = 0
-    mask[2, ::5] = 0
-    return mask
-
-
-@torch.no_grad()
-def by_pieces(lm: ReformerForCausalLM, x: Tensor, mask: Tensor | None, cuts: list[int], **options: Any) -> Tensor:
-    cache, at, out = ReformerCache(lm.config, **options), 0, []
-    for k in cuts:
-        seen = None if mask is None else mask[:, : at + k]
-        out.append(lm(x[:, at : at + k], attention_mask=seen, past_key_values=cache).logits)
-        at += k
-    assert at == x.shape[1] == cache.get_seq_length()
-    return torch.cat(out, 1)
-
-
-def check(lm: ReformerForCausalLM, x: Tensor, mask: Tensor | None, cuts: list[int], **options: Any) -> None:
-    with torch.no_grad():
-        full = lm(x, attention_mask=mask).logits
-    worst = (by_pieces(lm, x, mask, cuts, **options) - full).abs()
-    if mask is not None:
-        worst = worst[mask.bool()]
-    assert worst.max() < 1e-9
-
+from reformer.models import ReformerCache, load_cache, save_cache
+from tests.models.caching import LENGTH, by_pieces, check, decoder, padded, tokens  # noqa: F401
 
 SETTINGS: list[dict[str, Any]] = [
     {},
@@ -72,6 +25,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"attention_pattern": ("local", "lsh"), "share_layers": True, "num_hidden_layers": 4},
 ]
 CUTS = [[1] * LENGTH, [30, *[1] * 7, 23, 3, 17], [2, LENGTH - 2], [LENGTH], [40] * 2]
+from tests.models.conftest import Make
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -145,42 +99,6 @@ def test_a_crop_too_far_is_refused(make: Make) -> None:
         free(x, past_key_values=cache)
         cache.crop(-101)
         assert (free(x[:, 49:], past_key_values=cache).logits - free(x).logits[:, 49:]).abs().max() < 1e-9
-
-
-def test_a_limit_of_buckets_bounds_the_cache_exactly(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reformer.layers.caches.layer.BLOCK", 16)
-    lm = make(num_buckets=4, attention_pattern=("local", "lsh")).eval()
-    x, mask = tokens(3, 600), padded(3, 600)
-    full = lm(x, attention_mask=mask).logits.detach()
-    cache = ReformerCache(lm.config, crop_limit=8)
-    sizes, at = [], 0
-    while at < 600:
-        k = min(13 if at % 3 else 1, 600 - at)
-        out = lm(x[:, at : at + k], attention_mask=mask[:, : at + k], past_key_values=cache).logits
-        real = mask[:, at : at + k].bool()
-        assert (out - full[:, at : at + k])[real].abs().max() < 1e-9
-        at += k
-        sizes.append(cache.bytes())
-        if at % 7 == 0:
-            cache.crop(-3)
-            at -= 3
-    assert max(cache.layers[1].dropped) > 300
-    assert sizes[-1] == sizes[len(sizes) // 3]
-    with pytest.raises(ValueError, match="crop_limit=8"):
-        cache.crop(-9)
-
-
-def test_tokens_are_dropped_right_behind_a_crop(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reformer.layers.caches.layer.BLOCK", 4)
-    lm, x = make(num_buckets=2, attention_pattern=("lsh",)).eval(), tokens(1, 300)
-    full, at = lm(x).logits.detach(), 0
-    cache = ReformerCache(lm.config, crop_limit=4)
-    while at + 5 <= 300:
-        out = lm(x[:, at : at + 5], past_key_values=cache).logits
-        assert (out - full[:, at : at + 5]).abs().max() < 1e-9
-        cache.crop(-3)
-        at += 2
-    assert cache.layers[0].dropped[0] > 100
 
 
 def test_rows_are_repeated_chosen_and_reordered(make: Make) -> None:
@@ -281,63 +199,6 @@ def test_what_does_not_go_with_a_cache(make: Make) -> None:
         ReformerCache(lm.config, crop_limit=0)
 
 
-def replayed(lm: ReformerForCausalLM, x: Tensor, start: int, capture: Any) -> None:
-    """Greedy logits by a captured step, captured anew where memory moves, equal the full forward's."""
-    with torch.no_grad():
-        full = lm(x).logits
-        cache = ReformerCache(lm.config)
-        lm(x[:, :start], past_key_values=cache)
-        replay, captured, captures = None, None, 0
-        for at in range(start, x.shape[1]):
-            token = x[:, at : at + 1]
-            if (place := cache.make_ready()) == captured:
-                assert replay is not None
-                out = replay(token)
-                cache.count_replay()
-            else:
-                replay, out = capture(lm, cache, token)
-                captured, captures = place, captures + 1
-            assert (out - full[:, at : at + 1]).abs().max() < 1e-9
-        assert cache.get_seq_length() == x.shape[1]
-        assert captures <= 5
-
-
-def test_a_step_can_be_captured_and_replayed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a CUDA graph, the host's part of a recorded step is frozen: operations on fixed memory alone."""
-    monkeypatch.setattr(lsh, "choose_decoder", lambda _: plain_decoder)
-    monkeypatch.setattr("reformer.models.embeddings._check_range", lambda *_: None)
-
-    def capture(lm: ReformerForCausalLM, cache: ReformerCache, token: Tensor) -> tuple[Any, Tensor]:
-        kept: list[Tensor] = []
-
-        def step(x: Tensor) -> Tensor:
-            kept.append(lm(x, past_key_values=cache).logits)
-            return kept[-1]
-
-        graph = make_fx(step)(token)  # which runs it too
-        return graph, kept[-1]
-
-    replayed(make(attention_pattern=("local", "lsh", "full")).eval(), tokens(2, 150), 20, capture)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_step_in_a_cuda_graph(make: Make) -> None:
-    def capture(lm: ReformerForCausalLM, cache: ReformerCache, token: Tensor) -> tuple[Any, Tensor]:
-        static, graph = token.clone(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            out = lm(static, past_key_values=cache).logits
-
-        def replay(x: Tensor) -> Tensor:
-            static.copy_(x)
-            graph.replay()
-            return out
-
-        return replay, replay(token)  # the capture itself computes nothing
-
-    lm = make(attention_pattern=("local", "lsh", "full")).cuda().eval()
-    replayed(lm, tokens(2, 150).cuda(), 20, capture)
-
-
 def test_copies_and_inference_mode(make: Make) -> None:
     lm, x = make(attention_pattern=("local", "lsh", "full")).eval(), tokens(2, 300)
     cache = ReformerCache(lm.config)
@@ -368,69 +229,6 @@ def test_a_forward_that_failed_spoils_the_cache(make: Make, monkeypatch: pytest.
         lm(x, past_key_values=cache)
     cache.reset()
     assert (lm(x, past_key_values=cache).logits - lm(x).logits).abs().max() < 1e-9
-
-
-def test_a_step_compiles_to_whole_graphs(make: Make) -> None:
-    """One graph for a whole octave behind the bookkeeping: nothing in a step depends on numbers of the host."""
-    lm, x = make(attention_pattern=("local", "lsh", "full")).eval(), tokens(2, 100)
-    counter = torch._dynamo.testing.CompileCounter()
-    torch._dynamo.reset()
-    step = torch.compile(lm, backend=counter)
-    with torch.no_grad():
-        full = lm(x).logits
-        cache = ReformerCache(lm.config)
-        lm(x[:, :70], past_key_values=cache)
-        frames = []
-        for at in range(70, 100):
-            out = step(x[:, at : at + 1], past_key_values=cache).logits
-            assert (out - full[:, at : at + 1]).abs().max() < 1e-9
-            frames.append(counter.frame_count)
-    assert frames[-1] == frames[2]
-
-
-def until_dropped(lm: ReformerForCausalLM, x: Tensor, cache: ReformerCache) -> int:
-    for at in range(x.shape[1]):
-        lm(x[:, at : at + 1], past_key_values=cache)
-        if cache.layers[0].dropped[0]:
-            return at + 1
-    raise AssertionError("nothing was dropped")
-
-
-def test_what_was_dropped_stays_known_in_a_file(make: Make, tmp_path: Path) -> None:
-    lm = make(num_buckets=1, attention_pattern=("lsh",)).eval()
-    cache = ReformerCache(lm.config)
-    until_dropped(lm, tokens(1, 800), cache)
-    cache.crop(-60)
-    save_cache(cache, str(tmp_path / "cache"), lm)
-    for one in (cache, load_cache(str(tmp_path / "cache"), lm)[0]):
-        with pytest.raises(ValueError, match="crop_limit=64"):
-            one.crop(-60)
-
-
-def test_what_was_dropped_stays_known_when_rings_fill_again(make: Make) -> None:
-    lm = make(num_buckets=1, attention_pattern=("lsh",)).eval()
-    x, mask = tokens(2, 366), torch.ones(2, 366, dtype=torch.long)
-    mask[0, 256:286], mask[1, :30] = 0, 0
-    cache = ReformerCache(lm.config, crop_limit=30)
-    for at in range(286):
-        lm(x[:, at : at + 1], attention_mask=mask[:, : at + 1], past_key_values=cache)
-    cache.crop(-30)
-    mask[0, 256:] = 1
-    lm(x[:, 256:257], attention_mask=mask[:, :257], past_key_values=cache)
-    assert all(cache.layers[0].dropped)
-    with pytest.raises(ValueError, match="crop_limit=30"):
-        cache.crop(-30)
-
-
-def test_rows_are_not_dropped_at_each_step(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    lm = make(num_buckets=1, window=191, attention_pattern=("lsh",), num_hashes=1).eval()
-    x, drops = tokens(1, 600), []
-    real = lsh.LSHCache._drop
-    monkeypatch.setattr(lsh.LSHCache, "_drop", lambda *a: (drops.append(1), real(*a)))
-    cache = ReformerCache(lm.config)
-    for at in range(600):
-        lm(x[:, at : at + 1], past_key_values=cache)
-    assert 0 < len(drops) < 5 * lm.config.num_hidden_layers
 
 
 def test_a_start_of_an_octave_that_failed_spoils_the_cache(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
