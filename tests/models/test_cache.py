@@ -11,7 +11,15 @@ from torch import Tensor
 
 from reformer.layers.caches import lsh
 from reformer.models import ReformerCache, load_cache, save_cache
-from tests.models.caching import LENGTH, by_pieces, check, decoder, padded, tokens  # noqa: F401
+from tests.models.caching import (
+    LENGTH,
+    by_pieces,
+    check,
+    decoder,  # noqa: F401 - a fixture that all tests take
+    padded,
+    tokens,
+)
+from tests.models.conftest import Make
 
 SETTINGS: list[dict[str, Any]] = [
     {},
@@ -25,7 +33,6 @@ SETTINGS: list[dict[str, Any]] = [
     {"attention_pattern": ("local", "lsh"), "share_layers": True, "num_hidden_layers": 4},
 ]
 CUTS = [[1] * LENGTH, [30, *[1] * 7, 23, 3, 17], [2, LENGTH - 2], [LENGTH], [40] * 2]
-from tests.models.conftest import Make
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)

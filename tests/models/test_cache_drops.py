@@ -9,7 +9,11 @@ from torch import Tensor
 
 from reformer.layers.caches import lsh
 from reformer.models import ReformerCache, ReformerForCausalLM, load_cache, save_cache
-from tests.models.caching import LENGTH, by_pieces, check, decoder, padded, tokens  # noqa: F401
+from tests.models.caching import (
+    decoder,  # noqa: F401 - a fixture that all tests take
+    padded,
+    tokens,
+)
 from tests.models.conftest import Make
 
 

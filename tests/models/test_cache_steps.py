@@ -11,7 +11,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from reformer.layers.caches import lsh
 from reformer.models import ReformerCache, ReformerForCausalLM
 from reformer.ops.plain import decode as plain_decoder
-from tests.models.caching import LENGTH, by_pieces, check, decoder, padded, tokens  # noqa: F401
+from tests.models.caching import (
+    decoder,  # noqa: F401 - a fixture that all tests take
+    tokens,
+)
 from tests.models.conftest import Make
 
 
