@@ -4,12 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint slow clean
+# Runs the GPU commands; it needs PyTorch with CUDA, triton and pytest, nothing else.
+GPU_PYTHON ?= python3
+
+.PHONY: demo test lint slow interpreter-test gpu-test gpu-bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
-test: lint
+test: lint interpreter-test
 	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(INSTALLED)
@@ -19,6 +22,16 @@ lint: $(INSTALLED)
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+interpreter-test: $(INSTALLED)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/gpu -m "not slow and not gpu"
+
+gpu-test:
+	PYTHONPATH=src $(GPU_PYTHON) -m pytest tests/gpu
+
+gpu-bench:
+	PYTHONPATH=src $(GPU_PYTHON) benchmarks/gpu_attention.py
+	PYTHONPATH=src $(GPU_PYTHON) benchmarks/gpu_step.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -11,6 +11,6 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """What "auto" chooses."""
     forced = str(request.param)
     monkeypatch.setattr(
-        attention, "choose_backend", lambda name, device: choose_backend(forced if name == "auto" else name, device)
+        attention, "choose_backend", lambda name, q, at: choose_backend(forced if name == "auto" else name, q, at)
     )
     return forced

@@ -196,11 +196,11 @@ def test_operators_keep_the_rules_of_torch_library() -> None:
     q, k, v = (torch.randn(1, 2, 40, 8, requires_grad=True) for _ in range(3))
     mask = torch.rand(1, 40) < 0.7
     hashing = (2, None, 5, False, 256, [], "bucket", 8, NO_LIMIT, True)
-    torch.library.opcheck(cpu.hash_tokens, (q.detach(), mask, None, *hashing))
-    buckets = cpu.hash_tokens(q.detach(), mask, None, *hashing)
+    torch.library.opcheck(cpu.operators.hash_tokens, (q.detach(), mask, None, *hashing))
+    buckets = cpu.operators.hash_tokens(q.detach(), mask, None, *hashing)
     attending = ("bucket", 8, 8, NO_LIMIT, 64, 1, 0, True, False, 1.0, 0.0, 0)
-    torch.library.opcheck(cpu.attend, (q, None, v, buckets, mask, None, *attending))
-    torch.library.opcheck(cpu.attend, (q, k, v, None, None, None, "local window", *attending[1:]))
+    torch.library.opcheck(cpu.operators.attend, (q, None, v, buckets, mask, None, *attending))
+    torch.library.opcheck(cpu.operators.attend, (q, k, v, None, None, None, "local window", *attending[1:]))
 
 
 def test_compiling_keeps_one_graph() -> None:
@@ -239,11 +239,11 @@ def test_without_numba_the_plain_backend_serves_and_says_so_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "reformer.ops.cpu", None)  # as if its import failed
-    monkeypatch.setattr(backends, "_missing", [])
+    monkeypatch.setattr(backends, "_missing", {})
     q = torch.randn(1, 1, 90, 8)
     with pytest.raises(ValueError, match="backend='numba' is not to be had"):
         lsh_attention(q, q, backend="numba")
-    monkeypatch.setattr(backends, "_missing", [])
+    monkeypatch.setattr(backends, "_missing", {})
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):

@@ -19,7 +19,7 @@ from reformer.ops.ranks import check_masks
 
 Rule = Literal["bucket", "chunk"]
 Duplicates = Literal["count", "once"]
-Backend = Literal["auto", "plain", "numba"]
+Backend = Literal["auto", "plain", "numba", "triton"]
 LocalRule = Literal["window", "chunk"]
 
 
@@ -79,8 +79,9 @@ def lsh_attention(
         rotations: Gaussian rotations; more columns than needed are ignored.
         seed: draws the rotations from this integer; with neither, from one integer of torch's generator.
         share_rotations: draw one set of rotations for all heads.
-        backend: "numba" (compiled kernels, on a CPU), "plain" (PyTorch operations, every device) or "auto",
-            which takes exact attention where a sequence is so short that this is the same.
+        backend: "numba" (compiled kernels, on a CPU), "triton" (fused kernels, on a GPU), "plain" (PyTorch
+            operations, every device) or "auto", which takes exact attention where a sequence is so short that this
+            is the same.
 
     Returns:
         Outputs in the type of `v`; a token that is offered nothing takes its own value.
@@ -131,7 +132,7 @@ def lsh_attention(
     (qk, v, hashed), masks = _lengthen(
         missing, (qk, v, qk if hashed is None else hashed), key_padding_mask, segment_ids
     )
-    chosen = exact if backend == "auto" and sees_all(at, length) else choose_backend(backend, qk.device.type)
+    chosen = exact if backend == "auto" and sees_all(at, length) else choose_backend(backend, qk, at)
     out = chosen.lsh(qk, v, hashed, *masks, hashing, at).to(v.dtype)
     return out[:, :, :length] if missing else out
 
@@ -192,7 +193,7 @@ def local_attention(
     length = q.shape[2]
     missing = -length % length_multiple if rule == "chunk" else 0
     (q, k, v), masks = _lengthen(missing, (q, k, v), key_padding_mask, segment_ids)
-    chosen = exact if backend == "auto" and sees_all(at, length) else choose_backend(backend, q.device.type)
+    chosen = exact if backend == "auto" and sees_all(at, length) else choose_backend(backend, q, at)
     out = chosen.local(q, k, v, *masks, at).to(v.dtype)
     return out[:, :, :length] if missing else out
 

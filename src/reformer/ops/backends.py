@@ -4,32 +4,63 @@ A decoder is one with `fill`, `forget` and `decode`.
 """
 
 import logging
+import os
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from reformer.ops.arguments import Attending
 from reformer.ops.plain import backend as plain
 from reformer.ops.plain import decode as plain_decoder
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "plain", "numba")
+BACKENDS = ("auto", "plain", "numba", "triton")
+
+WIDEST = 128
+"""Numbers of a head in the Triton kernels: tiles of wider ones do not fit into registers."""
 
 
-def choose_backend(name: str, device_type: str) -> ModuleType:
-    """The backend of that name; "auto" is the fastest that the device and the installation have.
+def choose_backend(name: str, q: Tensor, at: Attending) -> ModuleType:
+    """The backend of that name; "auto" is the fastest that the device, the installation and the settings allow.
 
     Raises ValueError for one that is not to be had there.
     """
-    if name == "numba" and device_type != "cpu":
-        raise ValueError(f"backend='numba' computes on the CPU and the tensors are on {device_type}; choose 'auto'")
-    if name == "plain" or device_type != "cpu":
+    device = q.device.type
+    if name == "numba" and device != "cpu":
+        raise ValueError(f"backend='numba' computes on the CPU and the tensors are on {device}; choose 'auto'")
+    if name == "triton" and (reason := _not_for_triton(q, at)):
+        raise ValueError(f"backend='triton' {reason}; choose 'auto'")
+    if name == "triton" or (name == "auto" and device == "cuda" and not _not_for_triton(q, at)):
+        backend = _gpu_backend()
+        if backend is None and name == "triton":
+            raise ValueError(
+                f"backend='triton' is not to be had ({_missing['triton']}); install triton, or choose 'auto'"
+            )
+        return backend or plain
+    if name == "plain" or device != "cpu":
         return plain
     backend = _cpu_backend()
     if backend is None and name == "numba":
-        raise ValueError(f"backend='numba' is not to be had ({_missing[0]}); install numba, or choose 'auto'")
+        raise ValueError(f"backend='numba' is not to be had ({_missing['numba']}); install numba, or choose 'auto'")
     return backend or plain
+
+
+def _not_for_triton(q: Tensor, at: Attending) -> str:
+    """What the Triton kernels do not do, or nothing."""
+    if q.device.type != "cuda" and not interpreted():
+        return f"computes on a CUDA device and the tensors are on {q.device.type}"
+    if q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"computes in fp32, bf16 or fp16 and the tensors are {q.dtype}"
+    if q.shape[3] > WIDEST:
+        return f"takes heads of up to {WIDEST} numbers and these have {q.shape[3]}"
+    return "has no duplicates='once'" if at.once else ""
+
+
+def interpreted() -> bool:
+    """Whether Triton's kernels run in its interpreter, on a CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def choose_decoder(x: Tensor) -> ModuleType:
@@ -41,18 +72,32 @@ def choose_decoder(x: Tensor) -> ModuleType:
     return decoder
 
 
-_missing: list[str] = []  # why numba is not to be had, once that was said
+_missing: dict[str, str] = {}  # why a library is not to be had, once that was said
 
 
 def _cpu_backend() -> ModuleType | None:
-    if _missing:
+    if "numba" in _missing:
         return None
     try:
         from reformer.ops.cpu import backend
     except (ImportError, OSError) as reason:
-        _missing.append(str(reason))
+        _missing["numba"] = str(reason)
         logger.warning(
             "attention on this CPU falls back to the slower plain backend: numba is not to be had (%s)", reason
+        )
+        return None
+    return backend
+
+
+def _gpu_backend() -> ModuleType | None:
+    if "triton" in _missing:
+        return None
+    try:
+        from reformer.ops.gpu import backend
+    except (ImportError, OSError) as reason:
+        _missing["triton"] = str(reason)
+        logger.warning(
+            "attention on this GPU falls back to the slower plain backend: triton is not to be had (%s)", reason
         )
         return None
     return backend

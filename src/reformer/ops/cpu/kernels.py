@@ -24,6 +24,7 @@ from reformer.ops.cpu.products import ROWS
 from reformer.ops.cpu.rows import Head, Options, Rows
 from reformer.ops.dropout import batch_head_stream, drop_threshold
 from reformer.ops.hashing import columns_for, split_buckets
+from reformer.ops.ranks import compute_ranks
 
 say_if_not_compiled(attend_head)
 
@@ -63,6 +64,11 @@ class Heads:
     def head(self, batch: int, head: int) -> Any:
         """The [l, d] of one (batch, head)."""
         return Head(self.data, batch * self.strides[0] + head * self.strides[1], self.strides[2])
+
+
+def describe(x: Tensor, key_padding_mask: Tensor | None, segment_ids: Tensor | None) -> Tensor:
+    """The document of every token, [b, l] or [1, l], -1 for padding."""
+    return compute_ranks(x.shape[0], x.shape[2], key_padding_mask, segment_ids).document.int()
 
 
 def in_kernel_type(x: Tensor) -> Tensor:

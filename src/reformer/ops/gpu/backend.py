@@ -1,0 +1,7 @@
+"""`lsh` and `local` of the GPU backend."""
+
+from reformer.ops.gpu import kernels
+from reformer.ops.operators import Operators
+
+operators = Operators("gpu_", kernels, None)
+lsh, local = operators.lsh, operators.local

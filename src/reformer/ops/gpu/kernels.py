@@ -1,0 +1,308 @@
+"""From tensors to kernels: which tiles, how many programs, and what is kept between two launches."""
+
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from math import prod
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from reformer.ops.arguments import KEY_EPS, Attending, Hashing
+from reformer.ops.dropout import drop_threshold
+from reformer.ops.gpu import backward, forward, fused
+from reformer.ops.gpu import hashing as hash_kernels
+from reformer.ops.gpu.layout import (
+    Layout,
+    Sequences,
+    chunk_layout,
+    hashed_rows,
+    local_rows,
+    octave_layout,
+    reach_of,
+)
+from reformer.ops.gpu.tiles import Dropout, Heads, Rows
+from reformer.ops.hashing import columns_for, draw_rotations
+
+PARTS = 1 << 31
+"""Bytes of what rounds give before they are added up; beyond, some rounds are computed at a time."""
+
+HASHED, COLUMNS = 64, 32  # tokens and columns of a product of the hash
+MERGED = 32  # tokens of a program that adds up rounds
+
+
+def describe(x: Tensor, key_padding_mask: Tensor | None, segment_ids: Tensor | None) -> Sequences:
+    """What the kernels need to know of the masks."""
+    return Sequences(x.shape[0], x.shape[2], x.device, key_padding_mask, segment_ids)
+
+
+def in_kernel_type(x: Tensor) -> Tensor:
+    """The numbers of a token side by side."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def compute_type(_: Tensor) -> torch.dtype:
+    """The type of log-sum-exps."""
+    return torch.float32
+
+
+def empty_heads(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Fresh memory [b, h, l, d] in which the heads of a token lie side by side, as the projections want them."""
+    b, h, length, d = like.shape
+    return like.new_empty(b, length, h, d, dtype=dtype or like.dtype).transpose(1, 2)
+
+
+def on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Launch kernels where the first tensor is, whatever device is the current one."""
+
+    @wraps(function)
+    def call(x: Tensor, *arguments: Any) -> Any:
+        with torch.cuda.device_of(x):
+            return function(x, *arguments)
+
+    return call
+
+
+@on_its_device
+def hash_rows(
+    q: Tensor, sequences: Sequences, hashing: Hashing, rule: str, bucket_size: int, log2_limit: int, causal: bool
+) -> Tensor:
+    """The bucket of every row of the layout, or, by chunks, of every token: [b, h, r, bytes]."""
+    b, h, length, width = q.shape
+    blocks = triton.cdiv(length, HASHED)
+    common: dict[str, Any] = {"D": width, "BD": padded(width), "T": HASHED, "C": COLUMNS, "PRECISION": "tf32x3"}
+    grid = (b * h * hashing.rounds * blocks,)
+    if rule == "chunk":
+        matrix = rotations_on(hashing, h, width, sum(hashing.factors) // 2, q.device)
+        buckets = q.new_empty(b, h, hashing.rounds, length, dtype=bucket_type(prod(hashing.factors)))
+        hash_kernels.hash_factors[grid](
+            heads_of(q), matrix, buckets, h, length, blocks, hashing.rounds, *matrix.stride(),
+            **common, FACTORS=hashing.factors,
+        )  # fmt: skip
+        return buckets.view(torch.uint8)
+    layout = octave_layout(sequences, bucket_size, log2_limit, causal)
+    octaves, n = layout.names.shape[1], layout.token.shape[1]
+    direct = min(octaves, hashing.factor_from.bit_length())
+    matrix = rotations_on(hashing, h, width, columns_for(range(octaves), hashing.factor_from), q.device)
+    buckets = q.new_empty(b, h, hashing.rounds, n, dtype=bucket_type(1 << octaves - 1))
+    hash_kernels.hash_octaves[grid](
+        heads_of(q), matrix, layout.names, buckets, h, length, blocks, hashing.rounds, n, batch_step(layout.names),
+        *matrix.stride(), **common, OCTAVES=octaves, DIRECT=direct,
+    )  # fmt: skip
+    return buckets.view(torch.uint8)
+
+
+def bucket_type(count: int) -> torch.dtype:
+    """The narrowest type: buckets are what a reversible layer keeps, and that grows with depth."""
+    return torch.uint8 if count <= 1 << 8 else torch.int16 if count <= 1 << 15 else torch.int32
+
+
+def rotations_on(hashing: Hashing, heads: int, width: int, columns: int, device: torch.device) -> Tensor:
+    """Rotations in fp32, at least one column of them; those drawn from a seed are kept on the device."""
+    if hashing.rotations is not None:
+        return hashing.draw(heads, width, columns).to(device, torch.float32)
+    return _drawn(hashing.seed, heads, hashing.rounds, width, max(columns, 1), hashing.share_rotations, device)
+
+
+@lru_cache(maxsize=64)
+def _drawn(seed: int, heads: int, rounds: int, width: int, columns: int, share: bool, device: torch.device) -> Tensor:
+    return draw_rotations(seed, heads, rounds, width, columns, share).to(device)
+
+
+def padded(width: int) -> int:
+    """The width of tiles."""
+    return max(triton.next_power_of_2(width), 16)
+
+
+def heads_of(x: Tensor) -> Heads:
+    """A tensor [b, h, l, d], or [b, h, rounds, rows, d] of parts, as kernels take it."""
+    return Heads(x, x.stride(0), x.stride(1), x.stride(-2))
+
+
+def batch_step(x: Tensor) -> int:
+    """The distance between batch rows, 0 if all are alike."""
+    return x.stride(0) if x.shape[0] > 1 else 0
+
+
+class Launch:
+    """One attention: its rows, the numbers that all kernels need, and how its rounds are grouped."""
+
+    def __init__(self, q: Tensor, shared: bool, buckets: Tensor | None, sequences: Sequences, at: Attending) -> None:
+        self.at, self.shared, self.sequences = at, shared, sequences
+        self.b, self.h, self.length, self.width = q.shape
+        self.layout: Layout | None = None
+        if buckets is None:
+            self.rounds, self.rows = 1, local_rows(sequences, at)
+        else:
+            self.rounds, self.rows = buckets.shape[2], self._sorted(buckets)
+        band = not at.rule.endswith("chunk")
+        reach = at.window if band else at.chunk_length
+        self.tile = 64 if reach >= 64 else 32
+        self.fused = band and at.causal and not at.dropout_p and padded(self.width) <= 64
+        self.fused &= reach_of(at, self.tile, 0, 0).before <= self.tile
+        seed = at.dropout_seed
+        self.dropout = Dropout(signed(seed), signed(seed >> 32), drop_threshold(at.dropout_p), 1.0 - at.dropout_p)
+        self.common: dict[str, Any] = {
+            "D": self.width, "BD": padded(self.width), "M": self.tile, "BAND": band,
+            "CAUSAL": at.causal, "SELF": buckets is None, "SHARED": shared, "DROP": at.dropout_p > 0, "EPS": KEY_EPS,
+            "PRECISION": precision(q),
+        }  # fmt: skip
+
+    def _sorted(self, buckets: Tensor) -> Rows:
+        at = self.at
+        if at.rule == "bucket":
+            layout = octave_layout(self.sequences, at.bucket_size, at.log2_limit, at.causal)
+            most = None
+            kept = layout.token.shape[1]
+        else:
+            kept = self.length
+            most = {1: 1 << 8, 2: 1 << 15, 4: 1 << 20}[buckets.shape[3] // kept]
+            layout = chunk_layout(self.sequences, at.chunk_length, most)
+        kind = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[buckets.shape[3] // kept]
+        buckets = buckets.view(kind)
+        if layout.token.shape[1] > kept:
+            buckets = torch.nn.functional.pad(buckets, (0, layout.token.shape[1] - kept))
+        self.layout = layout
+        return hashed_rows(buckets, layout, at, most)
+
+    def groups(self, bytes_of_round: int) -> list[tuple[int, int]]:
+        """Rounds that are computed together; a ring has all of them in one."""
+        if not self.common["BAND"]:
+            return [(0, self.rounds)]
+        at_once = max(min(PARTS // bytes_of_round, self.rounds), 1)
+        return [(i, min(i + at_once, self.rounds)) for i in range(0, self.rounds, at_once)]
+
+    def tiles(self, rounds: tuple[int, int]) -> tuple[Any, int]:
+        """The reach of some rounds' rows and how many tiles they are."""
+        first, end = (i * self.rows.each for i in rounds)
+        reach = reach_of(self.at, self.tile, first, end)
+        return reach, -(-(end - first) // reach.chunk) * triton.cdiv(reach.chunk, self.tile)
+
+    @property
+    def heads(self) -> int:
+        return self.b * self.h
+
+    @property
+    def real(self) -> tuple[Tensor, int]:
+        """Which tokens are not padding, and the distance between batch rows."""
+        real = self.sequences.key_padding_mask
+        if real is None:
+            return self.rows.token, 0
+        real = real.to(self.rows.token.device, torch.bool).contiguous()
+        return real, batch_step(real)
+
+    @property
+    def merging(self) -> dict[str, Any]:
+        masked = self.sequences.key_padding_mask is not None
+        return {"D": self.width, "BD": padded(self.width), "T": MERGED, "MASKED": masked}
+
+
+def precision(x: Tensor) -> str:
+    """How products are computed: fp32 as exactly as three products of TF32, unless the caller allows one."""
+    if x.dtype != torch.float32:
+        return "ieee"
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+
+
+def signed(value: int) -> int:
+    """The lowest 32 bits as an int32."""
+    value &= (1 << 32) - 1
+    return value - (1 << 32) if value >> 31 else value
+
+
+@on_its_device
+def attend(
+    q: Tensor, k: Tensor | None, v: Tensor, buckets: Tensor | None, sequences: Sequences, at: Attending
+) -> tuple[Tensor, Tensor]:
+    """Outputs [b, h, l, d] and log-sum-exps [b, h, l]; without `k`, keys are the normalised queries."""
+    launch = Launch(q, k is None, buckets, sequences, at)
+    b, h, length, width = v.shape
+    out, z = empty_heads(v), v.new_empty(b, h, length, dtype=torch.float32)
+    inputs = heads_of(q), heads_of(q if k is None else k), heads_of(v), launch.rows
+    if launch.rounds == 1:
+        if sequences.key_padding_mask is not None:
+            out.zero_(), z.fill_(-torch.inf)
+        reach, tiles = launch.tiles((0, 1))
+        forward.attend_tiles[(launch.heads * tiles,)](
+            *inputs, heads_of(out), z, reach, launch.dropout, at.scale, h, length, tiles, 0, 1, **launch.common,
+            N=launch.tile, ALONE=True,
+        )  # fmt: skip
+        return out, z
+    groups = launch.groups(launch.heads * length * (width * v.element_size() + 4))
+    summed = out if len(groups) == 1 else empty_heads(v, torch.float32)
+    blocks = triton.cdiv(length, MERGED)
+    for first, end in groups:
+        reach, tiles = launch.tiles((first, end))
+        parts = v.new_empty(b, h, end - first, length, width)
+        part_z = v.new_empty(b, h, end - first, length, dtype=torch.float32)
+        forward.attend_tiles[(launch.heads * tiles,)](
+            *inputs, heads_of(parts), part_z, reach, launch.dropout, at.scale, h, length, tiles, first, end - first,
+            **launch.common, N=launch.tile, ALONE=False,
+        )  # fmt: skip
+        last = end == launch.rounds
+        forward.merge_rounds[(launch.heads * blocks,)](
+            heads_of(parts), part_z, heads_of(v), launch.real[0], heads_of(summed), z, h, length, blocks, end - first,
+            launch.real[1], **launch.merging, MORE=first > 0, LAST=last,
+        )  # fmt: skip
+    return summed.to(v.dtype), z
+
+
+@on_its_device
+def attend_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor,
+    buckets: Tensor | None,
+    sequences: Sequences,
+    out: Tensor,
+    logsumexp: Tensor,
+    at: Attending,
+) -> list[Tensor]:
+    """Gradients of queries, of values, and of keys that are not the queries."""
+    launch = Launch(q, k is None, buckets, sequences, at)
+    b, h, length, width = v.shape
+    grad = in_kernel_type(grad)
+    deltas = torch.empty_like(logsumexp)
+    blocks = triton.cdiv(length, MERGED)
+    shape = {"D": width, "BD": padded(width), "T": MERGED}
+    backward.dot_rows[(launch.heads * blocks,)](heads_of(grad), heads_of(out), deltas, h, length, blocks, **shape)
+    inputs = *(heads_of(x) for x in (q, q if k is None else k, v, grad)), launch.rows, logsumexp, deltas
+
+    def differentiate(rounds: tuple[int, int], dq: Tensor, dk: Tensor, dv: Tensor, each: int) -> None:
+        reach, tiles = launch.tiles(rounds)
+        gradients, numbers = [heads_of(x) for x in (dq, dk, dv)], (at.scale, h, length)
+        if launch.fused:
+            options = {name: launch.common[name] for name in ("D", "BD", "M", "SELF", "SHARED", "EPS", "PRECISION")}
+            fused.differentiate_tiles[lambda meta: (launch.heads * triton.cdiv(tiles, meta["RUN"]),)](
+                *inputs, *gradients, reach, *numbers, tiles, rounds[0], each, **options
+            )  # fmt: skip
+            return
+        grid, options = (launch.heads * tiles,), {**launch.common, "N": launch.tile}
+        which = reach, launch.dropout, *numbers, tiles, rounds[0]
+        backward.differentiate_queries[grid](*inputs, gradients[0], *which, **options)
+        backward.differentiate_keys[grid](*inputs, *gradients[1:], *which, each, **options)
+
+    if k is not None:
+        dq, dk, dv = (empty_heads(x) for x in (q, k, v))
+        if sequences.key_padding_mask is not None:
+            for x in (dq, dk, dv):
+                x.zero_()
+        differentiate((0, 1), dq, dk, dv, launch.rows.each)
+        return [dq, dv, dk]
+    assert launch.layout is not None
+    names, each = launch.layout.names, launch.rows.each
+    groups = launch.groups(launch.heads * (length + 2 * each) * width * v.element_size())
+    kind = v.dtype if len(groups) == 1 else torch.float32
+    dq, dv = empty_heads(q, kind), empty_heads(v, kind)
+    for first, end in groups:
+        dk_parts, dv_parts = (v.new_empty(b, h, end - first, each, width) for _ in range(2))
+        dq_parts = v.new_empty(b, h, end - first, length, width)
+        differentiate((first, end), dq_parts, dk_parts, dv_parts, each)
+        backward.merge_gradients[(launch.heads * blocks,)](
+            heads_of(dq_parts), heads_of(dk_parts), heads_of(dv_parts), heads_of(q), heads_of(grad), logsumexp,
+            launch.real[0], names, heads_of(dq), heads_of(dv), h, length, blocks, end - first, each, names.shape[1],
+            batch_step(names), launch.real[1], **launch.merging, MORE=first > 0, EPS=KEY_EPS,
+        )  # fmt: skip
+    return [dq.to(q.dtype), dv.to(v.dtype)]

@@ -1,0 +1,118 @@
+"""Rows before and after sorting, for every rule, LSH or local."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from reformer.ops.arguments import NO_LIMIT, Attending
+from reformer.ops.gpu.order import row_bounds, sort_rows
+from reformer.ops.gpu.tiles import NOBODY, Reach, Rows
+from reformer.ops.neighbourhoods import local_chunk_rows, local_window_rows, octave_rows
+from reformer.ops.ranks import Ranks, compute_ranks
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What the masks of a batch say."""
+
+    batch: int
+    length: int
+    device: torch.device
+    key_padding_mask: Bool[Tensor, "b l"] | None
+    segment_ids: Int[Tensor, "b l"] | None
+
+    def ranks(self) -> Ranks:
+        return compute_ranks(self.batch, self.length, self.key_padding_mask, self.segment_ids, self.device)
+
+    @property
+    def masked(self) -> bool:
+        return self.key_padding_mask is not None or self.segment_ids is not None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows of one round before sorting; a row's place here is its name. `b` is 1 where all are alike."""
+
+    token: Int[Tensor, "b n"]
+    """The slot of each row's token; -1 - slot where the row is a key only."""
+    base: Int[Tensor, "b n"]
+    """The group of the row's bucket 0; -1 for a row that does not exist."""
+    names: Int[Tensor, "b octaves l"]
+    """The row of each token in each octave, or -1."""
+    groups: int
+    """More than any group."""
+
+
+def octave_layout(sequences: Sequences, bucket_size: int, log2_limit: int, causal: bool) -> Layout:
+    """Rows of `rule="bucket"`. Without masks nothing depends on the data, and the layout is kept."""
+    if not sequences.masked:
+        return _plain_layout(sequences.length, bucket_size, log2_limit, causal, sequences.device)
+    return _octave_layout(sequences.ranks(), bucket_size, log2_limit, causal, 4 * sequences.length + 2)
+
+
+@lru_cache(maxsize=8)
+def _plain_layout(length: int, bucket_size: int, log2_limit: int, causal: bool, device: torch.device) -> Layout:
+    octaves = min(((length - 1) // bucket_size).bit_length(), log2_limit) + 1
+    ranks = compute_ranks(1, length, device=device)
+    return _octave_layout(ranks, bucket_size, log2_limit, causal, 1 << octaves)
+
+
+def _octave_layout(ranks: Ranks, bucket_size: int, log2_limit: int, causal: bool, groups: int) -> Layout:
+    rows = octave_rows(ranks, bucket_size, None if log2_limit == NO_LIMIT else 1 << log2_limit, causal)
+    b, length = ranks.real.shape
+    octaves, n = int(rows.octave.max()) + 1, rows.token.shape[1]
+    places = torch.where(rows.exists, rows.octave * length + rows.token, octaves * length)
+    names = torch.full((b, octaves * length + 1), -1, dtype=torch.int32, device=rows.token.device)
+    names.scatter_(1, places, torch.arange(n, dtype=torch.int32, device=names.device).expand(b, n))
+    return Layout(
+        token=torch.where(rows.query, rows.token, -1 - rows.token).int(),
+        base=torch.where(rows.exists, rows.base, -1).int(),
+        names=names[:, :-1].contiguous().view(b, octaves, length),
+        groups=groups,
+    )
+
+
+def chunk_layout(sequences: Sequences, chunk: int, most: int) -> Layout:
+    """Rows of `rule="chunk"`: each token once, and slots of nobody up to a multiple of the chunk."""
+    document = sequences.ranks().document
+    documents = int(document.max()) + 1 if sequences.segment_ids is not None else 1
+    length = document.shape[1]
+    slots = torch.arange(-(-length // chunk) * chunk, dtype=torch.int32, device=document.device)
+    there = torch.nn.functional.pad(document, (0, slots.shape[0] - length), value=-1)
+    return Layout(
+        token=slots.clamp(max=length - 1)[None],
+        base=torch.where(there >= 0, there * most, -1).int(),
+        names=slots[None, None, :length],
+        groups=max(documents, 1) * most,
+    )
+
+
+def hashed_rows(buckets: Int[Tensor, "b h r n"], layout: Layout, at: Attending, most: int | None) -> Rows:
+    """The rows of all rounds in the order of their buckets."""
+    base = layout.base
+    token, group, name = sort_rows(buckets, base, layout.token.expand_as(base).contiguous(), layout.groups, most)
+    _, h, rounds, n = buckets.shape
+    bounds = row_bounds(group.flatten(2), at.window, at.causal) if at.rule == "bucket" else (group, group)
+    return Rows(token, *bounds, name, h * rounds * n, rounds * n, rounds * n, n)
+
+
+def local_rows(sequences: Sequences, at: Attending) -> Rows:
+    """The rows of local attention, alike for all heads."""
+    ranks = sequences.ranks()
+    rows = local_window_rows(ranks) if at.rule == "local window" else local_chunk_rows(ranks, at.chunk_length)
+    token = rows.token.expand_as(rows.group).masked_fill(~rows.query, NOBODY.value)
+    group, n = rows.group.contiguous(), token.shape[-1]
+    bounds = row_bounds(group, at.window - 1, at.causal) if at.rule == "local window" else (group, group)
+    return Rows(token, *bounds, token, n if token.shape[0] > 1 else 0, 0, n, n)
+
+
+def reach_of(at: Attending, tile: int, first: int, end: int) -> Reach:
+    """What the tiles of rows [first, end) may see; the chunk of a band is its tile."""
+    if at.rule.endswith("chunk"):
+        chunk = at.chunk_length
+        return Reach(first, end, chunk, at.chunks_before * chunk, at.chunks_after * chunk)
+    reach = at.window if at.rule == "bucket" else at.window - 1
+    return Reach(first, end, tile, reach, 0 if at.causal else reach)

@@ -1,0 +1,31 @@
+"""A few configurations for each kernel; the fastest is found at its first launch, and kept on disk by triton.
+
+So a kernel has to run once before it is captured in a CUDA graph.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import triton
+
+from reformer.ops.backends import interpreted
+
+
+def tuned(configurations: Iterable[dict[str, Any]], key: list[str]) -> Callable[[Any], Any]:
+    """A decorator that tunes a kernel anew where an argument of `key` differs.
+
+    A configuration holds `num_warps`, `num_stages` and constants of the kernel. The interpreter takes the first.
+    """
+    configs = []
+    for each in configurations:
+        constants = {name: value for name, value in each.items() if name.isupper()}
+        configs.append(triton.Config(constants, num_warps=each["num_warps"], num_stages=each["num_stages"]))
+    return triton.autotune(configs[:1] if interpreted() else configs, key=key, cache_results=True)
+
+
+def stages(*numbers: int) -> list[dict[str, Any]]:
+    """Four warps and so many stages of prefetching."""
+    return [{"num_warps": 4, "num_stages": number} for number in numbers]
+
+
+MATTERS = ["BD", "M", "BAND", "CAUSAL", "SHARED", "DROP", "PRECISION"]

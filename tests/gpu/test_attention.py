@@ -1,0 +1,216 @@
+"""LSH and local attention by the kernels: values and gradients against the plain backend in fp64."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from reformer.ops import attention
+from tests.gpu.cases import compare, documents, padded, vectors, with_gradients
+
+CASES: dict[str, dict[str, Any]] = {
+    "bucket": {"window": 32, "num_hashes": 2},
+    "one round": {"window": 32, "num_hashes": 1},
+    "narrow window, coarse buckets": {"window": 5, "bucket_size": 20, "num_hashes": 2},
+    "wide window": {"window": 70, "bucket_size": 30, "num_hashes": 1},
+    "bucket, two-sided": {"window": 32, "num_hashes": 2, "causal": False},
+    "few buckets": {"window": 16, "num_hashes": 2, "num_buckets": 2, "scale": 0.5},
+    "chunk": {"rule": "chunk", "chunk_length": 32, "num_hashes": 2},
+    "chunk, two-sided": {"rule": "chunk", "chunk_length": 20, "num_hashes": 2, "causal": False, "chunks_after": 1},
+    "short ring": {"rule": "chunk", "chunk_length": 64, "num_hashes": 1, "chunks_before": 3, "num_buckets": [2, 4]},
+    "long chunks": {"rule": "chunk", "chunk_length": 90, "num_hashes": 1, "chunks_before": 1},
+    "local window": {"rule": "window", "window": 33},
+    "local window, two-sided": {"rule": "window", "window": 70, "causal": False},
+    "local chunk": {"rule": "chunk", "chunk_length": 32},
+    "local chunk, two-sided": {"rule": "chunk", "chunk_length": 20, "chunks_after": 1, "causal": False, "scale": 0.3},
+}
+
+
+def case(name: str) -> dict[str, Any]:
+    return CASES[name] | ({} if name.startswith("local") else {"seed": 3})
+
+
+def tensors(name: str) -> int:
+    return 4 if name.startswith("local") else 3
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients(name: str, device: str) -> None:
+    *inputs, grad = vectors((1, 2, 133, 32), tensors(name), torch.float32, device)
+    compare(inputs, grad, **case(name))
+
+
+@pytest.mark.parametrize("name", ["bucket", "bucket, two-sided", "chunk", "local window", "local chunk, two-sided"])
+@pytest.mark.parametrize("masks", ["padding", "documents", "both"])
+def test_padding_and_documents(name: str, masks: str, device: str) -> None:
+    *inputs, grad = vectors((2, 1, 90, 16), tensors(name), torch.float32, device)
+    mask = padded(2, 90, device) if masks != "documents" else None
+    if mask is not None:  # whatever stands in padding, it is seen by nobody
+        inputs = [torch.where(mask[:, None, :, None], x, torch.nan) for x in inputs]
+        grad = torch.where(mask[:, None, :, None], grad, 0.0)
+    ids = documents(2, 90, device) if masks != "padding" else None
+    compare(inputs, grad, key_padding_mask=mask, segment_ids=ids, **case(name))
+
+
+@pytest.mark.parametrize("name", ["bucket", "chunk", "chunk, two-sided", "local window", "local chunk, two-sided"])
+def test_dropout(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "draw_seed", lambda: 9876543210123)
+    *inputs, grad = vectors((1, 2, 80, 16), tensors(name), torch.float32, device)
+    compare(inputs, grad, dropout_p=0.3, **case(name))
+
+
+@pytest.mark.parametrize("name", ["bucket", "chunk", "local window"])
+def test_fp16_takes_the_true_maximum(name: str, device: str) -> None:
+    *inputs, grad = vectors((1, 1, 100, 32), tensors(name), torch.float16, device)
+    inputs[0] = inputs[0] * 4  # of norm 23: a fixed shift would underflow
+    compare(inputs, grad, **case(name))
+
+
+@pytest.mark.parametrize("width", [8, 24, 64])
+def test_head_widths(width: int, device: str) -> None:
+    *inputs, grad = vectors((1, 1, 70, width), 3, torch.float32, device)
+    compare(inputs, grad, **case("bucket"))
+
+
+def test_rounds_in_groups_are_the_same_softmax(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reformer.ops.gpu import kernels
+
+    *inputs, grad = vectors((1, 2, 90, 16), 3, torch.float32, device)
+    options = {"window": 16, "num_hashes": 3, "seed": 1, "backend": "triton", "key_padding_mask": padded(1, 90, device)}
+    options["key_padding_mask"][:] = True
+    options["key_padding_mask"][:, 40:50] = False
+    together = with_gradients(inputs, grad, **options)
+    monkeypatch.setattr(kernels, "PARTS", 1)
+    for a, b in zip(together, with_gradients(inputs, grad, **options), strict=True):
+        assert (a - b).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("length", [1, 2, 17])
+def test_short_sequences(length: int, device: str) -> None:
+    *inputs, grad = vectors((1, 1, length, 16), 3, torch.float32, device)
+    compare(inputs, grad, window=8, num_hashes=2, seed=0)
+
+
+def test_twice_gives_the_same_bits(device: str) -> None:
+    *inputs, grad = vectors((1, 1, 70, 16), 3, torch.float32, device)
+    first, second = (with_gradients(inputs, grad, backend="triton", **case("bucket")) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_compiles_as_one_graph(device: str) -> None:
+    *inputs, grad = vectors((1, 1, 40, 16), 3, torch.float32, device)
+    options = {"backend": "triton", "window": 8, "num_hashes": 1, "seed": 0}
+    expected = with_gradients(inputs, grad, **options)
+    backend = "inductor" if device == "cuda" else "aot_eager"
+    compiled = torch.compile(lambda q, v: attention.lsh_attention(q, v, **options), fullgraph=True, backend=backend)
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    out = compiled(*leaves)
+    found = [out.detach(), *torch.autograd.grad(out, leaves, grad)]
+    assert all((a - b).abs().max() < 1e-5 for a, b in zip(found, expected, strict=True))
+
+
+def test_operators_keep_the_rules_of_torch_library(device: str) -> None:
+    from reformer.ops.arguments import NO_LIMIT
+    from reformer.ops.gpu.backend import operators
+
+    q, k, v = (x.requires_grad_() for x in vectors((1, 1, 40, 16), 3, torch.float32, device))
+    mask = (torch.arange(40, device=device) % 5 > 0)[None]
+    hashing = (1, None, 5, False, 256, [], "bucket", 8, NO_LIMIT, True)
+    buckets = operators.hash_tokens(q.detach(), mask, None, *hashing)
+    attending = ("bucket", 8, 8, NO_LIMIT, 64, 1, 0, True, False, 1.0, 0.0, 0)
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(operators.hash_tokens, (q.detach(), mask, None, *hashing), test_utils=checks)
+    torch.library.opcheck(operators.attend, (q, None, v, buckets, mask, None, *attending), test_utils=checks)
+    local = ("local window", *attending[1:])
+    torch.library.opcheck(operators.attend, (q, k, v, None, None, None, *local), test_utils=checks)
+
+
+def test_what_the_kernels_do_not_do_is_refused(device: str) -> None:
+    q = torch.randn(1, 1, 8, 16, device=device)
+    with pytest.raises(ValueError, match="backend='triton' has no duplicates='once'; choose 'auto'"):
+        attention.lsh_attention(q, q, duplicates="once", backend="triton")
+    with pytest.raises(ValueError, match=r"and the tensors are torch\.float64"):
+        attention.lsh_attention(q.double(), q.double(), backend="triton")
+    wide = torch.randn(1, 1, 8, 200, device=device)
+    with pytest.raises(ValueError, match="heads of up to 128 numbers and these have 200"):
+        attention.lsh_attention(wide, wide, backend="triton")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("dtype", "width"), [(torch.bfloat16, 64), (torch.float16, 64), (torch.bfloat16, 128)])
+def test_half_precision_at_full_width(name: str, dtype: torch.dtype, width: int, device: str) -> None:
+    *inputs, grad = vectors((2, 2, 700, width), tensors(name), dtype, device)
+    inputs[0] = inputs[0] / 2  # logits as in a model
+    compare(inputs, grad, **case(name))
+    first, second = (with_gradients(inputs, grad, backend="triton", **case(name)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [32, 64, 128])
+@pytest.mark.parametrize("rounds", [1, 16])
+def test_long_sequences(window: int, rounds: int, device: str) -> None:
+    """More octaves than one level of hashing has; bits twice the same."""
+    *inputs, grad = vectors((1, 2, 40_001, 64), 3, torch.bfloat16, device)
+    options = {"window": window, "num_hashes": rounds, "seed": 5, "factor_from": 64}
+    out, *grads = with_gradients(inputs, grad, backend="triton", **options)
+    expected, *expected_grads = with_gradients([x.float() for x in inputs], grad.float(), backend="plain", **options)
+    for a, b in zip((out, *grads), (expected, *expected_grads), strict=True):
+        far = (a.float() - b).abs() > 0.05 * b.abs().clamp(min=1)
+        assert far.float().mean() < 1e-3  # near-ties of the hash fall otherwise here and there
+    again = with_gradients(inputs, grad, backend="triton", **options)
+    assert all(torch.equal(a, b) for a, b in zip((out, *grads), again, strict=True))
+
+
+@pytest.mark.gpu
+def test_cuda_graphs(device: str) -> None:
+    *inputs, _ = vectors((1, 4, 3000, 64), 3, torch.bfloat16, device)
+    options = {"window": 64, "num_hashes": 2, "seed": 0}
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side), torch.no_grad():
+        for _ in range(2):  # compiles, and lays out what does not depend on the data
+            attention.lsh_attention(*inputs, **options)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        out = attention.lsh_attention(*inputs, **options)
+    for x in inputs:
+        x.normal_()
+    graph.replay()
+    assert torch.equal(out, attention.lsh_attention(*inputs, **options))
+
+
+@pytest.mark.gpu
+def test_auto_takes_the_kernels_and_autocast_is_left_alone(device: str) -> None:
+    *inputs, grad = vectors((1, 2, 500, 64), 3, torch.float32, device)
+    options = {"window": 64, "num_hashes": 2, "seed": 0}
+    expected = with_gradients(inputs, grad, backend="triton", **options)
+    with torch.autocast("cuda", torch.bfloat16):
+        found = with_gradients(inputs, grad, **options)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["lsh", "local"])
+def test_reversible_layers_take_the_orders_of_their_forward(kind: str, device: str, monkeypatch: Any) -> None:
+    """Gradients of a reversible stack equal those of ordinary autograd."""
+    from reformer.layers.attention import LocalAttention, LSHAttention
+    from reformer.layers.reversible import ReversibleSequence
+    from reformer.ops import backends
+
+    monkeypatch.setattr(attention, "choose_backend", lambda _, q, at: backends.choose_backend("triton", q, at))
+    make = {
+        "lsh": lambda: LSHAttention(16, 1, num_hashes=2, window=8),
+        "local": lambda: LocalAttention(16, 1, window=8),
+    }
+    torch.manual_seed(0)
+    blocks = [(make[kind](), torch.nn.Linear(16, 16)) for _ in range(2)]
+    x = torch.randn(1, 50, 16, device=device)
+    gradients = []
+    for reversible in (True, False):
+        stack = ReversibleSequence(blocks, reversible=reversible).to(device)
+        torch.manual_seed(1)
+        y1, y2 = stack(x, x)
+        gradients.append(torch.autograd.grad((y1 * y2).sum(), list(stack.parameters())))
+    for a, b in zip(*gradients, strict=True):
+        assert (a - b).abs().max() < 1e-3 * b.abs().max()

@@ -1,0 +1,89 @@
+"""Hashes and sorts of the kernels against those of PyTorch operations."""
+
+import pytest
+import torch
+
+from reformer.ops.arguments import NO_LIMIT, Hashing
+from reformer.ops.hashing import columns_for, draw_rotations, hash_factors, hash_octaves
+from reformer.ops.neighbourhoods import octave_rows, row_buckets
+from reformer.ops.ranks import compute_ranks
+from tests.gpu.cases import documents, padded, vectors
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("factor_from", [256, 8, 1])
+def test_hashes_of_all_octaves(causal: bool, factor_from: int, device: str) -> None:
+    from reformer.ops.gpu import kernels
+
+    (q,) = vectors((2, 2, 140, 24), 1, torch.float32, device)
+    masks = padded(2, 140, device), documents(2, 140, device)
+    layout = octave_rows(compute_ranks(2, 140, *masks, torch.device(device)), 2, None, causal)
+    octaves = list(range(int(layout.octave.max()) + 1))
+    rotations = draw_rotations(1, 2, 3, 24, columns_for(octaves, factor_from))
+    expected = row_buckets(hash_octaves(q.double(), rotations.to(device), octaves, factor_from), layout)
+    hashing = Hashing(3, rotations, 0, False, factor_from, ())
+    found = kernels.hash_rows(q, kernels.describe(q, *masks), hashing, "bucket", 2, NO_LIMIT, causal)
+    found = found.view(kernels.bucket_type(1 << octaves[-1]))
+    there = layout.exists[:, None, None].expand_as(expected)
+    assert torch.equal(found[there].int(), expected[there])
+
+
+@pytest.mark.parametrize("factors", [(4,), (2, 6), (64, 16)])
+def test_hashes_of_factors(factors: tuple[int, ...], device: str) -> None:
+    from reformer.ops.gpu import kernels
+
+    (q,) = vectors((1, 2, 100, 16), 1, torch.float32, device)
+    rotations = draw_rotations(1, 2, 2, 16, sum(factors) // 2)
+    hashing = Hashing(2, rotations, 0, False, 256, factors)
+    found = kernels.hash_rows(q, kernels.describe(q, None, None), hashing, "chunk", 1, NO_LIMIT, True)
+    count = 1
+    for factor in factors:
+        count *= factor
+    expected = hash_factors(q.double(), rotations.to(device), factors)
+    assert torch.equal(found.view(kernels.bucket_type(count)).int(), expected)
+
+
+@pytest.mark.parametrize(
+    ("groups", "most", "passes"),
+    [(7, None, 2), (300, None, 2), (1000, None, 2), (40, 10, 2), (300, None, 0), (40, 10, 0)],
+)
+def test_order_is_a_stable_sort_by_group(
+    groups: int, most: int | None, passes: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One digit and two, several blocks, rows that do not exist; and the sort for more groups than that."""
+    from reformer.ops.gpu import order
+
+    monkeypatch.setattr(order, "PASSES", passes)
+
+    generator = torch.Generator().manual_seed(groups)
+    b, h, rounds, n = 2, 2, 2, 75
+    top = groups if most is None else most
+    bases = 1 if most is None else groups // most
+    base = torch.randint(bases, (b, n), generator=generator).sort(1).values * top
+    base[1, 50:] = -1
+    buckets = torch.randint(top, (b, h, rounds, n), generator=generator, dtype=torch.int32)
+    token = torch.randperm(n, generator=generator).expand(b, n).contiguous().int()
+    key = torch.where(base[:, None, None] < 0, groups, base[:, None, None] + buckets)
+    expected, places = key.sort(dim=-1, stable=True)
+    inputs = (x.to(device) for x in (buckets, base.int(), token))
+    found_token, found_group, found_name = (x.cpu() for x in order.sort_rows(*inputs, groups, most))
+    assert torch.equal(found_name.long(), places)
+    tokens = token[:, None, None].expand_as(places).gather(3, places)
+    assert torch.equal(found_token, torch.where(expected == groups, -(1 << 31), tokens))
+    seen = expected * rounds + torch.arange(rounds)[:, None] if most is None else expected // most
+    assert torch.equal(found_group.long()[expected < groups], seen[expected < groups])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [1, 5, 300])
+def test_bounds_of_windows(window: int, causal: bool, device: str) -> None:
+    from reformer.ops.gpu.order import row_bounds
+
+    group = torch.randint(9, (2, 1, 290), generator=torch.Generator().manual_seed(0)).sort(-1).values.int()
+    row = torch.arange(290)
+    same = group[..., :, None] == group[..., None, :]
+    low, high = (x.cpu() for x in row_bounds(group.to(device), window, causal))
+    near = same & ((row[:, None] - row).abs() <= window)
+    assert torch.equal(low.long(), near.int().argmax(-1))
+    if not causal:
+        assert torch.equal(high.long(), 290 - near.flip(-1).int().argmax(-1))
