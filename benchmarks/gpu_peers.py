@@ -1,0 +1,164 @@
+"""Attention on a GPU: ours, and what one would use in its place. Each contender is a function that runs a forward."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reformer.ops.arguments import NO_LIMIT, Hashing
+from reformer.ops.attention import local_attention, lsh_attention
+
+WINDOW, ROUNDS, WIDTH = 64, 4, 64
+Forward = Callable[[Tensor, Tensor], Tensor]
+
+
+def bucket(q: Tensor, v: Tensor) -> Tensor:
+    return lsh_attention(q, v, num_hashes=ROUNDS, window=WINDOW, seed=0, backend="triton")
+
+
+def chunk(q: Tensor, v: Tensor) -> Tensor:
+    return lsh_attention(q, v, num_hashes=ROUNDS, rule="chunk", chunk_length=WINDOW, seed=0, backend="triton")
+
+
+def local(q: Tensor, v: Tensor) -> Tensor:
+    return local_attention(q, q, v, window=WINDOW, backend="triton")
+
+
+def plain(q: Tensor, v: Tensor) -> Tensor:
+    return lsh_attention(q, v, num_hashes=ROUNDS, window=WINDOW, seed=0, backend="plain")
+
+
+def sdpa(q: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, q, v, is_causal=True)
+
+
+def flash_window(q: Tensor, v: Tensor) -> Tensor:
+    """Flash attention over as many near tokens as LSH attention sees in all rounds."""
+    return _flash_window(q, v, ROUNDS * WINDOW)
+
+
+def flash_local(q: Tensor, v: Tensor) -> Tensor:
+    return _flash_window(q, v, WINDOW)
+
+
+def _flash_window(q: Tensor, v: Tensor, window: int) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    _, _, length, _ = q.shape
+    ends = torch.tensor([0, length], dtype=torch.int32, device=q.device)
+    x, y = (t[0].transpose(0, 1) for t in (q, v))
+    return varlen_attn(x, x, y, ends, ends, length, length, window_size=(window - 1, 0))
+
+
+def flex_local(q: Tensor, v: Tensor) -> Tensor:
+    """FlexAttention's sliding window."""
+    length = q.shape[2]
+    mask = band_mask(1, 1, length, q.device, lambda b, h, i, j: (i >= j) & (i - j < WINDOW))
+    return _flex(q, q, v, mask, WIDTH**-0.5)[0]
+
+
+def flex_lsh(q: Tensor, v: Tensor) -> Tensor:
+    """The same LSH attention by FlexAttention over sorted rows, rounds as heads, merged by their log-sum-exps.
+
+    Hashing and sorting are ours and not timed.
+    """
+    token, low, place = sorted_rows(q)
+    b, h, rounds, n = token.shape
+    index = token.view(b, h, rounds * n, 1).expand(-1, -1, -1, WIDTH)
+    rows, values = (x.gather(2, index).view(b, h * rounds, n, WIDTH) for x in (q, v))
+    keys = F.rms_norm(rows, (WIDTH,), eps=1e-6) * WIDTH**-0.5
+    bounds = low.view(b, h * rounds, n)
+    mask = band_mask(b, h * rounds, n, q.device, lambda b, h, i, j: (i > j) & (j >= bounds[b, h, i]))
+    out, z = _flex(rows, keys, values, mask, 1.0)
+    out = out.view(b, h, rounds, n, WIDTH).gather(3, place[..., None].expand(-1, -1, -1, -1, WIDTH))
+    z = z.view(b, h, rounds, n).gather(3, place)
+    return (out * torch.softmax(z, 2)[..., None].to(out.dtype)).sum(2)
+
+
+def band_mask(b: int, h: int, length: int, device: torch.device, inside: Any) -> Any:
+    """A block mask whose blocks of queries see their own block of keys and the one before, without a search."""
+    from torch.nn.attention.flex_attention import BlockMask
+
+    blocks = -(-length // 128)
+    index = torch.arange(blocks, device=device, dtype=torch.int32)
+    seen = torch.stack((index, (index - 1).clamp(min=0)), -1)[:, :blocks].expand(b, h, -1, -1).contiguous()
+    counts = ((index > 0).int() + 1).expand(b, h, blocks).contiguous()
+    return BlockMask.from_kv_blocks(
+        counts, seen, BLOCK_SIZE=128, mask_mod=inside, seq_lengths=(length, length), compute_q_blocks=True
+    )
+
+
+def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float) -> tuple[Tensor, Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    if "run" not in _compiled:
+        _compiled["run"] = torch.compile(flex_attention) if q.is_cuda else flex_attention
+    result: tuple[Tensor, Tensor] = _compiled["run"](q, k, v, block_mask=mask, scale=scale, return_lse=True)
+    return result
+
+
+_compiled: dict[str, Any] = {}
+_orders: dict[tuple[int, ...], Any] = {}
+
+
+def sorted_rows(q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens and low bounds of rows [b, h, r, n], and [b, h, r, l] where each token is a query; kept."""
+    from reformer.ops.gpu import kernels, layout
+
+    key = tuple(q.shape)
+    if key not in _orders:
+        _orders.clear()
+        sequences = kernels.describe(q, None, None)
+        hashing = Hashing(ROUNDS, None, 0, False, 256, ())
+        buckets = kernels.hash_rows(q.detach(), sequences, hashing, "bucket", WINDOW, NO_LIMIT, True)
+        of = layout.octave_layout(sequences, WINDOW, NO_LIMIT, True)
+        n = of.token.shape[1]
+        kind = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[buckets.shape[3] // n]
+        token, group, _ = layout.sort_rows(buckets.view(kind), of.base, of.token, of.groups, None)
+        low, _ = layout.row_bounds(group.flatten(2), WINDOW, True)
+        offset = torch.arange(ROUNDS, device=q.device, dtype=torch.int32)[:, None] * n
+        b, h, length, _ = q.shape
+        place = torch.empty(b, h, ROUNDS, length + 1, dtype=torch.long, device=q.device)
+        slot = torch.where(token >= 0, token, length).long()
+        place.scatter_(3, slot, torch.arange(n, device=q.device).expand_as(slot))
+        low = (low.view_as(token) - offset).clamp(min=0)
+        low = torch.where(token >= 0, low, 1 << 30)
+        _orders[key] = torch.where(token < 0, -1 - token, token).long(), low, place[..., :-1]
+    return _orders[key]
+
+
+def reformer_pytorch(q: Tensor, v: Tensor) -> Tensor:
+    from reformer_pytorch import LSHAttention
+
+    attention = LSHAttention(bucket_size=WINDOW, n_hashes=ROUNDS, causal=True)
+    return attention(q.flatten(0, 1), v.flatten(0, 1))[0].view_as(v)
+
+
+def transformers(q: Tensor, v: Tensor) -> Tensor:
+    """The whole layer of transformers with its projections, which is all that it offers."""
+    key = q.shape[1], q.shape[2]
+    if key not in _layers:
+        from attention_peers import _layer
+
+        _layers.clear()
+        _layers[key] = _layer("transformers layer", q.shape[2], ROUNDS, q.shape[1], WIDTH, WINDOW).to(q.device, q.dtype)
+    return _layers[key](v.transpose(1, 2).flatten(2)).view(v.shape[0], v.shape[2], v.shape[1], WIDTH).transpose(1, 2)
+
+
+_layers: dict[Any, torch.nn.Module] = {}
+
+CONTENDERS: dict[str, Forward] = {
+    "bucket": bucket,
+    "chunk": chunk,
+    "SDPA": sdpa,
+    "flash, window of equal keys": flash_window,
+    "FlexAttention LSH": flex_lsh,
+    "local": local,
+    "flash, window 64": flash_local,
+    "FlexAttention, window 64": flex_local,
+    "plain": plain,
+    "reformer-pytorch": reformer_pytorch,
+    "transformers layer": transformers,
+}
