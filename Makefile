@@ -27,7 +27,7 @@ interpreter-test: $(INSTALLED)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/gpu -m "not slow and not gpu"
 
 gpu-test:
-	PYTHONPATH=src $(GPU_PYTHON) -m pytest tests/gpu
+	PYTHONPATH=src $(GPU_PYTHON) -m pytest tests/gpu -o filterwarnings=default --durations=10
 
 gpu-bench:
 	PYTHONPATH=src $(GPU_PYTHON) benchmarks/gpu_attention.py

@@ -16,12 +16,13 @@ import torch
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import bare
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic products, which tests ask for
 ON_GPU = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def pytest_report_header() -> str:
-    return f"kernels on {'a GPU' if ON_GPU else 'a CPU, interpreted'}; reformer: {bare.LIBRARY}"
+    return f"kernels on {'a GPU' if ON_GPU else 'a CPU, interpreted'}; sources: {bare.SOURCES}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

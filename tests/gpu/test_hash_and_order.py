@@ -28,6 +28,21 @@ def test_hashes_of_all_octaves(causal: bool, factor_from: int, device: str) -> N
     assert torch.equal(found[there].int(), expected[there])
 
 
+@pytest.mark.parametrize("factor_from", [1 << 20, 64, 1])
+def test_hashes_of_more_columns_than_a_block(factor_from: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reformer.ops.gpu import kernels
+
+    monkeypatch.setattr(kernels, "COLUMNS", 16)
+    (q,) = vectors((1, 1, 1100, 16), 1, torch.float32, device)
+    layout = octave_rows(compute_ranks(1, 1100, device=torch.device(device)), 1, None, True)
+    octaves = list(range(12))
+    rotations = draw_rotations(1, 1, 1, 16, columns_for(octaves, factor_from))
+    expected = row_buckets(hash_octaves(q.double(), rotations.to(device), octaves, factor_from), layout)
+    hashing = Hashing(1, rotations, 0, False, factor_from, ())
+    found = kernels.hash_rows(q, kernels.describe(q, None, None), hashing, "bucket", 1, NO_LIMIT, True)
+    assert torch.equal(found.view(kernels.bucket_type(1 << 11)).int(), expected)
+
+
 @pytest.mark.parametrize("factors", [(4,), (2, 6), (64, 16)])
 def test_hashes_of_factors(factors: tuple[int, ...], device: str) -> None:
     from reformer.ops.gpu import kernels

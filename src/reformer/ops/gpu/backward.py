@@ -10,10 +10,9 @@ import triton.language as tl
 
 from reformer.ops.gpu.tiles import (
     LOG2E,
+    as_keys,
     kept_pairs,
-    key_factors,
     key_stream,
-    load_keys,
     load_rows,
     query_stream,
     read_keys,
@@ -23,10 +22,10 @@ from reformer.ops.gpu.tiles import (
     tile_span,
     visible,
 )
-from reformer.ops.gpu.tuning import MATTERS, stages, tuned
+from reformer.ops.gpu.tuning import CHANGING, MATTERS, stages, tuned
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def dot_rows(
     x, y, out, heads, length, blocks, D: tl.constexpr, BD: tl.constexpr, T: tl.constexpr
 ):  # fmt: skip
@@ -65,9 +64,9 @@ def read_sums(logsumexp, deltas, batch_head, length, token, is_query):
 
 
 @tuned(stages(2, 3, 1), MATTERS)
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def differentiate_queries(
-    q, k, v, grad, rows, logsumexp, deltas, dq, reach, dropout, scale, heads, length, tiles, first_round,
+    q, k, v, grad, rows, logsumexp, deltas, dq, reach, dropout, scale, heads, length, tiles, size, first_round,
     D: tl.constexpr, BD: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BAND: tl.constexpr, CAUSAL: tl.constexpr,
     SELF: tl.constexpr, SHARED: tl.constexpr, DROP: tl.constexpr, EPS: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -90,7 +89,7 @@ def differentiate_queries(
     for at in range(from_key, to_key, N):
         key = at + tl.arange(0, N)
         key_token, document, is_key = read_keys(rows, batch, head, key, to_key, not BAND)
-        keys = load_keys(k, batch, head, key_token, is_key, D, BD, SHARED, EPS)
+        keys, _ = as_keys(load_rows(k, batch, head, key_token, is_key, D, BD), D, SHARED, EPS)
         values = load_rows(v, batch, head, key_token, is_key, D, BD)
         pairs = visible(position, token, low, high, key, key_token, document, BAND, CAUSAL, SELF)
         kept = pairs
@@ -105,14 +104,15 @@ def differentiate_queries(
 
 
 @tuned(stages(3, 1), MATTERS)
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def differentiate_keys(
-    q, k, v, grad, rows, logsumexp, deltas, dk, dv, reach, dropout, scale, heads, length, tiles, first_round, each,
+    q, k, v, grad, rows, logsumexp, deltas, dk, dv, reach, dropout, scale, heads, length, tiles, size, first_round,
+    each,
     D: tl.constexpr, BD: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BAND: tl.constexpr, CAUSAL: tl.constexpr,
     SELF: tl.constexpr, SHARED: tl.constexpr, DROP: tl.constexpr, EPS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a tile's keys, as they are behind the norm, and of their values.
+    """Gradients of a tile's keys, as if the factor that normalises each were a constant, and of their values.
 
     Each row writes to its name, [b, h, rounds, each, d] from `first_round` on. What a key sees is the mirror image
     of what a query sees.
@@ -122,7 +122,7 @@ def differentiate_keys(
     first, end, start = tile_span(reach, tile, M)
     key = first + tl.arange(0, M)
     key_token, document, is_key = read_keys(rows, batch, head, key, end, not BAND)
-    keys = load_keys(k, batch, head, key_token, is_key, D, BD, SHARED, EPS)
+    keys, factors = as_keys(load_rows(k, batch, head, key_token, is_key, D, BD), D, SHARED, EPS)
     values = load_rows(v, batch, head, key_token, is_key, D, BD)
     key_sum, value_sum = tl.zeros((M, BD), tl.float32), tl.zeros((M, BD), tl.float32)
     from_query = start - reach.after
@@ -150,19 +150,21 @@ def differentiate_keys(
     at = row_index(rows, key, not BAND)
     name = tl.load(rows.name + batch.to(tl.int64) * rows.batch + head.to(tl.int64) * rows.head + at, mask=is_key)
     name += (at // rows.each - first_round) * each
-    store_rows(dk, batch, head, name, is_key, key_sum, D, BD)
+    store_rows(dk, batch, head, name, is_key, key_sum * factors[:, None], D, BD)
     store_rows(dv, batch, head, name, is_key, value_sum, D, BD)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def merge_gradients(
-    dq_parts, dk_parts, dv_parts, q, grad, logsumexp, real, names, dq, dv, heads, length, blocks, rounds, each, octaves,
+    dq_parts, dk_parts, dv_parts, q, grad, logsumexp, real, names, dq_before, dv_before, dq, dv, heads, length, blocks,
+    rounds, each, octaves,
     names_batch, real_batch, D: tl.constexpr, BD: tl.constexpr, T: tl.constexpr, MASKED: tl.constexpr,
     MORE: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
     """Sum what rounds and octaves give to each token as a query and as a key, through the key's norm.
 
-    `names` [b, octaves, l] tells where the token's rows stand, -1 where it has none. MORE: add to `dq` and `dv`.
+    `names` [b, octaves, l] tells where the token's rows stand, -1 where it has none. MORE: add to `dq_before` and
+    `dv_before`.
     """
     batch_head, token = tl.program_id(0) // blocks, tl.program_id(0) % blocks * T + tl.arange(0, T)
     batch, head = batch_head // heads, batch_head % heads
@@ -172,23 +174,22 @@ def merge_gradients(
     query_sum, value_sum = tl.zeros((T, BD), tl.float32), tl.zeros((T, BD), tl.float32)
     key_sum = tl.zeros((T, BD), tl.float32)
     if MORE:
-        query_sum += load_rows(dq, batch, head, token, there, D, BD).to(tl.float32)
-        value_sum += load_rows(dv, batch, head, token, there, D, BD).to(tl.float32)
+        query_sum += load_rows(dq_before, batch, head, token, there, D, BD).to(tl.float32)
+        value_sum += load_rows(dv_before, batch, head, token, there, D, BD).to(tl.float32)
     else:  # a token that is offered nothing took its own value
         z = tl.load(logsumexp + batch_head.to(tl.int64) * length + token, mask=there, other=0.0)
         value_sum += load_rows(grad, batch, head, token, there & (z == float("-inf")), D, BD).to(tl.float32)
     for i in range(rounds):
         query_sum += load_rows(dq_parts, batch, head, i * length + token, there, D, BD).to(tl.float32)
     for octave in range(octaves):
-        name = tl.load(names + batch * names_batch + octave * length + token, mask=there, other=-1)
+        name = tl.load(names + batch.to(tl.int64) * names_batch + octave * length + token, mask=there, other=-1)
         if tl.max(name, 0) >= 0:
             for i in range(rounds):
                 key_sum += load_rows(dk_parts, batch, head, i * each + name, name >= 0, D, BD).to(tl.float32)
                 value_sum += load_rows(dv_parts, batch, head, i * each + name, name >= 0, D, BD).to(tl.float32)
-    x = load_rows(q, batch, head, token, there, D, BD)
-    factors = key_factors(x, D, EPS)
-    x = x.to(tl.float32)
-    along = tl.sum(key_sum * x, 1) / (tl.sum(x * x, 1) + D * EPS)
-    key_sum = (key_sum - x * along[:, None]) * factors[:, None]
+    x = load_rows(q, batch, head, token, there, D, BD).to(tl.float32)
+    key_sum -= x * (tl.sum(key_sum * x, 1) / (tl.sum(x * x, 1) + D * EPS))[:, None]
+    if MORE:  # all of the program has read what it writes over
+        tl.debug_barrier()
     store_rows(dq, batch, head, token, token < length, query_sum + key_sum, D, BD)
     store_rows(dv, batch, head, token, token < length, value_sum, D, BD)

@@ -9,9 +9,9 @@ import triton.language as tl
 
 from reformer.ops.gpu.tiles import (
     LOG2E,
+    as_keys,
     kept_pairs,
     key_stream,
-    load_keys,
     load_rows,
     query_stream,
     read_keys,
@@ -21,13 +21,13 @@ from reformer.ops.gpu.tiles import (
     tile_span,
     visible,
 )
-from reformer.ops.gpu.tuning import MATTERS, stages, tuned
+from reformer.ops.gpu.tuning import CHANGING, MATTERS, stages, tuned
 
 
 @tuned(stages(2, 3, 1), MATTERS)
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def attend_tiles(
-    q, k, v, rows, out, logsumexp, reach, dropout, scale, heads, length, tiles, first_round, rounds,
+    q, k, v, rows, out, logsumexp, reach, dropout, scale, heads, length, tiles, size, first_round, rounds,
     D: tl.constexpr, BD: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BAND: tl.constexpr, CAUSAL: tl.constexpr,
     SELF: tl.constexpr, SHARED: tl.constexpr, DROP: tl.constexpr, ALONE: tl.constexpr, EPS: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -53,7 +53,7 @@ def attend_tiles(
     for at in range(from_key, to_key, N):
         key = at + tl.arange(0, N)
         key_token, document, is_key = read_keys(rows, batch, head, key, to_key, not BAND)
-        keys = load_keys(k, batch, head, key_token, is_key, D, BD, SHARED, EPS)
+        keys, _ = as_keys(load_rows(k, batch, head, key_token, is_key, D, BD), D, SHARED, EPS)
         scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * (scale * LOG2E)
         pairs = visible(position, token, low, high, key, key_token, document, BAND, CAUSAL, SELF)
         scores = tl.where(pairs, scores, float("-inf"))
@@ -80,14 +80,14 @@ def attend_tiles(
     tl.store(logsumexp + at, z, mask=is_query)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def merge_rounds(
-    parts, part_z, v, real, out, logsumexp, heads, length, blocks, rounds, real_batch,
+    parts, part_z, v, real, before, out, logsumexp, heads, length, blocks, rounds, real_batch,
     D: tl.constexpr, BD: tl.constexpr, T: tl.constexpr, MASKED: tl.constexpr, MORE: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """Add up rounds: one softmax over all of them.
 
-    MORE: `out` and `logsumexp` hold what earlier rounds gave. LAST: a token that is offered nothing takes its value,
+    MORE: `before` and `logsumexp` hold what earlier rounds gave. LAST: a token that is offered nothing takes its value,
     and padding 0.
     """
     batch_head, token = tl.program_id(0) // blocks, tl.program_id(0) % blocks * T + tl.arange(0, T)
@@ -106,7 +106,7 @@ def merge_rounds(
     total, summed = tl.zeros((T,), tl.float32), tl.zeros((T, BD), tl.float32)
     if MORE:
         total += tl.exp(tl.load(logsumexp + line, mask=there, other=float("-inf")) - shift)
-        summed += load_rows(out, batch, head, token, there, D, BD).to(tl.float32) * total[:, None]
+        summed += load_rows(before, batch, head, token, there, D, BD).to(tl.float32) * total[:, None]
     for i in range(rounds):
         weight = tl.exp(tl.load(part_z + place + i * length, mask=there, other=float("-inf")) - shift)
         part = load_rows(parts, batch, head, i * length + token, there, D, BD).to(tl.float32)
@@ -117,6 +117,8 @@ def merge_rounds(
     summed /= total[:, None]
     if LAST:
         summed += load_rows(v, batch, head, token, there & nothing, D, BD).to(tl.float32)
+    if MORE:  # all of the program has read what it writes over
+        tl.debug_barrier()
     store_rows(out, batch, head, token, token < length, summed, D, BD)
     z = tl.where(nothing, float("-inf"), shift + tl.log(total))
     tl.store(logsumexp + line, z, mask=token < length)

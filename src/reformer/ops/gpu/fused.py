@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 
 from reformer.ops.gpu.backward import differentiate_pairs, read_sums
-from reformer.ops.gpu.tiles import NOBODY, load_keys, load_rows, read_rows, store_rows, visible
-from reformer.ops.gpu.tuning import tuned
+from reformer.ops.gpu.tiles import NOBODY, as_keys, load_rows, read_rows, store_rows, visible
+from reformer.ops.gpu.tuning import CHANGING, tuned
 
 
 @triton.jit
@@ -26,10 +26,10 @@ def read_tile(rows, logsumexp, deltas, batch_head, heads, length, position):
 RUNS = [{"RUN": run, "num_warps": 4, "num_stages": 1} for run in (8, 4, 16)]  # two stages would spill
 
 
-@tuned(RUNS, ["BD", "M", "SHARED", "PRECISION"])
-@triton.jit
+@tuned(RUNS, ["BD", "M", "SHARED", "PRECISION", "size"])
+@triton.jit(do_not_specialize=CHANGING)
 def differentiate_tiles(
-    q, k, v, grad, rows, logsumexp, deltas, dq, dk, dv, reach, scale, heads, length, tiles, first_round, each,
+    q, k, v, grad, rows, logsumexp, deltas, dq, dk, dv, reach, scale, heads, length, tiles, size, first_round, each,
     D: tl.constexpr, BD: tl.constexpr, M: tl.constexpr, RUN: tl.constexpr, SELF: tl.constexpr, SHARED: tl.constexpr,
     EPS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -41,9 +41,10 @@ def differentiate_tiles(
     at, token, low, is_row, is_query, z, delta = read_tile(rows, logsumexp, deltas, batch_head, heads, length, key)
     handed_on = tl.zeros((M, BD), tl.float32)
     for step in tl.range(RUN + 1, disable_licm=True):  # what it would hoist does not fit into registers
-        keys = load_keys(k, batch, head, token, is_row, D, BD, SHARED, EPS)
+        raw = load_rows(k, batch, head, token, is_row, D, BD)
+        keys, factors = as_keys(raw, D, SHARED, EPS)
         values = load_rows(v, batch, head, token, is_row, D, BD)
-        queries = load_rows(q, batch, head, token, is_query, D, BD)
+        queries = raw if SHARED else load_rows(q, batch, head, token, is_query, D, BD)
         grads = load_rows(grad, batch, head, token, is_query, D, BD)
         pairs = visible(key, token, low, key + SELF, key, token, token, True, True, SELF)
         given, ds = differentiate_pairs(
@@ -68,7 +69,7 @@ def differentiate_tiles(
         key_sum += tl.dot(tl.trans(ds), queries, input_precision=PRECISION)
         value_sum += tl.dot(tl.trans(given), grads, input_precision=PRECISION)
         name = tl.load(rows.name + at, mask=mine, other=0) + part * each
-        store_rows(dk, batch, head, name, mine, key_sum, D, BD)
+        store_rows(dk, batch, head, name, mine, key_sum * factors[:, None], D, BD)
         store_rows(dv, batch, head, name, mine, value_sum, D, BD)
         at, token, is_row = next_at, next_token, next_is_row
         key += M

@@ -10,26 +10,35 @@ import triton
 from torch import Tensor
 
 from reformer.ops.arguments import KEY_EPS, Attending, Hashing
-from reformer.ops.dropout import drop_threshold
+from reformer.ops.bucket_counts import MOST_BUCKETS
+from reformer.ops.dropout import drop_threshold, signed
 from reformer.ops.gpu import backward, forward, fused
 from reformer.ops.gpu import hashing as hash_kernels
 from reformer.ops.gpu.layout import (
+    BUCKET_TYPES,
     Layout,
     Sequences,
     chunk_layout,
     hashed_rows,
+    held,
     local_rows,
     octave_layout,
     reach_of,
 )
 from reformer.ops.gpu.tiles import Dropout, Heads, Rows
+from reformer.ops.gpu.tuning import size_class
 from reformer.ops.hashing import columns_for, draw_rotations
+from reformer.ops.plain.backend import bucket_type
 
-PARTS = 1 << 31
-"""Bytes of what rounds give before they are added up; beyond, some rounds are computed at a time."""
+PARTS = 1 / 8
+"""Share of the device's memory for what rounds give before they are added up; beyond, fewer rounds are computed at a
+time, and their sum is kept in fp32."""
+
+NARROW = (torch.bfloat16, torch.float16)
+"""Types of which large tiles and those of the fused backward fit into registers."""
 
 HASHED, COLUMNS = 64, 32  # tokens and columns of a product of the hash
-MERGED = 32  # tokens of a program that adds up rounds
+MERGED = 16  # tokens of a program that adds up rounds
 
 
 def describe(x: Tensor, key_padding_mask: Tensor | None, segment_ids: Tensor | None) -> Sequences:
@@ -84,30 +93,27 @@ def hash_rows(
     layout = octave_layout(sequences, bucket_size, log2_limit, causal)
     octaves, n = layout.names.shape[1], layout.token.shape[1]
     direct = min(octaves, hashing.factor_from.bit_length())
-    matrix = rotations_on(hashing, h, width, columns_for(range(octaves), hashing.factor_from), q.device)
+    columns = max(columns_for(range(octaves), hashing.factor_from), 1)
+    matrix = rotations_on(hashing, h, width, columns, q.device)
     buckets = q.new_empty(b, h, hashing.rounds, n, dtype=bucket_type(1 << octaves - 1))
     hash_kernels.hash_octaves[grid](
         heads_of(q), matrix, layout.names, buckets, h, length, blocks, hashing.rounds, n, batch_step(layout.names),
-        *matrix.stride(), **common, OCTAVES=octaves, DIRECT=direct,
+        *matrix.stride(), **common, COLUMNS=columns, OCTAVES=octaves, DIRECT=direct,
     )  # fmt: skip
     return buckets.view(torch.uint8)
-
-
-def bucket_type(count: int) -> torch.dtype:
-    """The narrowest type: buckets are what a reversible layer keeps, and that grows with depth."""
-    return torch.uint8 if count <= 1 << 8 else torch.int16 if count <= 1 << 15 else torch.int32
 
 
 def rotations_on(hashing: Hashing, heads: int, width: int, columns: int, device: torch.device) -> Tensor:
     """Rotations in fp32, at least one column of them; those drawn from a seed are kept on the device."""
     if hashing.rotations is not None:
         return hashing.draw(heads, width, columns).to(device, torch.float32)
-    return _drawn(hashing.seed, heads, hashing.rounds, width, max(columns, 1), hashing.share_rotations, device)
+    return held(_drawn(hashing.seed, heads, hashing.rounds, width, max(columns, 1), hashing.share_rotations, device))
 
 
 @lru_cache(maxsize=64)
 def _drawn(seed: int, heads: int, rounds: int, width: int, columns: int, share: bool, device: torch.device) -> Tensor:
-    return draw_rotations(seed, heads, rounds, width, columns, share).to(device)
+    drawn = draw_rotations(seed, heads, rounds, width, columns, share)
+    return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn
 
 
 def padded(width: int) -> int:
@@ -138,8 +144,8 @@ class Launch:
             self.rounds, self.rows = buckets.shape[2], self._sorted(buckets)
         band = not at.rule.endswith("chunk")
         reach = at.window if band else at.chunk_length
-        self.tile = 64 if reach >= 64 else 32
-        self.fused = band and at.causal and not at.dropout_p and padded(self.width) <= 64
+        self.tile = 64 if reach >= 64 and q.dtype in NARROW else 32
+        self.fused = band and at.causal and not at.dropout_p and q.dtype in NARROW and padded(self.width) <= 64
         self.fused &= reach_of(at, self.tile, 0, 0).before <= self.tile
         seed = at.dropout_seed
         self.dropout = Dropout(signed(seed), signed(seed >> 32), drop_threshold(at.dropout_p), 1.0 - at.dropout_p)
@@ -150,19 +156,20 @@ class Launch:
         }  # fmt: skip
 
     def _sorted(self, buckets: Tensor) -> Rows:
-        at = self.at
+        at, most = self.at, None
         if at.rule == "bucket":
             layout = octave_layout(self.sequences, at.bucket_size, at.log2_limit, at.causal)
-            most = None
-            kept = layout.token.shape[1]
+            buckets = buckets.view(BUCKET_TYPES[buckets.shape[3] // layout.token.shape[1]])
         else:
-            kept = self.length
-            most = {1: 1 << 8, 2: 1 << 15, 4: 1 << 20}[buckets.shape[3] // kept]
+            buckets = buckets.view(BUCKET_TYPES[buckets.shape[3] // self.length])
+            if self.sequences.segment_ids is None:
+                most = {torch.uint8: 1 << 8, torch.int16: 1 << 15, torch.int32: MOST_BUCKETS}[buckets.dtype]
+            else:  # documents times buckets have to be few
+                most = int(buckets.max()) + 1
             layout = chunk_layout(self.sequences, at.chunk_length, most)
-        kind = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[buckets.shape[3] // kept]
-        buckets = buckets.view(kind)
-        if layout.token.shape[1] > kept:
-            buckets = torch.nn.functional.pad(buckets, (0, layout.token.shape[1] - kept))
+        missing = layout.token.shape[1] - buckets.shape[3]
+        if missing:
+            buckets = torch.nn.functional.pad(buckets, (0, missing))
         self.layout = layout
         return hashed_rows(buckets, layout, at, most)
 
@@ -170,7 +177,9 @@ class Launch:
         """Rounds that are computed together; a ring has all of them in one."""
         if not self.common["BAND"]:
             return [(0, self.rounds)]
-        at_once = max(min(PARTS // bytes_of_round, self.rounds), 1)
+        device = self.sequences.device
+        memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 1 << 34
+        at_once = max(min(int(PARTS * memory) // bytes_of_round, self.rounds), 1)
         return [(i, min(i + at_once, self.rounds)) for i in range(0, self.rounds, at_once)]
 
     def tiles(self, rounds: tuple[int, int]) -> tuple[Any, int]:
@@ -183,7 +192,6 @@ class Launch:
     def heads(self) -> int:
         return self.b * self.h
 
-    @property
     def real(self) -> tuple[Tensor, int]:
         """Which tokens are not padding, and the distance between batch rows."""
         real = self.sequences.key_padding_mask
@@ -202,13 +210,7 @@ def precision(x: Tensor) -> str:
     """How products are computed: fp32 as exactly as three products of TF32, unless the caller allows one."""
     if x.dtype != torch.float32:
         return "ieee"
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
-
-
-def signed(value: int) -> int:
-    """The lowest 32 bits as an int32."""
-    value &= (1 << 32) - 1
-    return value - (1 << 32) if value >> 31 else value
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
 
 
 @on_its_device
@@ -224,28 +226,29 @@ def attend(
         if sequences.key_padding_mask is not None:
             out.zero_(), z.fill_(-torch.inf)
         reach, tiles = launch.tiles((0, 1))
+        which = reach, launch.dropout, at.scale, h, length, tiles, size_class(launch.heads * tiles), 0, 1
         forward.attend_tiles[(launch.heads * tiles,)](
-            *inputs, heads_of(out), z, reach, launch.dropout, at.scale, h, length, tiles, 0, 1, **launch.common,
-            N=launch.tile, ALONE=True,
-        )  # fmt: skip
+            *inputs, heads_of(out), z, *which, **launch.common, N=launch.tile, ALONE=True
+        )
         return out, z
     groups = launch.groups(launch.heads * length * (width * v.element_size() + 4))
     summed = out if len(groups) == 1 else empty_heads(v, torch.float32)
+    real, real_step = launch.real()
     blocks = triton.cdiv(length, MERGED)
     for first, end in groups:
         reach, tiles = launch.tiles((first, end))
         parts = v.new_empty(b, h, end - first, length, width)
         part_z = v.new_empty(b, h, end - first, length, dtype=torch.float32)
         forward.attend_tiles[(launch.heads * tiles,)](
-            *inputs, heads_of(parts), part_z, reach, launch.dropout, at.scale, h, length, tiles, first, end - first,
-            **launch.common, N=launch.tile, ALONE=False,
+            *inputs, heads_of(parts), part_z, reach, launch.dropout, at.scale, h, length, tiles,
+            size_class(launch.heads * tiles), first, end - first, **launch.common, N=launch.tile, ALONE=False,
         )  # fmt: skip
         last = end == launch.rounds
         forward.merge_rounds[(launch.heads * blocks,)](
-            heads_of(parts), part_z, heads_of(v), launch.real[0], heads_of(summed), z, h, length, blocks, end - first,
-            launch.real[1], **launch.merging, MORE=first > 0, LAST=last,
+            heads_of(parts), part_z, heads_of(v), real, heads_of(summed), heads_of(out if last else summed), z, h,
+            length, blocks, end - first, real_step, **launch.merging, MORE=first > 0, LAST=last,
         )  # fmt: skip
-    return summed.to(v.dtype), z
+    return out, z
 
 
 @on_its_device
@@ -263,7 +266,6 @@ def attend_backward(
     """Gradients of queries, of values, and of keys that are not the queries."""
     launch = Launch(q, k is None, buckets, sequences, at)
     b, h, length, width = v.shape
-    grad = in_kernel_type(grad)
     deltas = torch.empty_like(logsumexp)
     blocks = triton.cdiv(length, MERGED)
     shape = {"D": width, "BD": padded(width), "T": MERGED}
@@ -272,15 +274,16 @@ def attend_backward(
 
     def differentiate(rounds: tuple[int, int], dq: Tensor, dk: Tensor, dv: Tensor, each: int) -> None:
         reach, tiles = launch.tiles(rounds)
-        gradients, numbers = [heads_of(x) for x in (dq, dk, dv)], (at.scale, h, length)
+        gradients = [heads_of(x) for x in (dq, dk, dv)]
+        numbers = at.scale, h, length, tiles, size_class(launch.heads * tiles), rounds[0]
         if launch.fused:
             options = {name: launch.common[name] for name in ("D", "BD", "M", "SELF", "SHARED", "EPS", "PRECISION")}
             fused.differentiate_tiles[lambda meta: (launch.heads * triton.cdiv(tiles, meta["RUN"]),)](
-                *inputs, *gradients, reach, *numbers, tiles, rounds[0], each, **options
+                *inputs, *gradients, reach, *numbers, each, **options
             )  # fmt: skip
             return
         grid, options = (launch.heads * tiles,), {**launch.common, "N": launch.tile}
-        which = reach, launch.dropout, *numbers, tiles, rounds[0]
+        which = reach, launch.dropout, *numbers
         backward.differentiate_queries[grid](*inputs, gradients[0], *which, **options)
         backward.differentiate_keys[grid](*inputs, *gradients[1:], *which, each, **options)
 
@@ -294,15 +297,17 @@ def attend_backward(
     assert launch.layout is not None
     names, each = launch.layout.names, launch.rows.each
     groups = launch.groups(launch.heads * (length + 2 * each) * width * v.element_size())
-    kind = v.dtype if len(groups) == 1 else torch.float32
-    dq, dv = empty_heads(q, kind), empty_heads(v, kind)
+    dq, dv = empty_heads(q), empty_heads(v)
+    sums = (dq, dv) if len(groups) == 1 else (empty_heads(q, torch.float32), empty_heads(v, torch.float32))
+    real, real_step = launch.real()
     for first, end in groups:
         dk_parts, dv_parts = (v.new_empty(b, h, end - first, each, width) for _ in range(2))
         dq_parts = v.new_empty(b, h, end - first, length, width)
         differentiate((first, end), dq_parts, dk_parts, dv_parts, each)
+        results = (dq, dv) if end == launch.rounds else sums
         backward.merge_gradients[(launch.heads * blocks,)](
             heads_of(dq_parts), heads_of(dk_parts), heads_of(dv_parts), heads_of(q), heads_of(grad), logsumexp,
-            launch.real[0], names, heads_of(dq), heads_of(dv), h, length, blocks, end - first, each, names.shape[1],
-            batch_step(names), launch.real[1], **launch.merging, MORE=first > 0, EPS=KEY_EPS,
+            real, names, *(heads_of(x) for x in (*sums, *results)), h, length, blocks, end - first, each,
+            names.shape[1], batch_step(names), real_step, **launch.merging, MORE=first > 0, EPS=KEY_EPS,
         )  # fmt: skip
-    return [dq.to(q.dtype), dv.to(v.dtype)]
+    return [dq, dv]

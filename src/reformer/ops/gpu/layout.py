@@ -1,7 +1,8 @@
 """Rows before and after sorting, for every rule, LSH or local."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Int
@@ -12,6 +13,8 @@ from reformer.ops.gpu.order import row_bounds, sort_rows
 from reformer.ops.gpu.tiles import NOBODY, Reach, Rows
 from reformer.ops.neighbourhoods import local_chunk_rows, local_window_rows, octave_rows
 from reformer.ops.ranks import Ranks, compute_ranks
+
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True)
@@ -46,21 +49,32 @@ class Layout:
     """More than any group."""
 
 
+def held(kept: Kept) -> Kept:
+    """What a cache keeps, kept for good where a CUDA graph that is being captured will read it."""
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        _held.append(kept)
+    return kept
+
+
+_held: list[object] = []
+
+
 def octave_layout(sequences: Sequences, bucket_size: int, log2_limit: int, causal: bool) -> Layout:
     """Rows of `rule="bucket"`. Without masks nothing depends on the data, and the layout is kept."""
     if not sequences.masked:
-        return _plain_layout(sequences.length, bucket_size, log2_limit, causal, sequences.device)
-    return _octave_layout(sequences.ranks(), bucket_size, log2_limit, causal, 4 * sequences.length + 2)
+        return held(_plain_layout(sequences.length, bucket_size, log2_limit, causal, sequences.device))
+    layout = _octave_layout(sequences.ranks(), bucket_size, log2_limit, causal)
+    if sequences.segment_ids is not None:  # how many documents there are is not known here
+        return replace(layout, groups=4 * sequences.length + 2)
+    return layout
 
 
 @lru_cache(maxsize=8)
 def _plain_layout(length: int, bucket_size: int, log2_limit: int, causal: bool, device: torch.device) -> Layout:
-    octaves = min(((length - 1) // bucket_size).bit_length(), log2_limit) + 1
-    ranks = compute_ranks(1, length, device=device)
-    return _octave_layout(ranks, bucket_size, log2_limit, causal, 1 << octaves)
+    return _octave_layout(compute_ranks(1, length, device=device), bucket_size, log2_limit, causal)
 
 
-def _octave_layout(ranks: Ranks, bucket_size: int, log2_limit: int, causal: bool, groups: int) -> Layout:
+def _octave_layout(ranks: Ranks, bucket_size: int, log2_limit: int, causal: bool) -> Layout:
     rows = octave_rows(ranks, bucket_size, None if log2_limit == NO_LIMIT else 1 << log2_limit, causal)
     b, length = ranks.real.shape
     octaves, n = int(rows.octave.max()) + 1, rows.token.shape[1]
@@ -71,8 +85,11 @@ def _octave_layout(ranks: Ranks, bucket_size: int, log2_limit: int, causal: bool
         token=torch.where(rows.query, rows.token, -1 - rows.token).int(),
         base=torch.where(rows.exists, rows.base, -1).int(),
         names=names[:, :-1].contiguous().view(b, octaves, length),
-        groups=groups,
+        groups=(1 << octaves) - 1,  # of one document
     )
+
+
+BUCKET_TYPES = {1: torch.uint8, 2: torch.int16, 4: torch.int32}  # by their bytes
 
 
 def chunk_layout(sequences: Sequences, chunk: int, most: int) -> Layout:
@@ -100,12 +117,26 @@ def hashed_rows(buckets: Int[Tensor, "b h r n"], layout: Layout, at: Attending, 
 
 
 def local_rows(sequences: Sequences, at: Attending) -> Rows:
-    """The rows of local attention, alike for all heads."""
-    ranks = sequences.ranks()
-    rows = local_window_rows(ranks) if at.rule == "local window" else local_chunk_rows(ranks, at.chunk_length)
+    """The rows of local attention, alike for all heads; without masks they are kept."""
+    pattern = at.rule, at.window, at.causal, at.chunk_length
+    if not sequences.masked:
+        return held(_plain_local_rows(sequences.length, *pattern, sequences.device))
+    return _local_rows(sequences.ranks(), *pattern)
+
+
+@lru_cache(maxsize=8)
+def _plain_local_rows(
+    length: int, rule: str, window: int, causal: bool, chunk_length: int, device: torch.device
+) -> Rows:
+    return _local_rows(compute_ranks(1, length, device=device), rule, window, causal, chunk_length)
+
+
+def _local_rows(ranks: Ranks, rule: str, window: int, causal: bool, chunk_length: int) -> Rows:
+    band = rule == "local window"
+    rows = local_window_rows(ranks) if band else local_chunk_rows(ranks, chunk_length)
     token = rows.token.expand_as(rows.group).masked_fill(~rows.query, NOBODY.value)
     group, n = rows.group.contiguous(), token.shape[-1]
-    bounds = row_bounds(group, at.window - 1, at.causal) if at.rule == "local window" else (group, group)
+    bounds = row_bounds(group, window - 1, causal) if band else (group, group)
     return Rows(token, *bounds, token, n if token.shape[0] > 1 else 0, 0, n, n)
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from reformer.ops.gpu.tiles import NOBODY
+from reformer.ops.gpu.tuning import CHANGING
 
 DIGIT = 9  # bits
 PASSES = 2  # for more groups than that a general sort is the better one
@@ -30,7 +31,7 @@ def read_group(group, bucket, base, line, place, there, base_line, groups, each,
     return value
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def count_digits(
     group, bucket, base, counts, heads_rounds, base_batch, groups, each, blocks, shift,
     DIGITS: tl.constexpr, B: tl.constexpr, FIRST: tl.constexpr,
@@ -46,7 +47,7 @@ def count_digits(
     tl.store(counts + (line * DIGITS + index) * blocks + block, found, mask=index < DIGITS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def move_rows(
     group, name, bucket, base, token, offsets, out_group, out_name, out_token, heads_rounds, rounds, base_batch, groups,
     each, blocks, shift, most, DIGITS: tl.constexpr, B: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr,
@@ -69,13 +70,12 @@ def move_rows(
     target += tl.arange(0, B) - tl.gather(before, digit, 0)
     value = read_group(group, bucket, base, line, place, there, base_line, groups, each, FIRST)
     named = place if FIRST else tl.load(name + line * each + place, mask=there, other=0)
-    at = line * each + target
     if LAST:
         slot = tl.load(token + base_line + named, mask=there, other=0)
-        tl.store(out_token + at, tl.where(value == groups, NOBODY, slot), mask=there)
+        tl.store(out_token + target, tl.where(value == groups, NOBODY, slot), mask=there)
         value = value * rounds + (line % rounds).to(tl.int32) if BAND else value // most
-    tl.store(out_group + at, value, mask=there)
-    tl.store(out_name + at, named, mask=there)
+    tl.store(out_group + target, value, mask=there)
+    tl.store(out_name + target, named, mask=there)
 
 
 def sort_rows(
@@ -107,7 +107,8 @@ def sort_rows(
         common = {"DIGITS": digits, "B": BLOCK, "FIRST": i == 0}
         grid = (lines * blocks,)
         count_digits[grid](group, buckets, base, counts, h * rounds, batch, groups, each, blocks, i * bits, **common)
-        offsets = torch.cumsum(counts, 1, dtype=torch.int32) - counts
+        flat = counts.view(-1)  # each line holds `each` rows, so a sum over all lines gives places in the whole
+        offsets = torch.cumsum(flat, 0, dtype=torch.int64 if lines * each >= 1 << 31 else torch.int32) - flat
         move_rows[grid](
             group, name, buckets, base, token, offsets, out_group, out_name, out_token, h * rounds, rounds, batch,
             groups, each, blocks, i * bits, most or 1, **common, LAST=i + 1 == passes, BAND=most is None,
@@ -130,7 +131,7 @@ def _general_sort(
     return token.masked_fill(group == groups, NOBODY.value), seen, name
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def bound_rows(
     group, low, high, count, blocks, before, after, STEPS: tl.constexpr, B: tl.constexpr, BOTH: tl.constexpr
 ):

@@ -86,10 +86,15 @@ def key_factors(x, D: tl.constexpr, EPS: tl.constexpr):
 
 
 @triton.jit
-def load_keys(k, batch, head, token, valid, D: tl.constexpr, BD: tl.constexpr, SHARED: tl.constexpr, EPS: tl.constexpr):
-    """Keys of some tokens, normalised where they are the queries."""
-    keys = load_rows(k, batch, head, token, valid, D, BD)
-    return (keys.to(tl.float32) * key_factors(keys, D, EPS)[:, None]).to(keys.dtype) if SHARED else keys
+def as_keys(raw, D: tl.constexpr, SHARED: tl.constexpr, EPS: tl.constexpr):
+    """Keys, normalised where they are the queries, and what each was multiplied by."""
+    if SHARED:
+        factors = key_factors(raw, D, EPS)
+        keys = (raw.to(tl.float32) * factors[:, None]).to(raw.dtype)
+    else:
+        factors = tl.full((raw.shape[0],), 1.0, tl.float32)
+        keys = raw
+    return keys, factors
 
 
 @triton.jit

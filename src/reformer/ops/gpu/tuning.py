@@ -28,4 +28,15 @@ def stages(*numbers: int) -> list[dict[str, Any]]:
     return [{"num_warps": 4, "num_stages": number} for number in numbers]
 
 
-MATTERS = ["BD", "M", "BAND", "CAUSAL", "SHARED", "DROP", "PRECISION"]
+MATTERS = ["BD", "M", "BAND", "CAUSAL", "SHARED", "DROP", "PRECISION", "size"]
+
+CHANGING = [
+    *("reach", "dropout", "length", "tiles", "blocks", "size", "first_round", "rounds", "each"),
+    *("count", "groups", "shift", "before", "after"),
+]
+"""Numbers that differ from call to call, for which a kernel must not be compiled anew."""
+
+
+def size_class(programs: int) -> int:
+    """What tells a small launch from a large one when configurations are chosen."""
+    return programs.bit_length() // 4
