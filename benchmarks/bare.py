@@ -14,6 +14,6 @@ if importlib.util.find_spec("jaxtyping") is None:
     stub: Any = ModuleType("jaxtyping")
     stub.Float = stub.Int = stub.Bool = type("Shaped", (), {"__class_getitem__": classmethod(lambda *_: Any)})
     sys.modules["jaxtyping"] = stub
-LIBRARY = "installed" if importlib.util.find_spec("reformer") else "sources"
-if LIBRARY == "sources":
-    sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+SOURCES = Path(__file__).parents[1] / "src"
+if importlib.util.find_spec("reformer") is None:
+    sys.path.insert(0, str(SOURCES))

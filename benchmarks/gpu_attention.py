@@ -1,8 +1,9 @@
 """Attention on a GPU, forward and forward + backward, from 2,048 to 1,048,576 tokens, beside its peers.
 
-bf16, 16 heads of 64, 4 rounds, window 64. A contender that is not installed, does not take a length, or ran longer
-than --limit seconds at the length before is left out, with the reason. Then our kernels one by one, against what the
-device was measured to do. `make gpu-bench`; --dry runs everything once, small, in Triton's interpreter.
+bf16, 16 heads of 64, 4 rounds, window 64. Ours first, at every length, then the peers one by one. One that is not
+installed, does not take a length, or would take longer than --limit seconds by its last two lengths is left out, with
+the reason. Then our kernels one by one, against what the device was measured to do. What was measured is written after
+every figure. `make gpu-bench`; --dry runs everything once, small, in Triton's interpreter.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import bare
+import bare  # noqa: F401 - the library, where little is installed
 import torch
 from machine import save
 
@@ -120,34 +121,39 @@ def kernels_of(length: int, arguments: argparse.Namespace, ceiling: dict[str, fl
     return found
 
 
-def run_all(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def run_all(arguments: argparse.Namespace, keep: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Every contender at every length; `keep` writes what there is."""
     from gpu_peers import CONTENDERS
 
     rows: list[dict[str, Any]] = []
-    left_out: dict[str, str] = {}
-    for length in arguments.lengths:
-        for name in arguments.contenders or CONTENDERS:
-            if name in left_out:
-                continue
-            if time.perf_counter() - arguments.started > arguments.seconds:
-                left_out[name] = "no time left"
-                continue
+    for name in arguments.contenders or CONTENDERS:
+        expected = 0.0
+        for length in arguments.lengths:
+            spent = time.perf_counter() - arguments.started
+            if name not in OURS and (expected > arguments.limit or spent + 4 * expected > arguments.seconds):
+                print(f"{length:>9,} {name:<30} left out: some {expected:.1f} s a step, {spent:.0f} s gone", flush=True)
+                break
             try:
                 row = measure(name, length, arguments)
             except Exception as reason:  # whatever a peer says
-                left_out[name] = f"{type(reason).__name__}: {str(reason).splitlines()[0][:100]}"
-                print(f"{length:>9,} {name:<30} left out: {left_out[name]}")
+                said = (str(reason).splitlines() or [""])[0][:100]
+                print(f"{length:>9,} {name:<30} left out: {type(reason).__name__}: {said}", flush=True)
                 if name in OURS and arguments.dry:
                     raise
-                continue
+                break
             finally:
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
+            before = rows[-1]["both"] / rows[-1]["length"] if rows and rows[-1]["contender"] == name else 0.0
             rows.append(row)
+            keep(rows)
+            growth = row["both"] / row["length"] / before if before else 1.0  # beyond linear
+            expected = row["both"] * 4 * max(growth, 1.0)
             print(f"{length:>9,} {name:<30}{row['forward'] * 1e3:>12.3f} ms{row['both'] * 1e3:>12.3f} ms", flush=True)
-            if row["both"] > arguments.limit:
-                left_out[name] = f"over {arguments.limit} s"
-    return rows
+
+
+def keep_rows(rows: list[dict[str, Any]], more: dict[str, Any]) -> None:
+    save("gpu_attention", rows, **more)
 
 
 def main() -> None:
@@ -155,9 +161,9 @@ def main() -> None:
     parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS)
     parser.add_argument("--contenders", nargs="+", default=[])
     parser.add_argument("--heads", type=int, default=16)
-    parser.add_argument("--limit", type=float, default=4, help="seconds of a step beyond which a peer ends")
+    parser.add_argument("--limit", type=float, default=25, help="seconds of a step beyond which a peer is left out")
     parser.add_argument("--budget", type=float, default=0.3, help="seconds of runs of one figure")
-    parser.add_argument("--seconds", type=float, default=330, help="start nothing new after so long")
+    parser.add_argument("--seconds", type=float, default=330, help="peers end after so long")
     parser.add_argument("--dry", action="store_true", help="one small run of everything in the interpreter")
     arguments = parser.parse_args()
     arguments.started = time.perf_counter()
@@ -168,17 +174,19 @@ def main() -> None:
     elif not torch.cuda.is_available():
         sys.exit("there is no GPU; --dry runs everything once in Triton's interpreter")
     print(f"{'tokens':>9} {'':<30}{'forward':>15}{'with backward':>15}")
-    rows = run_all(arguments)
     if arguments.dry:
+        run_all(arguments, lambda rows: None)
         return
-    ceiling = ceilings(8192)
-    inside = [row for length in (1 << 14, 1 << 18) for row in kernels_of(length, arguments, ceiling)]
-    for row in inside:
+    more: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "ceilings": ceilings(8192), "kernels": []}
+    try:
+        for length in (1 << 14, 1 << 18):
+            more["kernels"] += kernels_of(length, arguments, more["ceilings"])
+    except RuntimeError as reason:  # a profiler that is not allowed to look
+        print(f"no figures of single kernels: {reason}")
+    for row in more["kernels"]:
         shares = [f"{row[key]:.0%} of {key[3:]}" for key in ("of_bandwidth", "of_flops") if key in row]
         print(f"{row['length']:>9,} {row['kernel']:<60}{row['seconds'] * 1e3:>10.3f} ms  {', '.join(shares)}")
-    save(
-        "gpu_attention", rows, gpu=torch.cuda.get_device_name(), library=bare.LIBRARY, ceilings=ceiling, kernels=inside
-    )
+    run_all(arguments, lambda rows: keep_rows(rows, more))
 
 
 if __name__ == "__main__":

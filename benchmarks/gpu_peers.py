@@ -34,6 +34,13 @@ def sdpa(q: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, q, v, is_causal=True)
 
 
+def sdpa_cudnn(q: Tensor, v: Tensor) -> Tensor:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return sdpa(q, v)
+
+
 def flash_window(q: Tensor, v: Tensor) -> Tensor:
     """Flash attention over as many near tokens as LSH attention sees in all rounds."""
     return _flash_window(q, v, ROUNDS * WINDOW)
@@ -47,7 +54,9 @@ def _flash_window(q: Tensor, v: Tensor, window: int) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     _, _, length, _ = q.shape
-    ends = torch.tensor([0, length], dtype=torch.int32, device=q.device)
+    if length not in _ends:
+        _ends[length] = torch.tensor([0, length], dtype=torch.int32, device=q.device)
+    ends = _ends[length]
     x, y = (t[0].transpose(0, 1) for t in (q, v))
     return varlen_attn(x, x, y, ends, ends, length, length, window_size=(window - 1, 0))
 
@@ -55,7 +64,7 @@ def _flash_window(q: Tensor, v: Tensor, window: int) -> Tensor:
 def flex_local(q: Tensor, v: Tensor) -> Tensor:
     """FlexAttention's sliding window."""
     length = q.shape[2]
-    mask = band_mask(1, 1, length, q.device, lambda b, h, i, j: (i >= j) & (i - j < WINDOW))
+    mask = band_mask("local", 1, 1, length, q.device, lambda b, h, i, j: (i >= j) & (i - j < WINDOW))
     return _flex(q, q, v, mask, WIDTH**-0.5)[0]
 
 
@@ -70,36 +79,57 @@ def flex_lsh(q: Tensor, v: Tensor) -> Tensor:
     rows, values = (x.gather(2, index).view(b, h * rounds, n, WIDTH) for x in (q, v))
     keys = F.rms_norm(rows, (WIDTH,), eps=1e-6) * WIDTH**-0.5
     bounds = low.view(b, h * rounds, n)
-    mask = band_mask(b, h * rounds, n, q.device, lambda b, h, i, j: (i > j) & (j >= bounds[b, h, i]))
+    mask = band_mask("lsh", b, h * rounds, n, q.device, lambda b, h, i, j: (i > j) & (j >= bounds[b, h, i]))
     out, z = _flex(rows, keys, values, mask, 1.0)
     out = out.view(b, h, rounds, n, WIDTH).gather(3, place[..., None].expand(-1, -1, -1, -1, WIDTH))
     z = z.view(b, h, rounds, n).gather(3, place)
     return (out * torch.softmax(z, 2)[..., None].to(out.dtype)).sum(2)
 
 
-def band_mask(b: int, h: int, length: int, device: torch.device, inside: Any) -> Any:
-    """A block mask whose blocks of queries see their own block of keys and the one before, without a search."""
+def band_mask(name: str, b: int, h: int, length: int, device: torch.device, inside: Any) -> Any:
+    """A block mask whose blocks of queries see their own block of keys and the one before, without a search; kept."""
     from torch.nn.attention.flex_attention import BlockMask
 
-    blocks = -(-length // 128)
-    index = torch.arange(blocks, device=device, dtype=torch.int32)
-    seen = torch.stack((index, (index - 1).clamp(min=0)), -1)[:, :blocks].expand(b, h, -1, -1).contiguous()
-    counts = ((index > 0).int() + 1).expand(b, h, blocks).contiguous()
-    return BlockMask.from_kv_blocks(
-        counts, seen, BLOCK_SIZE=128, mask_mod=inside, seq_lengths=(length, length), compute_q_blocks=True
-    )
+    key = name, b, h, length
+    if key not in _masks:
+        last = -(-length // 128) - 1
+        index = torch.arange(last + 1, device=device, dtype=torch.int32)
+
+        def blocks(*columns: Tensor) -> Tensor:
+            return torch.stack(columns, -1)[:, : last + 1].expand(b, h, -1, -1).contiguous()
+
+        def count(more: Tensor) -> Tensor:
+            return (more.int() + 1).expand(b, h, -1).contiguous()
+
+        _masks[key] = BlockMask(
+            seq_lengths=(length, length),
+            kv_num_blocks=count(index > 0),
+            kv_indices=blocks(index, (index - 1).clamp(min=0)),
+            full_kv_num_blocks=None,
+            full_kv_indices=None,
+            q_num_blocks=count(index < last),
+            q_indices=blocks(index, (index + 1).clamp(max=last)),
+            full_q_num_blocks=None,
+            full_q_indices=None,
+            BLOCK_SIZE=(128, 128),
+            mask_mod=inside,
+        )
+    return _masks[key]
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float) -> tuple[Tensor, Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
     if "run" not in _compiled:
+        torch._dynamo.config.recompile_limit = 64
         _compiled["run"] = torch.compile(flex_attention) if q.is_cuda else flex_attention
     result: tuple[Tensor, Tensor] = _compiled["run"](q, k, v, block_mask=mask, scale=scale, return_lse=True)
     return result
 
 
 _compiled: dict[str, Any] = {}
+_masks: dict[tuple[Any, ...], Any] = {}
+_ends: dict[int, Tensor] = {}
 _orders: dict[tuple[int, ...], Any] = {}
 
 
@@ -115,7 +145,7 @@ def sorted_rows(q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         buckets = kernels.hash_rows(q.detach(), sequences, hashing, "bucket", WINDOW, NO_LIMIT, True)
         of = layout.octave_layout(sequences, WINDOW, NO_LIMIT, True)
         n = of.token.shape[1]
-        kind = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[buckets.shape[3] // n]
+        kind = layout.BUCKET_TYPES[buckets.shape[3] // n]
         token, group, _ = layout.sort_rows(buckets.view(kind), of.base, of.token, of.groups, None)
         low, _ = layout.row_bounds(group.flatten(2), WINDOW, True)
         offset = torch.arange(ROUNDS, device=q.device, dtype=torch.int32)[:, None] * n
@@ -151,14 +181,15 @@ _layers: dict[Any, torch.nn.Module] = {}
 
 CONTENDERS: dict[str, Forward] = {
     "bucket": bucket,
+    "local": local,
     "chunk": chunk,
     "SDPA": sdpa,
+    "SDPA, cuDNN": sdpa_cudnn,
     "flash, window of equal keys": flash_window,
-    "FlexAttention LSH": flex_lsh,
-    "local": local,
     "flash, window 64": flash_local,
-    "FlexAttention, window 64": flex_local,
-    "plain": plain,
     "reformer-pytorch": reformer_pytorch,
     "transformers layer": transformers,
+    "FlexAttention, window 64": flex_local,
+    "FlexAttention LSH": flex_lsh,
+    "plain": plain,
 }

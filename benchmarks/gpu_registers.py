@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,11 @@ RULES: dict[str, dict[str, Any]] = {
     "bucket, dropout": {"window": 64, "num_hashes": 4, "dropout_p": 0.1},
     "bucket, wide": {"window": 128, "num_hashes": 4},
     "bucket, two-sided": {"window": 64, "num_hashes": 4, "causal": False},
+    "bucket, one round": {"window": 64, "num_hashes": 1},
+    "bucket, many octaves": {"window": 64, "num_hashes": 2, "bucket_size": 1},
     "chunk": {"rule": "chunk", "chunk_length": 64, "num_hashes": 4},
     "chunk, dropout": {"rule": "chunk", "chunk_length": 64, "num_hashes": 4, "dropout_p": 0.1},
+    "chunk, factors": {"rule": "chunk", "chunk_length": 64, "num_hashes": 2, "num_buckets": [16, 64]},
     "local": {"window": 64},
     "local, two-sided": {"window": 64, "causal": False},
 }
@@ -102,21 +106,26 @@ class Compiled:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--widths", nargs="+", type=int, default=[64, 128])
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16"], help="float16 and float32 too")
+    parser.add_argument("--masked", action="store_true", help="with padding, and rounds one at a time")
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=RULES)
     arguments = parser.parse_args()
     compiled = Compiled()
-    assert kernels  # loaded with all configurations, before kernels are told to need no GPU
     backends.interpreted = lambda: True  # from here on tensors on a CPU are welcome
     torch.manual_seed(0)
     print("  ".join(["kernel, rule".rjust(42), "   width    warps   stages  registers  spilled    shared"]))
-    for width in arguments.widths:
+    if arguments.masked:
+        kernels.PARTS = 0
+    mask = torch.ones(1, 600, dtype=torch.bool) if arguments.masked else None
+    for width, dtype in product(arguments.widths, arguments.dtypes):
         for compiled.rule in arguments.rules:
             local = compiled.rule.startswith("local")
-            inputs = [torch.zeros(1, 2, 600, width, dtype=torch.bfloat16, requires_grad=True) for _ in range(2 + local)]
+            kind = {"dtype": getattr(torch, dtype), "requires_grad": True}
+            inputs = [torch.zeros(1, 2, 600, width, **kind) for _ in range(2 + local)]
             attention = local_attention if local else lsh_attention
-            attention(*inputs, backend="triton", **RULES[compiled.rule]).sum().backward()
+            attention(*inputs, backend="triton", key_padding_mask=mask, **RULES[compiled.rule]).sum().backward()
     rows = list(compiled.rows.values())
-    save("gpu_registers", rows, target="sm_90", triton=triton.__version__)
+    save("gpu_registers", rows, target="sm_90")
     spilled = [row for row in rows if row["spilled bytes"] and row["width"] == 64]
     if spilled:
         sys.exit(f"{len(spilled)} kernels spill at head width 64")

@@ -22,7 +22,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         **{
             name: version(name)
-            for name in ("torch", "transformers", "numpy", "numba", "reformer-pytorch")
+            for name in ("torch", "triton", "transformers", "numpy", "numba", "reformer-pytorch")
             if _has(name)
         },
     }
