@@ -73,7 +73,7 @@ def flex_lsh(q: Tensor, v: Tensor) -> Tensor:
 
     Hashing and sorting are ours and not timed.
     """
-    token, low, place = sorted_rows(q)
+    token, low, place, *_ = sorted_rows(q)
     b, h, rounds, n = token.shape
     index = token.view(b, h, rounds * n, 1).expand(-1, -1, -1, WIDTH)
     rows, values = (x.gather(2, index).view(b, h * rounds, n, WIDTH) for x in (q, v))
@@ -84,6 +84,20 @@ def flex_lsh(q: Tensor, v: Tensor) -> Tensor:
     out = out.view(b, h, rounds, n, WIDTH).gather(3, place[..., None].expand(-1, -1, -1, -1, WIDTH))
     z = z.view(b, h, rounds, n).gather(3, place)
     return (out * torch.softmax(z, 2)[..., None].to(out.dtype)).sum(2)
+
+
+def varlen_lsh(q: Tensor, v: Tensor) -> Tensor:
+    """Flash attention of variable length over sorted rows: a group is a sequence with a window, self included.
+
+    Neither hashing, sorting nor the merge of rounds is in it.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    token, _, _, ends, longest = sorted_rows(q)
+    index = token.flatten(2)[..., None].expand(-1, -1, -1, WIDTH)
+    rows, values = (x.gather(2, index).view(-1, 1, WIDTH) for x in (q, v))
+    keys = F.rms_norm(rows, (WIDTH,), eps=1e-6) * WIDTH**-0.5
+    return varlen_attn(rows, keys, values, ends, ends, longest, longest, scale=1.0, window_size=(WINDOW, 0))
 
 
 def band_mask(name: str, b: int, h: int, length: int, device: torch.device, inside: Any) -> Any:
@@ -133,8 +147,8 @@ _ends: dict[int, Tensor] = {}
 _orders: dict[tuple[int, ...], Any] = {}
 
 
-def sorted_rows(q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens and low bounds of rows [b, h, r, n], and [b, h, r, l] where each token is a query; kept."""
+def sorted_rows(q: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """Tokens and low bounds of rows [b, h, r, n], where each token is a query [b, h, r, l], ends of groups; kept."""
     from reformer.ops.gpu import kernels, layout
 
     key = tuple(q.shape)
@@ -155,7 +169,11 @@ def sorted_rows(q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         place.scatter_(3, slot, torch.arange(n, device=q.device).expand_as(slot))
         low = (low.view_as(token) - offset).clamp(min=0)
         low = torch.where(token >= 0, low, 1 << 30)
-        _orders[key] = torch.where(token < 0, -1 - token, token).long(), low, place[..., :-1]
+        starts = torch.ones_like(group, dtype=torch.bool)
+        starts[..., 1:] = group[..., 1:] != group[..., :-1]
+        ends = torch.cat((starts.flatten().nonzero()[:, 0], torch.tensor([token.numel()], device=q.device))).int()
+        token = torch.where(token < 0, -1 - token, token).long()
+        _orders[key] = token, low, place[..., :-1], ends, int(ends.diff().max())
     return _orders[key]
 
 
@@ -189,6 +207,7 @@ CONTENDERS: dict[str, Forward] = {
     "flash, window 64": flash_local,
     "reformer-pytorch": reformer_pytorch,
     "transformers layer": transformers,
+    "varlen flash over sorted rows": varlen_lsh,
     "FlexAttention, window 64": flex_local,
     "FlexAttention LSH": flex_lsh,
     "plain": plain,
