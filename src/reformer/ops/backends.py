@@ -5,6 +5,7 @@ A decoder is one with `fill`, `forget` and `decode`.
 
 import logging
 import os
+from importlib import import_module
 from types import ModuleType
 
 import torch
@@ -76,28 +77,25 @@ _missing: dict[str, str] = {}  # why a library is not to be had, once that was s
 
 
 def _cpu_backend() -> ModuleType | None:
-    if "numba" in _missing:
-        return None
-    try:
-        from reformer.ops.cpu import backend
-    except (ImportError, OSError) as reason:
-        _missing["numba"] = str(reason)
-        logger.warning(
-            "attention on this CPU falls back to the slower plain backend: numba is not to be had (%s)", reason
-        )
-        return None
-    return backend
+    return _load("reformer.ops.cpu.backend", "numba", "CPU")
 
 
 def _gpu_backend() -> ModuleType | None:
-    if "triton" in _missing:
+    return _load("reformer.ops.gpu.backend", "triton", "GPU")
+
+
+def _load(module: str, library: str, device: str) -> ModuleType | None:
+    """A backend that needs a library, or None, which is said once."""
+    if library in _missing:
         return None
     try:
-        from reformer.ops.gpu import backend
+        return import_module(module)
     except (ImportError, OSError) as reason:
-        _missing["triton"] = str(reason)
+        _missing[library] = str(reason)
         logger.warning(
-            "attention on this GPU falls back to the slower plain backend: triton is not to be had (%s)", reason
+            "attention on this %s falls back to the slower plain backend: %s is not to be had (%s)",
+            device,
+            library,
+            reason,
         )
         return None
-    return backend

@@ -44,6 +44,13 @@ def bucket_of(high, high_at, low, low_at, half, step):
     return tl.where(high >= low, high_at // step, low_at // step + half)
 
 
+@triton.jit
+def store_bucket(buckets, names, there, bucket):
+    """Write the bucket of each token in an octave to its row, where it has one."""
+    name = tl.load(names, mask=there, other=-1)
+    tl.store(buckets + name, bucket.to(buckets.dtype.element_ty), mask=name >= 0)
+
+
 @triton.jit(do_not_specialize=CHANGING)
 def hash_octaves(
     q, matrix, names, buckets, heads, length, blocks, rounds, each, names_batch, head_step, round_step, row_step,
@@ -75,9 +82,7 @@ def hash_octaves(
             if first == 0 and k < DIRECT and (1 << k) // 2 < C:
                 a, b, c, d = nothing_yet(T)
                 a, b, c, d = advance(a, b, c, d, products, column < (1 << k) // 2, 0)
-                name = tl.load(names + k * length, mask=there, other=-1)
-                bucket = bucket_of(a, b, c, d, (1 << k) // 2, 1)
-                tl.store(buckets + name, bucket.to(buckets.dtype.element_ty), mask=name >= 0)
+                store_bucket(buckets, names + k * length, there, bucket_of(a, b, c, d, (1 << k) // 2, 1))
             if first == 0 and k >= DIRECT and (1 << (k + 1) // 2) < C:
                 a, b, c, d = nothing_yet(T)
                 a, b, c, d = advance(a, b, c, d, products, (column % 2 == 0) & (column < (1 << (k + 1) // 2)), 0)
@@ -85,8 +90,7 @@ def hash_octaves(
                 a, b, c, d = nothing_yet(T)
                 a, b, c, d = advance(a, b, c, d, products, (column % 2 == 1) & (column < (1 << k // 2)), 0)
                 bucket += bucket_of(a, b, c, d, (1 << k // 2) // 2, 2) << (k + 1) // 2
-                name = tl.load(names + k * length, mask=there, other=-1)
-                tl.store(buckets + name, bucket.to(buckets.dtype.element_ty), mask=name >= 0)
+                store_bucket(buckets, names + k * length, there, bucket)
         high, high_at, low, low_at = advance(high, high_at, low, low_at, products, column >= 0, first)
         if OCTAVES > DIRECT:
             even_high, even_high_at, even_low, even_low_at = advance(
@@ -97,9 +101,8 @@ def hash_octaves(
             )
         for k in tl.static_range(OCTAVES):
             if k < DIRECT and (1 << k) // 2 == first + C:
-                name = tl.load(names + k * length, mask=there, other=-1)
                 bucket = bucket_of(high, high_at, low, low_at, first + C, 1)
-                tl.store(buckets + name, bucket.to(buckets.dtype.element_ty), mask=name >= 0)
+                store_bucket(buckets, names + k * length, there, bucket)
             if k >= DIRECT and (1 << (k + 1) // 2) == first + C:
                 bucket = bucket_of(even_high, even_high_at, even_low, even_low_at, (first + C) // 2, 2)
                 if k % 2 == 0:
@@ -111,8 +114,7 @@ def hash_octaves(
                 else:
                     second = odd_before
                 bucket += second << (k + 1) // 2
-                name = tl.load(names + k * length, mask=there, other=-1)
-                tl.store(buckets + name, bucket.to(buckets.dtype.element_ty), mask=name >= 0)
+                store_bucket(buckets, names + k * length, there, bucket)
         if (first + C) & (first + C - 1) == 0:  # half as many columns as the next that matters
             odd_before = bucket_of(odd_high, odd_high_at, odd_low, odd_low_at, (first + C) // 2, 2)
 
