@@ -238,7 +238,7 @@ def test_compiling_once_serves_all_seeds() -> None:
 def test_without_numba_the_plain_backend_serves_and_says_so_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(sys.modules, "reformer.ops.cpu.backend", None)  # as if its import failed
+    monkeypatch.setitem(sys.modules, "reformer.ops.cpu", None)  # as if its import failed
     monkeypatch.setattr(backends, "_missing", {})
     q = torch.randn(1, 1, 90, 8)
     with pytest.raises(ValueError, match="backend='numba' is not to be had"):

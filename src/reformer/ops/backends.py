@@ -5,7 +5,6 @@ A decoder is one with `fill`, `forget` and `decode`.
 
 import logging
 import os
-from importlib import import_module
 from types import ModuleType
 
 import torch
@@ -77,25 +76,29 @@ _missing: dict[str, str] = {}  # why a library is not to be had, once that was s
 
 
 def _cpu_backend() -> ModuleType | None:
-    return _load("reformer.ops.cpu.backend", "numba", "CPU")
+    if "numba" in _missing:
+        return None
+    try:  # an import statement, which torch.compile traces, where a call to import a module would break its graph
+        from reformer.ops.cpu import backend
+    except (ImportError, OSError) as reason:
+        _say_missing("numba", "CPU", reason)
+        return None
+    return backend
 
 
 def _gpu_backend() -> ModuleType | None:
-    return _load("reformer.ops.gpu.backend", "triton", "GPU")
-
-
-def _load(module: str, library: str, device: str) -> ModuleType | None:
-    """A backend that needs a library, or None, which is said once."""
-    if library in _missing:
+    if "triton" in _missing:
         return None
     try:
-        return import_module(module)
+        from reformer.ops.gpu import backend
     except (ImportError, OSError) as reason:
-        _missing[library] = str(reason)
-        logger.warning(
-            "attention on this %s falls back to the slower plain backend: %s is not to be had (%s)",
-            device,
-            library,
-            reason,
-        )
+        _say_missing("triton", "GPU", reason)
         return None
+    return backend
+
+
+def _say_missing(library: str, device: str, reason: Exception) -> None:
+    _missing[library] = str(reason)
+    logger.warning(
+        "attention on this %s falls back to the slower plain backend: %s is not to be had (%s)", device, library, reason
+    )
