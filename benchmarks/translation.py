@@ -19,7 +19,7 @@ from reformer.data.translate import encode_pairs, read_pairs
 from reformer.training.checkpoint import load_model
 from reformer.training.task_evaluation import evaluate_task
 
-COMMON = """--task translate --tokenizer bpe:6000 --held-out 0 --length 256 --bf16 --tie-word-embeddings
+COMMON = """--task translate --tokenizer bpe:6000 --held-out 0 --length 256 --tie-word-embeddings
 --position-embedding sinusoidal --hidden-size 256 --num-hidden-layers 3 --num-attention-heads 4 --intermediate-size 512
 --stream-merge mean --hidden-dropout 0.2 --embedding-dropout 0.1 --label-smoothing 0.1 --batch-tokens 3000 --steps 4500
 --learning-rate 2e-3 --schedule linear --warmup-steps 400 --weight-decay 0.01 --log-steps 100 --eval-steps 500
@@ -30,7 +30,7 @@ KINDS = {
 }
 
 
-def run(kind: str, seed: int, data: Path, out: Path) -> None:
+def run(kind: str, seed: int, bf16: bool, data: Path, out: Path) -> None:
     """Train one model and measure it, unless that was done."""
     folder, result = out / f"{kind}-{seed}", out / f"{kind}-{seed}.json"
     if result.exists():
@@ -39,6 +39,7 @@ def run(kind: str, seed: int, data: Path, out: Path) -> None:
     files = [f"--{side}={data}/train.{language}.gz" for side, language in sides.items()]
     files += [f"--held-out-{side}={data}/val.{language}.gz" for side, language in sides.items()]
     command = [sys.executable, "-m", "reformer", "train", *COMMON.split(), *KINDS[kind].split(), *files]
+    command += ["--bf16"] if bf16 else []
     started = time.perf_counter()
     with (out / f"{kind}-{seed}.log").open("a") as log:
         subprocess.run(
@@ -48,7 +49,14 @@ def run(kind: str, seed: int, data: Path, out: Path) -> None:
     model, tokens = load_model(folder), tokens_of(folder)
     pairs = read_pairs([f"{data}/test_2016_flickr.en.gz"], [f"{data}/test_2016_flickr.de.gz"])
     found = evaluate_task("translate", model, encode_pairs(pairs, tokens), tokens)
-    row = {"kind": kind, "seed": seed, "weights": model.num_parameters(), **found.scores, "seconds": seconds}
+    row = {
+        "kind": kind,
+        "seed": seed,
+        "bf16": bf16,
+        "weights": model.num_parameters(),
+        **found.scores,
+        "seconds": seconds,
+    }
     result.write_text(json.dumps({**row, "notes": found.notes}))
 
 
@@ -58,12 +66,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/translation"))
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--bf16", action="store_true", help="slow on processors that have no bf16 products")
     arguments = parser.parse_args()
     quiet_libraries()
     arguments.out.mkdir(parents=True, exist_ok=True)
     for seed in arguments.seeds:
         for kind in arguments.kinds:
-            run(kind, seed, arguments.data, arguments.out)
+            run(kind, seed, arguments.bf16, arguments.data, arguments.out)
     rows = [json.loads(path.read_text()) for path in sorted(arguments.out.glob("*.json"))]
     for row in rows:
         print(f"{row['kind']:<6} seed {row['seed']}  {row['weights']:,} weights  BLEU {row['BLEU']:.2f}")
