@@ -71,8 +71,7 @@ def train(
     run = Run(settings, data, training)
     if resume is not None:
         check_same(resume, run, corpus)
-    if not isinstance(corpus, Examples) and len(corpus.train) < training.length:
-        say(f"the text has {len(corpus.train):,} tokens, less than one window of {training.length:,}: it is one window")
+    _say_what_surprises(corpus, training)
     folder = RunFolder(out, run, corpus, overwrite=overwrite, resume=resume is not None)
     per_token = "byte" if corpus.tokens.per_byte else "token"
     progress = ProgressLines(per_token if data.task in ("lm", "mlm", "translate") else None)
@@ -118,6 +117,13 @@ def train(
         progress.stop()
         folder.discard()
     return model
+
+
+def _say_what_surprises(corpus: Corpus | Examples, training: TrainingSettings) -> None:
+    if not isinstance(corpus, Examples) and len(corpus.train) < training.length:
+        say(f"the text has {len(corpus.train):,} tokens, less than one window of {training.length:,}: it is one window")
+    if training.bf16 and not torch.accelerator.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        say("bf16: this processor has no products of bf16, which take many times as long as those of fp32")
 
 
 def find_checkpoint(out: Path, resume: str) -> Path | None:
