@@ -84,6 +84,18 @@ def test_a_short_text_is_one_window(tmp_path: Path) -> None:
     assert said[0].startswith("the text has 11 tokens, less than one window of 64")
 
 
+@pytest.mark.parametrize(
+    ("capability", "bf16", "expected"), [("AVX2", True, 1), ("AVX2", False, 0), ("AVX512", True, 0)]
+)
+def test_a_processor_without_products_of_bf16_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str, bf16: bool, expected: int
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    said: list[str] = []
+    train(corpus(), settings(), training(steps=1, bf16=bf16), tmp_path / "run", say=said.append)
+    assert sum("no products of bf16" in line for line in said) == expected
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
     model = build_model(settings(), 0)

@@ -71,7 +71,7 @@ def train(
     run = Run(settings, data, training)
     if resume is not None:
         check_same(resume, run, corpus)
-    _say_what_surprises(corpus, training)
+    _say_what_surprises(corpus, training, say)
     folder = RunFolder(out, run, corpus, overwrite=overwrite, resume=resume is not None)
     per_token = "byte" if corpus.tokens.per_byte else "token"
     progress = ProgressLines(per_token if data.task in ("lm", "mlm", "translate") else None)
@@ -119,7 +119,7 @@ def train(
     return model
 
 
-def _say_what_surprises(corpus: Corpus | Examples, training: TrainingSettings) -> None:
+def _say_what_surprises(corpus: Text, training: TrainingSettings, say: Callable[[str], None]) -> None:
     if not isinstance(corpus, Examples) and len(corpus.train) < training.length:
         say(f"the text has {len(corpus.train):,} tokens, less than one window of {training.length:,}: it is one window")
     if training.bf16 and not torch.accelerator.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX2":
