@@ -9,7 +9,7 @@ import json
 import time
 
 import torch
-from long_copy import KINDS, LENGTH, MARKED, batch, make
+from long_copy import KINDS, LENGTH, batch, make
 from machine import save
 from memory import in_fresh_process, peak_over_start
 
@@ -17,7 +17,7 @@ from memory import in_fresh_process, peak_over_start
 def measure(kind: str, layers: int) -> dict[str, float]:
     """One step over one source, behind one that compiles and makes the gradients."""
     model = make(kind, num_hidden_layers=layers)
-    pairs = batch(1, LENGTH, MARKED, torch.Generator().manual_seed(0))
+    source, _, labels = batch(1, LENGTH, torch.Generator().manual_seed(0))
     runs = {"forward": 0, "backward": 0}
     phase = "forward"
 
@@ -31,7 +31,7 @@ def measure(kind: str, layers: int) -> dict[str, float]:
     def step() -> None:
         nonlocal phase
         phase = "forward"
-        loss = model(**pairs).loss
+        loss = model(source, labels=labels).loss
         phase = "backward"
         loss.backward()
 
