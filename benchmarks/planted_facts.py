@@ -37,9 +37,9 @@ def word(draw: random.Random, syllables: int) -> str:
     return "".join(draw.choice(CONSONANTS) + draw.choice(VOWELS) for _ in range(syllables))
 
 
-def row(draw: random.Random, size: int, facts: int) -> dict[str, str]:
-    """A context of about `size` bytes with so many facts."""
-    names = list(dict.fromkeys(word(draw, 3).upper() for _ in range(facts)))
+def row(draw: random.Random, size: int) -> dict[str, str]:
+    """A context of about `size` bytes, one fact in some 128 bytes, at least four."""
+    names = list(dict.fromkeys(word(draw, 3).upper() for _ in range(max(size // 128, 4))))
     values = {name: str(draw.randint(100, 999)) for name in names}
     words = [f"{name}={value};" for name, value in values.items()]
     left = size - sum(len(item) + 1 for item in words)
@@ -52,11 +52,11 @@ def row(draw: random.Random, size: int, facts: int) -> dict[str, str]:
 
 
 def write_rows(path: Path, sizes: list[int], seed: int) -> None:
-    """Questions whose answers stand once in their contexts; one fact in some 128 bytes, at least four."""
+    """Questions whose answers stand once in their contexts."""
     draw = random.Random(seed)
     with path.open("w") as file:
         for size in sizes:
-            found = row(draw, size, max(size // 128, 4))
+            found = row(draw, size)
             start = found["context"].index(found["question"] + found["answer"]) + len(found["question"])
             file.write(json.dumps({**found, "answer_start": start}) + "\n")
 
@@ -77,16 +77,8 @@ def main() -> None:
     write_texts(out)
     started, init = time.perf_counter(), []
     for name, flags in RUNS.items():
-        command = [
-            sys.executable,
-            "-m",
-            "reformer",
-            "train",
-            str(out / f"{name}.jsonl"),
-            *COMMON.split(),
-            *flags.split(),
-        ]
-        subprocess.run([*command, *init, "--out", str(out / name), "--resume", "auto"], check=True)
+        command = [sys.executable, "-m", "reformer", "train", str(out / f"{name}.jsonl"), *COMMON.split()]
+        subprocess.run([*command, *flags.split(), *init, "--out", str(out / name), "--resume", "auto"], check=True)
         init = ["--init", str(out / name)]
     seconds = time.perf_counter() - started
     model, tokens = load_model(out / "long"), ByteTokens()

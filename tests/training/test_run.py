@@ -90,6 +90,7 @@ def test_a_short_text_is_one_window(tmp_path: Path) -> None:
 def test_a_processor_without_products_of_bf16_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str, bf16: bool, expected: int
 ) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     said: list[str] = []
     train(corpus(), settings(), training(steps=1, bf16=bf16), tmp_path / "run", say=said.append)
