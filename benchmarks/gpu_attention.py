@@ -177,7 +177,7 @@ def main() -> None:
     if arguments.dry:
         run_all(arguments, lambda rows: None)
         return
-    more: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "ceilings": ceilings(8192), "kernels": []}
+    more: dict[str, Any] = {"ceilings": ceilings(8192), "kernels": []}
     try:
         for length in (1 << 14, 1 << 18):
             more["kernels"] += kernels_of(length, arguments, more["ceilings"])

@@ -103,7 +103,7 @@ def main() -> None:
     if not arguments.dry:
         sizes = {name: getattr(arguments, name) for name in ("layers", "width", "heads")}
         weights = sum(p.numel() for p in model.parameters())
-        save("gpu_step", rows, gpu=torch.cuda.get_device_name(), weights=weights, **sizes)
+        save("gpu_step", rows, weights=weights, **sizes)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import torch
 from machine import save
 
 from reformer.cli.quiet import quiet_libraries
@@ -48,7 +49,8 @@ def run(kind: str, seed: int, bf16: bool, data: Path, out: Path) -> None:
     seconds = time.perf_counter() - started
     model, tokens = load_model(folder), tokens_of(folder)
     pairs = read_pairs([f"{data}/test_2016_flickr.en.gz"], [f"{data}/test_2016_flickr.de.gz"])
-    found = evaluate_task("translate", model, encode_pairs(pairs, tokens), tokens)
+    model.to(torch.accelerator.current_accelerator() or "cpu")
+    found = evaluate_task("translate", model, encode_pairs(pairs, tokens), tokens, batch_size=100)
     row = {
         "kind": kind,
         "seed": seed,

@@ -87,17 +87,21 @@ class ReformerTrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The sums of each row: its loss in nats, tokens that were the likeliest, tokens."""
+        """The sums of a batch: loss in nats, tokens that were the likeliest, tokens.
+
+        Of several processes, those of each row: rows that fill up the last batch are told apart and dropped.
+        """
         inputs = self._prepare_inputs(inputs)
-        rows = []
+        rows = len(inputs["input_ids"])
+        size = 1 if self.args.world_size > 1 else rows
+        sums = []
         with torch.no_grad(), self.compute_loss_context_manager():
-            for i in range(len(inputs["input_ids"])):
-                row = {name: value[i : i + 1] for name, value in inputs.items()}
-                output = model(**row, **self.evaluating)
+            for i in range(0, rows, size):
+                output = model(**{name: value[i : i + size] for name, value in inputs.items()}, **self.evaluating)
                 loss = output.loss.float() * output.predicted  # the mean over them
-                rows.append(torch.stack([loss, output.correct.float(), output.predicted.float()]))
-        sums = torch.stack(rows)
-        return sums[:, 0].mean(), sums, sums[:, 2:]
+                sums.append(torch.stack([loss, output.correct.float(), output.predicted.float()]))
+        found = torch.stack(sums)
+        return found[:, 0].mean(), found, found[:, 2:]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Leaves no trace in the random numbers of the training."""
