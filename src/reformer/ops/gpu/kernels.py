@@ -37,7 +37,7 @@ time, and their sum is kept in fp32."""
 NARROW = (torch.bfloat16, torch.float16)
 """Types of which large tiles and those of the fused backward fit into registers."""
 
-HASHED, COLUMNS = 64, 32  # tokens and columns of a product of the hash
+HASHED, COLUMNS = 128, 32  # tokens and columns of a product of the hash
 MERGED = 16  # tokens of a program that adds up rounds
 
 
@@ -81,9 +81,10 @@ def hash_rows(
     b, h, length, width = q.shape
     blocks = triton.cdiv(length, HASHED)
     common: dict[str, Any] = {"D": width, "BD": padded(width), "T": HASHED, "C": COLUMNS, "PRECISION": "tf32x3"}
+    common["PARTS"] = 1 if q.dtype == torch.float32 else 3
     grid = (b * h * hashing.rounds * blocks,)
     if rule == "chunk":
-        matrix = rotations_on(hashing, h, width, sum(hashing.factors) // 2, q.device)
+        matrix = rotations_for(q, hashing, sum(hashing.factors) // 2)
         buckets = q.new_empty(b, h, hashing.rounds, length, dtype=bucket_type(prod(hashing.factors)))
         hash_kernels.hash_factors[grid](
             heads_of(q), matrix, buckets, h, length, blocks, hashing.rounds, *matrix.stride(),
@@ -94,7 +95,7 @@ def hash_rows(
     octaves, n = layout.names.shape[1], layout.token.shape[1]
     direct = min(octaves, hashing.factor_from.bit_length())
     columns = max(columns_for(range(octaves), hashing.factor_from), 1)
-    matrix = rotations_on(hashing, h, width, columns, q.device)
+    matrix = rotations_for(q, hashing, columns)
     buckets = q.new_empty(b, h, hashing.rounds, n, dtype=bucket_type(1 << octaves - 1))
     hash_kernels.hash_octaves[grid](
         heads_of(q), matrix, layout.names, buckets, h, length, blocks, hashing.rounds, n, batch_step(layout.names),
@@ -103,17 +104,36 @@ def hash_rows(
     return buckets.view(torch.uint8)
 
 
-def rotations_on(hashing: Hashing, heads: int, width: int, columns: int, device: torch.device) -> Tensor:
-    """Rotations in fp32, at least one column of them; those drawn from a seed are kept on the device."""
+def rotations_for(q: Tensor, hashing: Hashing, columns: int) -> Tensor:
+    """Rotations [h, r, parts, d, columns], the sum of whose parts is as exact as fp32, in the type of the queries.
+
+    At least one column of them; those drawn from a seed are kept on the device.
+    """
+    heads, width = q.shape[1], q.shape[3]
     if hashing.rotations is not None:
-        return hashing.draw(heads, width, columns).to(device, torch.float32)
-    return held(_drawn(hashing.seed, heads, hashing.rounds, width, max(columns, 1), hashing.share_rotations, device))
+        return _in_parts(hashing.draw(heads, width, columns).to(q.device, torch.float32), q.dtype)
+    drawn = hashing.seed, heads, hashing.rounds, width, max(columns, 1), hashing.share_rotations
+    return held(_drawn(*drawn, q.device, q.dtype))
 
 
 @lru_cache(maxsize=64)
-def _drawn(seed: int, heads: int, rounds: int, width: int, columns: int, share: bool, device: torch.device) -> Tensor:
+def _drawn(
+    seed: int, heads: int, rounds: int, width: int, columns: int, share: bool, device: torch.device, dtype: torch.dtype
+) -> Tensor:
     drawn = draw_rotations(seed, heads, rounds, width, columns, share)
-    return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn
+    drawn = drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn
+    return _in_parts(drawn, dtype)
+
+
+def _in_parts(rotations: Tensor, dtype: torch.dtype) -> Tensor:
+    """What three numbers of 8 or 11 bits hold of each number of 24: products with queries of that type are exact."""
+    if dtype == torch.float32:
+        return rotations[:, :, None]
+    parts, rest = [], rotations
+    for _ in range(3):
+        parts.append(rest.to(dtype))
+        rest = rest - parts[-1].float()
+    return torch.stack(parts, 2)
 
 
 def padded(width: int) -> int:
