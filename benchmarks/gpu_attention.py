@@ -1,9 +1,11 @@
 """Attention on a GPU, forward and forward + backward, from 2,048 to 1,048,576 tokens, beside its peers.
 
-bf16, 16 heads of 64, 4 rounds, window 64. Ours first, at every length, then the peers one by one. One that is not
-installed, does not take a length, or would take longer than --limit seconds by its last two lengths is left out, with
-the reason. Then our kernels one by one, against what the device was measured to do. What was measured is written after
-every figure. `make gpu-bench`; --dry runs everything once, small, in Triton's interpreter.
+bf16, 16 heads of 64, 4 rounds, window 64. Each figure twice: as a program runs it, where short sequences wait for the
+launches of Python, and, up to 65,536 tokens, as a CUDA graph, where nothing waits. Ours first, at every length, then
+the peers one by one. One that is not installed, does not take a length, or would take longer than --limit seconds by
+its last two lengths is left out, with the reason. Then our kernels one by one, against what the device was measured to
+do. What was measured is written after every figure. `make gpu-bench`; --dry runs everything once, small, in Triton's
+interpreter.
 """
 
 import argparse
@@ -19,6 +21,8 @@ from machine import save
 
 LENGTHS = [1 << k for k in (11, 12, 14, 16, 18, 20)]
 OURS = ("bucket", "chunk", "local")
+GRAPHED = 1 << 16  # longer ones do not wait for launches
+WAITING = ("reformer-pytorch", "transformers layer")  # for the GPU, so that no graph can be made of them
 
 
 def seconds_of(run: Callable[[], Any], budget: float) -> float:
@@ -41,6 +45,23 @@ def seconds_of(run: Callable[[], Any], budget: float) -> float:
     return sorted(times)[len(times) // 2]
 
 
+def replayed(run: Callable[[], Any], budget: float) -> float | None:
+    """Seconds as a CUDA graph; None for what cannot be captured."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            run()
+    except RuntimeError:
+        torch.cuda.synchronize()
+        return None
+    return seconds_of(graph.replay, budget)
+
+
 def inputs(length: int, heads: int, device: str, dtype: torch.dtype) -> list[torch.Tensor]:
     from gpu_peers import WIDTH
 
@@ -59,16 +80,20 @@ def measure(name: str, length: int, arguments: argparse.Namespace) -> dict[str, 
         out = run(*tensors)
         torch.autograd.grad(out, tensors if name != "transformers layer" else tensors[1:], torch.ones_like(out))
 
-    with torch.no_grad():
-        forward = seconds_of(lambda: run(*tensors), arguments.budget)
-    both = seconds_of(step, arguments.budget)
-    peak = None
+    def only_forward() -> None:
+        with torch.no_grad():
+            run(*tensors)
+
+    row: dict[str, Any] = {"contender": name, "length": length}
+    row["forward"], row["both"] = (seconds_of(each, arguments.budget) for each in (only_forward, step))
+    if torch.cuda.is_available() and length <= GRAPHED and name not in WAITING:
+        row["forward_graph"], row["both_graph"] = (replayed(each, arguments.budget) for each in (only_forward, step))
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step()
-        peak = torch.cuda.max_memory_allocated() - before
-    return {"contender": name, "length": length, "forward": forward, "both": both, "peak_bytes": peak}
+        row["peak_bytes"] = torch.cuda.max_memory_allocated() - before
+    return row
 
 
 def ceilings(size: int) -> dict[str, float]:
@@ -93,7 +118,7 @@ def kernels_of(length: int, arguments: argparse.Namespace, ceiling: dict[str, fl
     rows, tokens = arguments.heads * ROUNDS * each, arguments.heads * ROUNDS * length
     line, pair = 2 * WIDTH, 2 * 2 * WINDOW * WIDTH  # bytes of a row; FLOP of a row's products with two tiles of keys
     work = {
-        "attend_tiles": (rows * 2 * line + tokens * line, rows * 2 * pair),
+        "attend_runs": (rows * 2 * line + tokens * line, rows * 2 * pair),
         "differentiate_tiles": (rows * 2 * line + tokens * 2 * line + rows * 2 * line, rows * 5 * pair),
         "merge_rounds": (tokens * line + tokens // ROUNDS * line, 0),
         "merge_gradients": (tokens * line + rows * 2 * line + tokens // ROUNDS * 3 * line, 0),
@@ -149,7 +174,10 @@ def run_all(arguments: argparse.Namespace, keep: Callable[[list[dict[str, Any]]]
             keep(rows)
             growth = row["both"] / row["length"] / before if before else 1.0  # beyond linear
             expected = row["both"] * 4 * max(growth, 1.0)
-            print(f"{length:>9,} {name:<30}{row['forward'] * 1e3:>12.3f} ms{row['both'] * 1e3:>12.3f} ms", flush=True)
+            figures = [row.get(key) for key in ("forward", "both", "forward_graph", "both_graph")]
+            print(
+                f"{length:>9,} {name:<30}", *(f"{x * 1e3:>11.3f} ms" if x else f"{'':>14}" for x in figures), flush=True
+            )
 
 
 def keep_rows(rows: list[dict[str, Any]], more: dict[str, Any]) -> None:
@@ -173,13 +201,14 @@ def main() -> None:
         arguments.device, arguments.dtype, arguments.lengths, arguments.heads = "cpu", torch.float32, [130], 1
     elif not torch.cuda.is_available():
         sys.exit("there is no GPU; --dry runs everything once in Triton's interpreter")
-    print(f"{'tokens':>9} {'':<30}{'forward':>15}{'with backward':>15}")
+    titles = "forward", "with backward", "graph: forward", "with backward"
+    print(f"{'tokens':>9} {'':<30}", *(f"{title:>14}" for title in titles))
     if arguments.dry:
         run_all(arguments, lambda rows: None)
         return
     more: dict[str, Any] = {"ceilings": ceilings(8192), "kernels": []}
     try:
-        for length in (1 << 14, 1 << 18):
+        for length in (1 << 14, 1 << 18, 1 << 20):
             more["kernels"] += kernels_of(length, arguments, more["ceilings"])
     except RuntimeError as reason:  # a profiler that is not allowed to look
         print(f"no figures of single kernels: {reason}")

@@ -41,13 +41,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def one_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tuning would compile every kernel several times for each test."""
-    from reformer.ops.gpu import backward, forward, fused
+    from reformer.ops.gpu import backward, forward, fused, hashing
 
     kernels = (
         forward.attend_tiles,
         backward.differentiate_queries,
         backward.differentiate_keys,
+        fused.attend_runs,
         fused.differentiate_tiles,
+        hashing.hash_octaves,
     )
     for kernel in kernels:
         monkeypatch.setattr(kernel, "configs", kernel.configs[:1])

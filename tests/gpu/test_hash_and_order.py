@@ -30,9 +30,12 @@ def test_hashes_of_all_octaves(causal: bool, factor_from: int, device: str) -> N
 
 @pytest.mark.parametrize("factor_from", [1 << 20, 64, 1])
 def test_hashes_of_more_columns_than_a_block(factor_from: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import triton
+
+    from reformer.ops.gpu import hashing as hash_kernels
     from reformer.ops.gpu import kernels
 
-    monkeypatch.setattr(kernels, "COLUMNS", 16)
+    monkeypatch.setattr(hash_kernels.hash_octaves, "configs", [triton.Config({"C": 16}, num_warps=4)])
     (q,) = vectors((1, 1, 1100, 16), 1, torch.float32, device)
     layout = octave_rows(compute_ranks(1, 1100, device=torch.device(device)), 1, None, True)
     octaves = list(range(12))

@@ -81,6 +81,21 @@ def attend_tiles(
 
 
 @triton.jit(do_not_specialize=CHANGING)
+def take_own_values(
+    v, logsumexp, real, out, heads, length, blocks, real_batch, D: tl.constexpr, BD: tl.constexpr, T: tl.constexpr,
+    MASKED: tl.constexpr,
+):  # fmt: skip
+    """The output of tokens that are offered nothing."""
+    batch_head, token = tl.program_id(0) // blocks, tl.program_id(0) % blocks * T + tl.arange(0, T)
+    batch, head = batch_head // heads, batch_head % heads
+    z = tl.load(logsumexp + batch_head.to(tl.int64) * length + token, mask=token < length, other=0.0)
+    alone = z == float("-inf")
+    if MASKED:
+        alone &= tl.load(real + batch * real_batch + token, mask=token < length, other=0) != 0
+    store_rows(out, batch, head, token, alone, load_rows(v, batch, head, token, alone, D, BD), D, BD)
+
+
+@triton.jit(do_not_specialize=CHANGING)
 def merge_rounds(
     parts, part_z, v, real, before, out, logsumexp, heads, length, blocks, rounds, real_batch,
     D: tl.constexpr, BD: tl.constexpr, T: tl.constexpr, MASKED: tl.constexpr, MORE: tl.constexpr, LAST: tl.constexpr,

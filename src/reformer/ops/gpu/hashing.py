@@ -5,11 +5,13 @@ column. The argmax of [x ; -x] is that of |x|, and a sign. What stands for a pla
 plus NEGATIVE for a negative product; of equal products, the lowest code counts.
 """
 
+from functools import lru_cache
+
 import triton
 import triton.language as tl
 
 from reformer.ops.gpu.tiles import load_rows
-from reformer.ops.gpu.tuning import CHANGING
+from reformer.ops.gpu.tuning import CHANGING, tuned
 
 NEGATIVE = tl.constexpr(1 << 29)
 NOWHERE = tl.constexpr(1 << 30)
@@ -61,23 +63,41 @@ def code_of(products, column):
     return tl.where(products < 0, NEGATIVE, 0) + column[None, :]
 
 
+@lru_cache
+def doublings(octaves: int, direct: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Which octaves, as bits, need the argmax over 2**i columns, and which that over as many or more."""
+
+    def of(columns: range) -> int:
+        each = {k: {k - 1} if k < direct else {(k + 1) // 2, k // 2} for k in range(1, octaves)}
+        return sum(1 << k for k, ends in each.items() if not ends.isdisjoint(columns))
+
+    return tuple(of(range(i, i + 1)) for i in range(31)), tuple(of(range(i, 31)) for i in range(31))
+
+
 @triton.jit
-def store_bucket(buckets, names, there, bucket):
+def store_bucket(buckets, names, there, bucket, wanted):
     """Write the bucket of each token in an octave to its row, where it has one."""
-    name = tl.load(names, mask=there, other=-1)
-    tl.store(buckets + name, bucket.to(buckets.dtype.element_ty), mask=name >= 0)
+    if wanted:
+        name = tl.load(names, mask=there, other=-1)
+        tl.store(buckets + name, bucket.to(buckets.dtype.element_ty), mask=name >= 0)
 
 
+PRODUCTS = [{"C": columns, "num_warps": warps, "num_stages": 1} for columns, warps in ((32, 4), (64, 8))]
+
+
+@tuned(PRODUCTS, ["BD", "PARTS", "COLUMNS", "size"])
 @triton.jit(do_not_specialize=CHANGING)
 def hash_octaves(
-    q, matrix, names, buckets, heads, length, blocks, rounds, each, names_batch, head_step, round_step, part_step,
-    row_step, column_step, D: tl.constexpr, BD: tl.constexpr, T: tl.constexpr, C: tl.constexpr, PARTS: tl.constexpr,
-    COLUMNS: tl.constexpr, OCTAVES: tl.constexpr, DIRECT: tl.constexpr, PRECISION: tl.constexpr,
+    q, matrix, names, alive, buckets, heads, length, blocks, size, rounds, each, names_batch, alive_batch, head_step,
+    round_step, part_step, row_step, column_step, D: tl.constexpr, BD: tl.constexpr, T: tl.constexpr, C: tl.constexpr,
+    PARTS: tl.constexpr, COLUMNS: tl.constexpr, OCTAVES: tl.constexpr, DIRECT: tl.constexpr, NEED: tl.constexpr,
+    NEED_MORE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The bucket of every row of a block of tokens in one round, for all octaves in one pass, at the row's name.
 
     The first DIRECT octaves have one level of hashing, the others two, of even columns and of odd ones. An octave needs
-    a power of two of columns, so it is stored where the columns have doubled up to there.
+    a power of two of columns, so it is stored where the columns have doubled up to there. Late tokens have rows in few
+    octaves (`alive`, as bits, for each block), and what only others need is left out.
     """
     block, line = tl.program_id(0) % blocks, tl.program_id(0) // blocks
     batch_head, hash_round = line // rounds, line % rounds
@@ -87,21 +107,25 @@ def hash_octaves(
     x = load_rows(q, batch, head, token, there, D, BD)
     matrix += head * head_step + hash_round * round_step
     names += batch.to(tl.int64) * names_batch + token
+    wanted = tl.load(alive + batch * alive_batch + block)
     buckets += line.to(tl.int64) * each
     column = tl.arange(0, C)
     even, even_at = nothing_yet(T)
     odd, odd_at = nothing_yet(T)
-    store_bucket(buckets, names, there, odd_at)  # octave 0 has one bucket
+    store_bucket(buckets, names, there, odd_at, wanted & 1)  # octave 0 has one bucket
     odd_before = odd_at
     products = project(x, matrix, 0, COLUMNS, part_step, row_step, column_step, D, BD, C, PARTS, PRECISION)
     sizes, codes = tl.abs(products), code_of(products, column)
+    start = 0
     for i in tl.static_range(31):  # columns [2**i // 2, 2**i)
         if (1 << i) // 2 < COLUMNS:
             if 1 << i <= C:
-                taken = (column >= (1 << i) // 2) & (column < 1 << i)
-                even, even_at = advance(even, even_at, sizes, codes, taken & (column % 2 == 0))
-                odd, odd_at = advance(odd, odd_at, sizes, codes, taken & (column % 2 == 1))
-            else:
+                if wanted & (NEED[i] if 1 << i < C else NEED_MORE[i]):
+                    taken = (column >= start) & (column < 1 << i)
+                    even, even_at = advance(even, even_at, sizes, codes, taken & (column % 2 == 0))
+                    odd, odd_at = advance(odd, odd_at, sizes, codes, taken & (column % 2 == 1))
+                    start = 1 << i
+            elif wanted & NEED_MORE[i]:
                 for first in tl.static_range((1 << i) // 2, 1 << i, C):
                     products = project(
                         x, matrix, first, COLUMNS, part_step, row_step, column_step, D, BD, C, PARTS, PRECISION
@@ -112,11 +136,11 @@ def hash_octaves(
             for k in tl.static_range(1, OCTAVES):
                 if k < DIRECT and k == i + 1:
                     _, code = better(even, even_at, odd, odd_at)
-                    store_bucket(buckets, names + k * length, there, bucket_of(code, 1 << i, 1))
+                    store_bucket(buckets, names + k * length, there, bucket_of(code, 1 << i, 1), (wanted >> k) & 1)
                 if k >= DIRECT and (k + 1) // 2 == i:
                     second = odd_before if k % 2 else bucket_of(odd_at, (1 << i) // 2, 2)
                     bucket = bucket_of(even_at, (1 << i) // 2, 2) + (second << i)
-                    store_bucket(buckets, names + k * length, there, bucket)
+                    store_bucket(buckets, names + k * length, there, bucket, (wanted >> k) & 1)
             odd_before = bucket_of(odd_at, (1 << i) // 2, 2)
 
 

@@ -16,6 +16,7 @@ from reformer.ops.gpu import backward, forward, fused
 from reformer.ops.gpu import hashing as hash_kernels
 from reformer.ops.gpu.layout import (
     BUCKET_TYPES,
+    HASHED,
     Layout,
     Sequences,
     chunk_layout,
@@ -29,15 +30,20 @@ from reformer.ops.gpu.tiles import Dropout, Heads, Rows
 from reformer.ops.gpu.tuning import size_class
 from reformer.ops.hashing import columns_for, draw_rotations
 from reformer.ops.plain.backend import bucket_type
+from reformer.ops.replay import recorded
 
-PARTS = 1 / 8
+PARTS = 1 / 3
 """Share of the device's memory for what rounds give before they are added up; beyond, fewer rounds are computed at a
 time, and their sum is kept in fp32."""
 
 NARROW = (torch.bfloat16, torch.float16)
 """Types of which large tiles and those of the fused backward fit into registers."""
 
-HASHED, COLUMNS = 128, 32  # tokens and columns of a product of the hash
+IN_ORDER = "_rows_in_order"
+"""An attribute of buckets: their rows sorted, from a forward until its backward. The first run of a reversible block
+keeps none, for they take some ten times the memory."""
+
+COLUMNS = 32  # of a product of the hash
 MERGED = 16  # tokens of a program that adds up rounds
 
 
@@ -80,7 +86,7 @@ def hash_rows(
     """The bucket of every row of the layout, or, by chunks, of every token: [b, h, r, bytes]."""
     b, h, length, width = q.shape
     blocks = triton.cdiv(length, HASHED)
-    common: dict[str, Any] = {"D": width, "BD": padded(width), "T": HASHED, "C": COLUMNS, "PRECISION": "tf32x3"}
+    common: dict[str, Any] = {"D": width, "BD": padded(width), "T": HASHED, "PRECISION": "tf32x3"}
     common["PARTS"] = 1 if q.dtype == torch.float32 else 3
     grid = (b * h * hashing.rounds * blocks,)
     if rule == "chunk":
@@ -88,18 +94,21 @@ def hash_rows(
         buckets = q.new_empty(b, h, hashing.rounds, length, dtype=bucket_type(prod(hashing.factors)))
         hash_kernels.hash_factors[grid](
             heads_of(q), matrix, buckets, h, length, blocks, hashing.rounds, *matrix.stride(),
-            **common, FACTORS=hashing.factors,
+            **common, C=COLUMNS, FACTORS=hashing.factors,
         )  # fmt: skip
         return buckets.view(torch.uint8)
     layout = octave_layout(sequences, bucket_size, log2_limit, causal)
+    assert layout.alive is not None
     octaves, n = layout.names.shape[1], layout.token.shape[1]
     direct = min(octaves, hashing.factor_from.bit_length())
     columns = max(columns_for(range(octaves), hashing.factor_from), 1)
     matrix = rotations_for(q, hashing, columns)
     buckets = q.new_empty(b, h, hashing.rounds, n, dtype=bucket_type(1 << octaves - 1))
+    need, need_more = hash_kernels.doublings(octaves, direct)
     hash_kernels.hash_octaves[grid](
-        heads_of(q), matrix, layout.names, buckets, h, length, blocks, hashing.rounds, n, batch_step(layout.names),
-        *matrix.stride(), **common, COLUMNS=columns, OCTAVES=octaves, DIRECT=direct,
+        heads_of(q), matrix, layout.names, layout.alive, buckets, h, length, blocks, size_class(grid[0]),
+        hashing.rounds, n, batch_step(layout.names), batch_step(layout.alive), *matrix.stride(), **common,
+        COLUMNS=columns, OCTAVES=octaves, DIRECT=direct, NEED=need, NEED_MORE=need_more,
     )  # fmt: skip
     return buckets.view(torch.uint8)
 
@@ -143,7 +152,8 @@ def padded(width: int) -> int:
 
 def heads_of(x: Tensor) -> Heads:
     """A tensor [b, h, l, d], or [b, h, rounds, rows, d] of parts, as kernels take it."""
-    return Heads(x, x.stride(0), x.stride(1), x.stride(-2))
+    rows, row = prod(x.shape[2:-1]), x.stride(-2)
+    return Heads(x, x.stride(0), x.stride(1), row, triton.language.constexpr(rows * row >= 1 << 31))
 
 
 def batch_step(x: Tensor) -> int:
@@ -161,12 +171,14 @@ class Launch:
         if buckets is None:
             self.rounds, self.rows = 1, local_rows(sequences, at)
         else:
-            self.rounds, self.rows = buckets.shape[2], self._sorted(buckets)
+            self.rounds = buckets.shape[2]
+            kept = buckets.__dict__.pop(IN_ORDER, None)
+            self.layout, self.rows = kept[1:] if kept and kept[0] == at else self._sorted(buckets)
         band = not at.rule.endswith("chunk")
         reach = at.window if band else at.chunk_length
-        self.tile = 64 if reach >= 64 and q.dtype in NARROW else 32
+        self.tile = 64 if reach > 32 and q.dtype in NARROW else 32
         self.fused = band and at.causal and not at.dropout_p and q.dtype in NARROW and padded(self.width) <= 64
-        self.fused &= reach_of(at, self.tile, 0, 0).before <= self.tile
+        self.fused &= reach_of(at, self.tile, 0, 0).before + (buckets is None) <= self.tile
         seed = at.dropout_seed
         self.dropout = Dropout(signed(seed), signed(seed >> 32), drop_threshold(at.dropout_p), 1.0 - at.dropout_p)
         self.common: dict[str, Any] = {
@@ -175,7 +187,11 @@ class Launch:
             "PRECISION": precision(q),
         }  # fmt: skip
 
-    def _sorted(self, buckets: Tensor) -> Rows:
+    @property
+    def fused_options(self) -> dict[str, Any]:
+        return {name: self.common[name] for name in ("D", "BD", "M", "SELF", "SHARED", "EPS", "PRECISION")}
+
+    def _sorted(self, buckets: Tensor) -> tuple[Layout, Rows]:
         at, most = self.at, None
         if at.rule == "bucket":
             layout = octave_layout(self.sequences, at.bucket_size, at.log2_limit, at.causal)
@@ -190,8 +206,7 @@ class Launch:
         missing = layout.token.shape[1] - buckets.shape[3]
         if missing:
             buckets = torch.nn.functional.pad(buckets, (0, missing))
-        self.layout = layout
-        return hashed_rows(buckets, layout, at, most)
+        return layout, hashed_rows(buckets, layout, at, most)
 
     def groups(self, bytes_of_round: int) -> list[tuple[int, int]]:
         """Rounds that are computed together; a ring has all of them in one."""
@@ -239,30 +254,42 @@ def attend(
 ) -> tuple[Tensor, Tensor]:
     """Outputs [b, h, l, d] and log-sum-exps [b, h, l]; without `k`, keys are the normalised queries."""
     launch = Launch(q, k is None, buckets, sequences, at)
+    if buckets is not None and not recorded():
+        setattr(buckets, IN_ORDER, (at, launch.layout, launch.rows))
     b, h, length, width = v.shape
     out, z = empty_heads(v), v.new_empty(b, h, length, dtype=torch.float32)
+    real, real_step = launch.real()
+    blocks = triton.cdiv(length, MERGED)
     inputs = heads_of(q), heads_of(q if k is None else k), heads_of(v), launch.rows
+
+    def attend_rounds(rounds: tuple[int, int], out: Tensor, z: Tensor, alone: bool) -> None:
+        reach, tiles = launch.tiles(rounds)
+        first, count = rounds[0], rounds[1] - rounds[0]
+        numbers = at.scale, h, length, tiles, size_class(launch.heads * tiles), first, count
+        if launch.fused:
+            fused.attend_runs[lambda meta: (launch.heads * triton.cdiv(tiles, meta["RUN"]),)](
+                *inputs, heads_of(out), z, reach, *numbers, **launch.fused_options
+            )  # fmt: skip
+            return
+        forward.attend_tiles[(launch.heads * tiles,)](
+            *inputs, heads_of(out), z, reach, launch.dropout, *numbers, **launch.common, N=launch.tile, ALONE=alone
+        )
+
     if launch.rounds == 1:
         if sequences.key_padding_mask is not None:
             out.zero_(), z.fill_(-torch.inf)
-        reach, tiles = launch.tiles((0, 1))
-        which = reach, launch.dropout, at.scale, h, length, tiles, size_class(launch.heads * tiles), 0, 1
-        forward.attend_tiles[(launch.heads * tiles,)](
-            *inputs, heads_of(out), z, *which, **launch.common, N=launch.tile, ALONE=True
-        )
+        attend_rounds((0, 1), out, z, True)
+        if launch.fused and k is None:
+            forward.take_own_values[(launch.heads * blocks,)](
+                heads_of(v), z, real, heads_of(out), h, length, blocks, real_step, **launch.merging
+            )
         return out, z
     groups = launch.groups(launch.heads * length * (width * v.element_size() + 4))
     summed = out if len(groups) == 1 else empty_heads(v, torch.float32)
-    real, real_step = launch.real()
-    blocks = triton.cdiv(length, MERGED)
     for first, end in groups:
-        reach, tiles = launch.tiles((first, end))
         parts = v.new_empty(b, h, end - first, length, width)
         part_z = v.new_empty(b, h, end - first, length, dtype=torch.float32)
-        forward.attend_tiles[(launch.heads * tiles,)](
-            *inputs, heads_of(parts), part_z, reach, launch.dropout, at.scale, h, length, tiles,
-            size_class(launch.heads * tiles), first, end - first, **launch.common, N=launch.tile, ALONE=False,
-        )  # fmt: skip
+        attend_rounds((first, end), parts, part_z, False)
         last = end == launch.rounds
         forward.merge_rounds[(launch.heads * blocks,)](
             heads_of(parts), part_z, heads_of(v), real, heads_of(summed), heads_of(out if last else summed), z, h,
@@ -297,9 +324,8 @@ def attend_backward(
         gradients = [heads_of(x) for x in (dq, dk, dv)]
         numbers = at.scale, h, length, tiles, size_class(launch.heads * tiles), rounds[0]
         if launch.fused:
-            options = {name: launch.common[name] for name in ("D", "BD", "M", "SELF", "SHARED", "EPS", "PRECISION")}
             fused.differentiate_tiles[lambda meta: (launch.heads * triton.cdiv(tiles, meta["RUN"]),)](
-                *inputs, *gradients, reach, *numbers, each, **options
+                *inputs, *gradients, reach, *numbers, each, **launch.fused_options
             )  # fmt: skip
             return
         grid, options = (launch.heads * tiles,), {**launch.common, "N": launch.tile}

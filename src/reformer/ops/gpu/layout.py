@@ -17,6 +17,10 @@ from reformer.ops.ranks import Ranks, compute_ranks
 Kept = TypeVar("Kept")
 
 
+HASHED = 128
+"""Tokens that are hashed together."""
+
+
 @dataclass(frozen=True)
 class Sequences:
     """What the masks of a batch say."""
@@ -47,6 +51,8 @@ class Layout:
     """The row of each token in each octave, or -1."""
     groups: int
     """More than any group."""
+    alive: Int[Tensor, "b blocks"] | None = None
+    """The octaves, as bits, that tokens have which are hashed together."""
 
 
 def held(kept: Kept) -> Kept:
@@ -81,10 +87,14 @@ def _octave_layout(ranks: Ranks, bucket_size: int, log2_limit: int, causal: bool
     places = torch.where(rows.exists, rows.octave * length + rows.token, octaves * length)
     names = torch.full((b, octaves * length + 1), -1, dtype=torch.int32, device=rows.token.device)
     names.scatter_(1, places, torch.arange(n, dtype=torch.int32, device=names.device).expand(b, n))
+    names = names[:, :-1].contiguous().view(b, octaves, length)
+    here = torch.nn.functional.pad(names >= 0, (0, -length % HASHED)).view(b, octaves, -1, HASHED).any(3)
+    bits = 1 << torch.arange(octaves, dtype=torch.int32, device=names.device)
     return Layout(
         token=torch.where(rows.query, rows.token, -1 - rows.token).int(),
         base=torch.where(rows.exists, rows.base, -1).int(),
-        names=names[:, :-1].contiguous().view(b, octaves, length),
+        names=names,
+        alive=(here * bits[:, None]).sum(1, dtype=torch.int32),
         groups=(1 << octaves) - 1,  # of one document
     )
 

@@ -15,7 +15,7 @@ from reformer.ops.gpu.tuning import CHANGING
 
 DIGIT = 9  # bits
 PASSES = 2  # for more groups than that a general sort is the better one
-BLOCK = 1024  # rows
+BLOCK = 512  # rows
 BOUNDED = 256  # rows of a program that looks for bounds
 
 

@@ -20,6 +20,8 @@ class Heads(NamedTuple):
     batch: Any
     head: Any
     row: Any
+    wide: Any
+    """Whether a row may lie 2**31 numbers behind the first one."""
 
 
 class Rows(NamedTuple):
@@ -61,11 +63,17 @@ class Dropout(NamedTuple):
 
 
 @triton.jit
+def row_offset(x, token):
+    """How far behind the first a token's row lies: 32 bits where they do, for addresses cost as much as softmax."""
+    return token.to(tl.int64) * x.row if x.wide else token * x.row
+
+
+@triton.jit
 def load_rows(x, batch, head, token, valid, D: tl.constexpr, BD: tl.constexpr):
     """[rows, BD] of some tokens, zeros elsewhere."""
     at = x.data + batch.to(tl.int64) * x.batch + head.to(tl.int64) * x.head
     column = tl.arange(0, BD)
-    at += token.to(tl.int64)[:, None] * x.row + column[None, :]
+    at += row_offset(x, token)[:, None] + column[None, :]
     return tl.load(at, mask=valid[:, None] & (column[None, :] < D), other=0.0)
 
 
@@ -74,7 +82,7 @@ def store_rows(x, batch, head, token, valid, value, D: tl.constexpr, BD: tl.cons
     """Write [rows, BD] to some tokens."""
     at = x.data + batch.to(tl.int64) * x.batch + head.to(tl.int64) * x.head
     column = tl.arange(0, BD)
-    at += token.to(tl.int64)[:, None] * x.row + column[None, :]
+    at += row_offset(x, token)[:, None] + column[None, :]
     tl.store(at, value.to(x.data.dtype.element_ty), mask=valid[:, None] & (column[None, :] < D))
 
 

@@ -14,12 +14,14 @@ from reformer.ops.backends import interpreted
 def tuned(configurations: Iterable[dict[str, Any]], key: list[str]) -> Callable[[Any], Any]:
     """A decorator that tunes a kernel anew where an argument of `key` differs.
 
-    A configuration holds `num_warps`, `num_stages` and constants of the kernel. The interpreter takes the first.
+    A configuration holds what `triton.Config` takes and, in capitals, constants of the kernel. The interpreter takes
+    the first.
     """
     configs = []
     for each in configurations:
         constants = {name: value for name, value in each.items() if name.isupper()}
-        configs.append(triton.Config(constants, num_warps=each["num_warps"], num_stages=each["num_stages"]))
+        options = {name: value for name, value in each.items() if not name.isupper()}
+        configs.append(triton.Config(constants, **options))
     return triton.autotune(configs[:1] if interpreted() else configs, key=key, cache_results=True)
 
 
