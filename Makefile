@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# Tests run in as many processes as there are cores, up to four, with one thread each.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
+
 # Runs the GPU commands; it needs PyTorch with CUDA, triton and pytest, nothing else.
 GPU_PYTHON ?= python3
 
@@ -13,7 +16,7 @@ demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
 test: lint interpreter-test
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check
@@ -24,7 +27,7 @@ slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
 
 interpreter-test: $(INSTALLED)
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/gpu -m "not slow and not gpu"
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/gpu -m "not slow and not gpu" $(PARALLEL)
 
 gpu-test:
 	PYTHONPATH=src $(GPU_PYTHON) -m pytest tests/gpu -o filterwarnings=default --durations=10

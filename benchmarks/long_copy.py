@@ -4,7 +4,8 @@ A source is a row of random letters; 16 of them are marked (their upper-case twi
 least 128 apart. The target is the marked letters, in order, and the end. What it takes: find all of them wherever they
 are, and go from each to the next, which is the nearest behind it. Most of the order is learned on sources that lack
 most of their unmarked letters and keep the positions of all others, at a hundredth of the cost; by and by, longer ones
-come in between, up to whole ones. Measured on whole sources. Memory and time of a step: `encoder_decoder_step.py`.
+come in between, up to whole ones. Measured on whole sources. For a GPU. Memory and time of a
+step: `encoder_decoder_step.py`.
 """
 
 import argparse
@@ -27,7 +28,7 @@ KINDS = {
     "lsh": {"attention_pattern": ("local", "lsh"), "window": 32, "local_window": 32},
     "plain": {"attention_pattern": ("full",), "residual": "single", "reversible": False},
 }
-STEPS, RATE, WARMUP = 6000, 2.5e-3, 100
+STEPS, RATE, WARMUP = 4500, 2.5e-3, 100
 SHARES = {20: (64, 0, 0.5), 80: (64, 500, 0.7), 320: (48, 900, 0.8), 1280: (24, 1300, 1), LENGTH: (16, 1700, 1)}
 """By the tokens that are left of a source: sources of a step, the first such step, and the share of all steps at which
 they end. In between each is as likely as the others."""

@@ -1,6 +1,7 @@
 """The command in a process of its own, and a model that is trained in seconds."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,18 +16,20 @@ def reformer(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPr
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=300)
 
 
-def run_group(command: str | list[str], **options: Any) -> tuple[int, str]:
-    """Run a command of several processes: its exit code and standard error.
+def run_group(command: str | list[str], out: Path | None = None, **options: Any) -> tuple[int, str]:
+    """Run a command of several processes that fills the new folder `out`: its exit code and standard error.
 
-    One that does not end within two minutes is tried once more: a run of two gloo processes was seen to hang, one of
-    some fourteen, for a reason not found yet.
+    One that does not end within four minutes is tried once more: a run of two gloo processes was seen to hang, one of
+    some thirty (`reformer.training.run._part` has the likely reason).
     """
-    for _ in range(2):
+    for attempt in range(2):
+        if attempt and out:
+            shutil.rmtree(out)
         with subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, **options
         ) as process:
             try:
-                _, said = process.communicate(timeout=120)
+                _, said = process.communicate(timeout=240)
                 return process.returncode, said
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -1,7 +1,7 @@
 """`lsh` and `local` of a backend of kernels, behind operators of `torch.library`.
 
 To `torch.compile` each is one node; its backward is one too. Besides its inputs a forward keeps its buckets (bytes),
-its output and its log-sum-exps; every sort is made again.
+its output and its log-sum-exps; what it sorted is sorted again unless a backend keeps it.
 """
 
 from dataclasses import astuple

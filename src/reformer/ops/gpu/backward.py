@@ -42,17 +42,15 @@ def dot_rows(
 def differentiate_pairs(
     queries, keys, values, grads, z, delta, pairs, kept, scale, keep, DROP: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
-    """Of pairs [queries, keys]: probabilities behind dropout, and gradients of products of queries and keys."""
-    scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * (scale * LOG2E)
-    weights = tl.where(pairs, tl.exp2(tl.minimum(scores - z[:, None], 1.0)), 0.0)  # others may be beyond all bounds
+    """Of pairs [queries, keys]: probabilities behind dropout, and gradients of scaled products of queries and keys."""
+    scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * (scale * LOG2E) - z[:, None]
+    weights = tl.exp2(tl.where(pairs, scores, float("-inf")))
     slopes = tl.dot(grads, tl.trans(values), input_precision=PRECISION)
+    given = weights
     if DROP:
         slopes = tl.where(kept, slopes / keep, 0.0)
         given = tl.where(kept, weights / keep, 0.0)
-    else:
-        given = weights
-    ds = weights * (slopes - delta[:, None]) * scale
-    return given.to(grads.dtype), ds.to(queries.dtype)
+    return given.to(grads.dtype), (weights * (slopes - delta[:, None])).to(queries.dtype)
 
 
 @triton.jit
@@ -100,7 +98,7 @@ def differentiate_queries(
             queries, keys, values, grads, z, delta, pairs, kept, scale, dropout.keep, DROP, PRECISION
         )
         summed += tl.dot(ds, keys, input_precision=PRECISION)
-    store_rows(dq, batch, head, (hash_round - first_round) * length + token, is_query, summed, D, BD)
+    store_rows(dq, batch, head, (hash_round - first_round) * length + token, is_query, summed * scale, D, BD)
 
 
 @tuned(stages(3, 1), MATTERS)
@@ -150,7 +148,7 @@ def differentiate_keys(
     at = row_index(rows, key, not BAND)
     name = tl.load(rows.name + batch.to(tl.int64) * rows.batch + head.to(tl.int64) * rows.head + at, mask=is_key)
     name += (at // rows.each - first_round) * each
-    store_rows(dk, batch, head, name, is_key, key_sum * factors[:, None], D, BD)
+    store_rows(dk, batch, head, name, is_key, key_sum * (factors * scale)[:, None], D, BD)
     store_rows(dv, batch, head, name, is_key, value_sum, D, BD)
 
 

@@ -9,7 +9,7 @@ computed, a second time, so that programs need nothing of each other.
 import triton
 import triton.language as tl
 
-from reformer.ops.gpu.backward import read_sums
+from reformer.ops.gpu.backward import differentiate_pairs, read_sums
 from reformer.ops.gpu.tiles import LOG2E, NOBODY, as_keys, load_rows, read_keys, read_rows, store_rows
 from reformer.ops.gpu.tuning import CHANGING, tuned
 
@@ -43,7 +43,7 @@ def attend_runs(
         keys, _ = as_keys(raw, D, SHARED, EPS)
         values = load_rows(v, batch, head, token, is_row, D, BD)
         queries = raw if SHARED else load_rows(q, batch, head, token, is_query, D, BD)
-        low = tl.where(is_query, low, 2147483647) - first
+        low = tl.where(is_query, low - first, M)
         own = index[None, :] < (index + SELF)[:, None]  # a query sees a column of its own tile, or of the one before
         own_scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
         near_scores = tl.dot(queries, tl.trans(keys_before), input_precision=PRECISION)
@@ -69,22 +69,14 @@ def attend_runs(
 
 
 @triton.jit
-def differentiate_pairs(queries, keys, values, grads, z, delta, pairs, scale, PRECISION: tl.constexpr):
-    """Of pairs [queries, keys]: probabilities, and gradients of scaled products of queries and keys."""
-    scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * (scale * LOG2E) - z[:, None]
-    weights = tl.exp2(tl.where(pairs, scores, float("-inf")))
-    slopes = tl.dot(grads, tl.trans(values), input_precision=PRECISION) - delta[:, None]
-    return weights.to(grads.dtype), (weights * slopes).to(queries.dtype)
-
-
-@triton.jit
-def read_tile(rows, logsumexp, deltas, batch_head, heads, length, position):
-    """What a tile's rows are, as keys and as queries: tokens, what they see, and their sums."""
+def read_tile(rows, logsumexp, deltas, batch_head, heads, length, first, M: tl.constexpr):
+    """A tile's rows as keys and as queries: tokens, the first column of the tile that they see, and their sums."""
+    position = first + tl.arange(0, M)
     _, token, low = read_rows(rows, batch_head // heads, batch_head % heads, position, 2147483647, False)
     is_row, is_query = token != NOBODY, token >= 0
     token = tl.where(token < 0, -1 - token, token)
     z, delta = read_sums(logsumexp, deltas, batch_head, length, token, is_query)
-    return token, tl.where(is_query, low, 2147483647), is_row, is_query, z, delta
+    return token, tl.where(is_query, low - first, M), is_row, is_query, z, delta
 
 
 BACKWARD = [{"RUN": run, "num_warps": warps, "num_stages": 1} for run, warps in ((8, 4), (16, 4), (32, 4))]
@@ -103,9 +95,7 @@ def differentiate_tiles(
     batch, head = batch_head // heads, batch_head % heads
     first = reach.first + (run * RUN - 1) * M
     index = tl.arange(0, M)
-    token, low, is_row, is_query, z, delta = read_tile(
-        rows, logsumexp, deltas, batch_head, heads, length, first + index
-    )
+    token, low, is_row, is_query, z, delta = read_tile(rows, logsumexp, deltas, batch_head, heads, length, first, M)
     names = rows.name + batch.to(tl.int64) * rows.batch + head.to(tl.int64) * rows.head
     queries = load_rows(q, batch, head, token, is_row if SHARED else is_query, D, BD)
     grads = load_rows(grad, batch, head, token, is_query, D, BD)
@@ -114,22 +104,24 @@ def differentiate_tiles(
         values = load_rows(v, batch, head, token, is_row, D, BD)
         raw = queries if SHARED else load_rows(k, batch, head, token, is_row, D, BD)
         next_token, next_low, next_is_row, next_is_query, next_z, next_delta = read_tile(
-            rows, logsumexp, deltas, batch_head, heads, length, first + M + index
+            rows, logsumexp, deltas, batch_head, heads, length, first + M, M
         )
         next_queries = load_rows(q, batch, head, next_token, next_is_row if SHARED else next_is_query, D, BD)
         next_grads = load_rows(grad, batch, head, next_token, next_is_query, D, BD)
         keys, factors = as_keys(raw, D, SHARED, EPS)
-        pairs = (index[None, :] < (index + SELF)[:, None]) & (index[None, :] >= (low - first)[:, None])
-        given, ds = differentiate_pairs(queries, keys, values, grads, z, delta, pairs, scale, PRECISION)
+        pairs = (index[None, :] < (index + SELF)[:, None]) & (index[None, :] >= low[:, None])
+        given, ds = differentiate_pairs(
+            queries, keys, values, grads, z, delta, pairs, pairs, scale, 1.0, False, PRECISION
+        )
         mine = is_row & (first + index < reach.end) & (step > 0)
         part = (first + index) // rows.each - first_round
         query_sum = tl.dot(ds, keys, handed_on, input_precision=PRECISION)
         store_rows(dq, batch, head, part * length + token, mine & is_query, query_sum * scale, D, BD)
         key_sum = tl.dot(tl.trans(ds), queries, input_precision=PRECISION)
         value_sum = tl.dot(tl.trans(given), grads, input_precision=PRECISION)
-        pairs = index[None, :] >= (next_low - first)[:, None]  # its window leaves out the keys behind its own place
+        pairs = index[None, :] >= (next_low + M)[:, None]  # its window leaves out the keys behind its own place
         given, ds = differentiate_pairs(
-            next_queries, keys, values, next_grads, next_z, next_delta, pairs, scale, PRECISION
+            next_queries, keys, values, next_grads, next_z, next_delta, pairs, pairs, scale, 1.0, False, PRECISION
         )
         handed_on = tl.dot(ds, keys, input_precision=PRECISION)
         key_sum = tl.dot(tl.trans(ds), next_queries, key_sum, input_precision=PRECISION)

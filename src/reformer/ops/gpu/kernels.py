@@ -1,7 +1,7 @@
 """From tensors to kernels: which tiles, how many programs, and what is kept between two launches."""
 
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import wraps
 from math import prod
 from typing import Any
 
@@ -21,14 +21,14 @@ from reformer.ops.gpu.layout import (
     Sequences,
     chunk_layout,
     hashed_rows,
-    held,
     local_rows,
     octave_layout,
     reach_of,
 )
-from reformer.ops.gpu.tiles import Dropout, Heads, Rows
+from reformer.ops.gpu.rotations import rotations_for
+from reformer.ops.gpu.tiles import WIDE, Dropout, Heads, Rows
 from reformer.ops.gpu.tuning import size_class
-from reformer.ops.hashing import columns_for, draw_rotations
+from reformer.ops.hashing import columns_for
 from reformer.ops.plain.backend import bucket_type
 from reformer.ops.replay import recorded
 
@@ -113,38 +113,6 @@ def hash_rows(
     return buckets.view(torch.uint8)
 
 
-def rotations_for(q: Tensor, hashing: Hashing, columns: int) -> Tensor:
-    """Rotations [h, r, parts, d, columns], the sum of whose parts is as exact as fp32, in the type of the queries.
-
-    At least one column of them; those drawn from a seed are kept on the device.
-    """
-    heads, width = q.shape[1], q.shape[3]
-    if hashing.rotations is not None:
-        return _in_parts(hashing.draw(heads, width, columns).to(q.device, torch.float32), q.dtype)
-    drawn = hashing.seed, heads, hashing.rounds, width, max(columns, 1), hashing.share_rotations
-    return held(_drawn(*drawn, q.device, q.dtype))
-
-
-@lru_cache(maxsize=64)
-def _drawn(
-    seed: int, heads: int, rounds: int, width: int, columns: int, share: bool, device: torch.device, dtype: torch.dtype
-) -> Tensor:
-    drawn = draw_rotations(seed, heads, rounds, width, columns, share)
-    drawn = drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn
-    return _in_parts(drawn, dtype)
-
-
-def _in_parts(rotations: Tensor, dtype: torch.dtype) -> Tensor:
-    """What three numbers of 8 or 11 bits hold of each number of 24: products with queries of that type are exact."""
-    if dtype == torch.float32:
-        return rotations[:, :, None]
-    parts, rest = [], rotations
-    for _ in range(3):
-        parts.append(rest.to(dtype))
-        rest = rest - parts[-1].float()
-    return torch.stack(parts, 2)
-
-
 def padded(width: int) -> int:
     """The width of tiles."""
     return max(triton.next_power_of_2(width), 16)
@@ -153,7 +121,7 @@ def padded(width: int) -> int:
 def heads_of(x: Tensor) -> Heads:
     """A tensor [b, h, l, d], or [b, h, rounds, rows, d] of parts, as kernels take it."""
     rows, row = prod(x.shape[2:-1]), x.stride(-2)
-    return Heads(x, x.stride(0), x.stride(1), row, triton.language.constexpr(rows * row >= 1 << 31))
+    return Heads(x, x.stride(0), x.stride(1), row, WIDE[rows * row >= 1 << 31])
 
 
 def batch_step(x: Tensor) -> int:

@@ -12,6 +12,8 @@ import triton.language as tl
 LOG2E = tl.constexpr(1.4426950408889634)
 NOBODY = tl.constexpr(-(1 << 31))  # the token of a row that nobody sees and that sees nobody
 
+WIDE = (tl.constexpr(False), tl.constexpr(True))
+
 
 class Heads(NamedTuple):
     """A tensor [b, h, l, d]: memory and strides; the numbers of a token lie side by side."""

@@ -1,0 +1,42 @@
+"""Rotations on the GPU, as the products of the hash take them."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from reformer.ops.arguments import Hashing
+from reformer.ops.gpu.layout import held
+from reformer.ops.hashing import draw_rotations
+
+
+def rotations_for(q: Tensor, hashing: Hashing, columns: int) -> Tensor:
+    """Rotations [h, r, parts, d, columns], the sum of whose parts is as exact as fp32, in the type of the queries.
+
+    At least one column of them; those drawn from a seed are kept on the device.
+    """
+    heads, width = q.shape[1], q.shape[3]
+    if hashing.rotations is not None:
+        return _in_parts(hashing.draw(heads, width, columns).to(q.device, torch.float32), q.dtype)
+    drawn = hashing.seed, heads, hashing.rounds, width, max(columns, 1), hashing.share_rotations
+    return held(_drawn(*drawn, q.device, q.dtype))
+
+
+@lru_cache(maxsize=64)
+def _drawn(
+    seed: int, heads: int, rounds: int, width: int, columns: int, share: bool, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    drawn = draw_rotations(seed, heads, rounds, width, columns, share)
+    drawn = drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn
+    return _in_parts(drawn, dtype)
+
+
+def _in_parts(rotations: Tensor, dtype: torch.dtype) -> Tensor:
+    """What three numbers of 8 or 11 bits hold of each number of 24: products with queries of that type are exact."""
+    if dtype == torch.float32:
+        return rotations[:, :, None]
+    parts, rest = [], rotations
+    for _ in range(3):
+        parts.append(rest.to(dtype))
+        rest = rest - parts[-1].float()
+    return torch.stack(parts, 2)
