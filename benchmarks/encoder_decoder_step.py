@@ -9,7 +9,7 @@ import json
 import time
 
 import torch
-from long_copy import APART, KINDS, LENGTH, batch, make
+from long_copy import KINDS, LENGTH, batch, make
 from machine import save
 from memory import in_fresh_process, peak_over_start
 
@@ -17,7 +17,7 @@ from memory import in_fresh_process, peak_over_start
 def measure(kind: str, layers: int) -> dict[str, float]:
     """One step over one source, behind one that compiles and makes the gradients."""
     model = make(kind, num_hidden_layers=layers)
-    source, _, labels = batch(1, LENGTH, APART, torch.Generator().manual_seed(0))
+    source, _, labels = batch(1, LENGTH, torch.Generator().manual_seed(0))
     runs = {"forward": 0, "backward": 0}
     phase = "forward"
 

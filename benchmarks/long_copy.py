@@ -4,8 +4,8 @@ A source is a row of random letters; 16 of them are marked (their upper-case twi
 least 128 apart. The target is the marked letters, in order, and the end. What it takes: find all of them wherever they
 are, and go from each to the next, which is the nearest behind it. Most of the order is learned on sources that lack
 most of their unmarked letters and keep the positions of all others, at a hundredth of the cost; by and by, longer ones
-come in between, up to whole ones. Measured on whole sources. For a GPU. Memory and time of a
-step: `encoder_decoder_step.py`.
+come in between, up to whole ones. Measured on whole sources. For a GPU. Memory and time of a step:
+`encoder_decoder_step.py`.
 """
 
 import argparse
@@ -34,13 +34,13 @@ SHARES = {20: (64, 0, 0.5), 80: (64, 500, 0.7), 320: (48, 900, 0.8), 1280: (24, 
 they end. In between each is as likely as the others."""
 
 
-def batch(rows: int, left: int, apart: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def batch(rows: int, left: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Sources of `left` tokens, their positions in the whole sources, and targets."""
     where: dict[str, Any] = {"generator": generator, "device": generator.device}
     source = torch.randint(FIRST, FIRST + LETTERS, (rows, LENGTH), **where)
-    room = LENGTH - (MARKED - 1) * (apart - 1)
+    room = LENGTH - (MARKED - 1) * (APART - 1)
     places = torch.rand(rows, room, **where).topk(MARKED).indices.sort().values
-    places += torch.arange(MARKED, device=places.device) * (apart - 1)
+    places += torch.arange(MARKED, device=places.device) * (APART - 1)
     letters = FIRST_MARKED + torch.rand(rows, LETTERS, **where).topk(MARKED).indices
     source.scatter_(1, places, letters)
     positions = torch.rand(rows, LENGTH, **where).scatter_(1, places, 2.0).topk(left).indices.sort().values
@@ -54,12 +54,12 @@ def make(kind: str, **changes: object) -> reformer.ReformerForConditionalGenerat
     return reformer.ReformerForConditionalGeneration(reformer.ReformerConfig(**settings, **KINDS[kind]))
 
 
-def exact(model: reformer.ReformerForConditionalGeneration, apart: int, times: int, rows: int = 10) -> dict[str, float]:
+def exact(model: reformer.ReformerForConditionalGeneration, times: int, rows: int = 10) -> dict[str, float]:
     """Shares of tokens and of whole targets that greedy decoding gets right, over sources that were not trained on."""
     model.eval()
     generator, right, whole = torch.Generator(model.device).manual_seed(12345), 0, 0
     for _ in range(times):
-        source, _, labels = batch(rows, LENGTH, apart, generator)
+        source, _, labels = batch(rows, LENGTH, generator)
         found = model.generate(source, max_new_tokens=MARKED + 1, do_sample=False)[:, 1:]
         same = torch.nn.functional.pad(found, (0, MARKED + 1 - found.shape[1]), value=0) == labels
         right += int(same.sum())
@@ -82,7 +82,7 @@ def learn(arguments: argparse.Namespace) -> dict[str, object]:
     for step in range(arguments.steps):
         taken = [left for left, (_, first, end) in SHARES.items() if first <= step < end * arguments.steps]
         left = taken[int(torch.randint(len(taken), (), generator=choice))]
-        source, positions, labels = batch(SHARES[left][0], left, arguments.apart, generator)
+        source, positions, labels = batch(SHARES[left][0], left, generator)
         for group in optimizer.param_groups:
             group["lr"] = RATE * min((step + 1) / WARMUP, 1 - step / arguments.steps)
         output = model(encoder_outputs=model.encoder(source, position_ids=positions), labels=labels)
@@ -102,7 +102,7 @@ def learn(arguments: argparse.Namespace) -> dict[str, object]:
         "steps": arguments.steps,
         "weights": model.num_parameters(),
         "seconds": seconds,
-        **exact(model, arguments.apart, 20),
+        **exact(model, 20),
     }
 
 
@@ -111,11 +111,10 @@ def main() -> None:
     parser.add_argument("--kind", default="lsh", choices=KINDS)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--layers", type=int, default=SIZE["num_hidden_layers"])
-    parser.add_argument("--apart", type=int, default=APART, help="the least distance of marked items")
     arguments = parser.parse_args()
     row = learn(arguments)
     print(f"{row['exact tokens']:.4f} of tokens exact, {row['exact targets']:.4f} of targets whole")
-    save("long_copy", [row], length=LENGTH, marked=MARKED, apart=arguments.apart, size=SIZE, shares=SHARES, rate=RATE)
+    save("long_copy", [row], length=LENGTH, marked=MARKED, apart=APART, size=SIZE, shares=SHARES, rate=RATE)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def run_group(command: str | list[str], out: Path | None = None, **options: Any)
     """Run a command of several processes that fills the new folder `out`: its exit code and standard error.
 
     One that does not end within four minutes is tried once more: a run of two gloo processes was seen to hang, one of
-    some thirty (`reformer.training.run._part` has the likely reason).
+    some thirty (`reformer.training.run._leave_processes` has the likely reason).
     """
     for attempt in range(2):
         if attempt and out:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,7 +59,7 @@ def test_values_and_gradients(name: str, device: str) -> None:
     compare(inputs, grad, **case(name))
 
 
-@pytest.mark.parametrize("name", MAIN)
+@pytest.mark.parametrize("name", [*MAIN, "one round"])
 @pytest.mark.parametrize("masks", ["padding", "documents", "both"])
 def test_padding_and_documents(name: str, masks: str, device: str) -> None:
     *inputs, grad = vectors((2, 1, 90, 16), tensors(name), torch.float32, device)
@@ -101,6 +102,44 @@ def test_rounds_in_groups_are_the_same_softmax(device: str, monkeypatch: pytest.
     monkeypatch.setattr(kernels, "PARTS", 0)
     for a, b in zip(together, with_gradients(inputs, grad, **options), strict=True):
         assert (a - b).abs().max() < 1e-5
+
+
+def test_rows_are_sorted_once_a_step(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forward keeps them for its backward; the first run of a reversible block, which has none, does not."""
+    from reformer.ops.gpu import kernels
+    from reformer.ops.replay import Tape
+
+    sorts = []
+    hashed_rows = kernels.hashed_rows
+    monkeypatch.setattr(kernels, "hashed_rows", lambda *a: sorts.append(1) or hashed_rows(*a))
+    *inputs, grad = vectors((1, 1, 40, 16), 3, torch.float32, device)
+    options = {"window": 8, "num_hashes": 1, "seed": 0, "backend": "triton"}
+    with_gradients(inputs, grad, **options)
+    assert len(sorts) == 1
+    tape = Tape()
+    with tape.record(), torch.no_grad():
+        attention.lsh_attention(*inputs, **options)
+    (buckets,) = tape.values
+    assert kernels.IN_ORDER not in buckets.__dict__
+    with tape.replay():
+        with_gradients(inputs, grad, **options)
+    assert kernels.IN_ORDER not in buckets.__dict__
+    assert len(sorts) == 3
+
+
+def test_rows_far_apart(device: str) -> None:
+    """Their distance does not fit into 32 bits."""
+    count = (2 << 30) + 16  # untouched memory costs nothing on a CPU
+    memory = (
+        torch.from_numpy(np.zeros(count, np.float16))
+        if device == "cpu"
+        else torch.zeros(count, dtype=torch.float16, device=device)
+    )
+    far = memory.as_strided((1, 1, 3, 16), (0, 0, 1 << 30, 1))
+    near, v = vectors((1, 1, 3, 16), 2, torch.float16, device)
+    far.copy_(near)
+    options = {"window": 8, "num_hashes": 1, "seed": 0, "backend": "triton"}
+    assert torch.equal(attention.lsh_attention(far, v, **options), attention.lsh_attention(near, v, **options))
 
 
 @pytest.mark.parametrize("length", [1, 2, 17])

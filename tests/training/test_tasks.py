@@ -12,10 +12,13 @@ import torch
 from reformer.data.examples import Examples
 from reformer.data.settings import DataSettings
 from reformer.data.tasks import read_examples, read_to_evaluate
+from reformer.models import ReformerForConditionalGeneration
 from reformer.training.checkpoint import load_checkpoint, load_model
 from reformer.training.evaluate import evaluate_masked
-from reformer.training.run import Interrupted, find_checkpoint, train
+from reformer.training.job import make_job, with_tokens
+from reformer.training.run import Interrupted, build_model, find_checkpoint, train
 from reformer.training.task_evaluation import evaluate_task
+from reformer.training.trainer import ReformerTrainer
 from tests.training.conftest import TEXT, corpus, settings, stop_behind, training
 
 NAMES = ["Ann", "Bob", "Cid", "Dot"]
@@ -87,6 +90,27 @@ def test_translation_is_learned_and_measured(tmp_path: Path) -> None:
     result = evaluate_task("translate", model, examples.held_out, examples.tokens, beams=2)
     assert result.scores["chrF"] > 35, result.answers
     assert result.notes["beam search"] == "2 beams"
+
+
+def test_held_out_examples_are_evaluated_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as training takes at a time; the loss is that of one by one."""
+    data = data_of("translate", tmp_path)
+    examples = examples_of(data)
+    found, sizes = [], []
+    forward = ReformerForConditionalGeneration.forward
+
+    def counted(self: Any, input_ids: torch.Tensor, **inputs: Any) -> Any:
+        sizes.append(len(input_ids))
+        return forward(self, input_ids, **inputs)
+
+    monkeypatch.setattr(ReformerForConditionalGeneration, "forward", counted)
+    for changes in ({"batch_size": 1}, {"batch_size": 1, "batch_tokens": 400}):
+        run = training(eval_steps=1, **changes)
+        work = make_job(examples, data, run)
+        model = build_model(with_tokens(settings(), examples.tokens), 0, work.model_class)
+        found.append(ReformerTrainer(model, work, run, str(tmp_path / "run")).evaluate()["eval_loss"])
+    assert sizes == [1] * len(examples.held_out) + [6, len(examples.held_out) - 6]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 def test_masked_tokens_are_learned(tmp_path: Path) -> None:

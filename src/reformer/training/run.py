@@ -107,7 +107,7 @@ def train(
         folder.save(model, trainer.accelerator.get_state_dict(trainer.model) if training.fsdp else None)
         step = trainer.state.best_global_step if best else trainer.state.global_step
         say(f"saved to {out} after {trainer.state.global_step} steps" + (f": the model of step {step}" if best else ""))
-        _part(trainer)
+        _leave_processes(trainer)
         if interruption.asked:
             raise Interrupted(
                 f"interrupted at step {trainer.state.global_step}; what was trained is in {out}"
@@ -119,7 +119,7 @@ def train(
     return model
 
 
-def _part(trainer: ReformerTrainer) -> None:
+def _leave_processes(trainer: ReformerTrainer) -> None:
     """Leave the group of processes."""
     trainer.accelerator.wait_for_everyone()
     if process_count() > 1:

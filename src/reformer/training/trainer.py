@@ -199,7 +199,7 @@ def _arguments(settings: TrainingSettings, output_dir: str, evaluated: bool, row
     return TrainingArguments(
         output_dir=output_dir,
         per_device_train_batch_size=rows,
-        per_device_eval_batch_size=settings.batch_size,
+        per_device_eval_batch_size=max(settings.batch_size, settings.batch_tokens // settings.length),
         gradient_accumulation_steps=settings.accumulation,
         max_steps=settings.steps,
         learning_rate=settings.learning_rate,

@@ -13,9 +13,8 @@ from reformer.ops.gpu.backward import differentiate_pairs, read_sums
 from reformer.ops.gpu.tiles import LOG2E, NOBODY, as_keys, load_rows, read_keys, read_rows, store_rows
 from reformer.ops.gpu.tuning import CHANGING, tuned
 
-FORWARD = [
-    {"RUN": run, "num_warps": 4, "num_stages": 1, "maxnreg": most} for run, most in ((16, 168), (8, 168), (4, 168))
-]
+# of registers: three programs on a multiprocessor
+FORWARD = [{"RUN": run, "num_warps": 4, "num_stages": 1, "maxnreg": 168} for run in (16, 8, 4)]
 
 
 @tuned(FORWARD, ["BD", "M", "SHARED", "PRECISION", "size"])
@@ -79,7 +78,7 @@ def read_tile(rows, logsumexp, deltas, batch_head, heads, length, first, M: tl.c
     return token, tl.where(is_query, low - first, M), is_row, is_query, z, delta
 
 
-BACKWARD = [{"RUN": run, "num_warps": warps, "num_stages": 1} for run, warps in ((8, 4), (16, 4), (32, 4))]
+BACKWARD = [{"RUN": run, "num_warps": 4, "num_stages": 1} for run in (8, 16, 32)]
 
 
 @tuned(BACKWARD, ["BD", "M", "SHARED", "PRECISION", "size"])

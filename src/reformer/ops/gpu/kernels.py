@@ -146,7 +146,8 @@ class Launch:
         reach = at.window if band else at.chunk_length
         self.tile = 64 if reach > 32 and q.dtype in NARROW else 32
         self.fused = band and at.causal and not at.dropout_p and q.dtype in NARROW and padded(self.width) <= 64
-        self.fused &= reach_of(at, self.tile, 0, 0).before + (buckets is None) <= self.tile
+        seen = reach_of(at, self.tile, 0, 0).before + (buckets is None)  # keys of a query, itself included or not
+        self.fused &= seen <= self.tile
         seed = at.dropout_seed
         self.dropout = Dropout(signed(seed), signed(seed >> 32), drop_threshold(at.dropout_p), 1.0 - at.dropout_p)
         self.common: dict[str, Any] = {
