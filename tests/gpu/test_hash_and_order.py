@@ -46,22 +46,6 @@ def test_hashes_of_more_columns_than_a_block(factor_from: int, device: str, monk
     assert torch.equal(found.view(kernels.bucket_type(1 << 11)).int(), expected)
 
 
-def test_a_query_that_is_no_number_has_a_bucket(device: str) -> None:
-    """Any that there is: sorting by another would write beyond all memory."""
-    from reformer.ops.gpu import kernels
-
-    (q,) = vectors((1, 1, 300, 16), 1, torch.float32, device)
-    q[:, :, ::7] = torch.nan
-    hashing = Hashing(1, None, 0, False, 8, ())
-    sequences = kernels.describe(q, None, None)
-    found = kernels.hash_rows(q, sequences, hashing, "bucket", 2, NO_LIMIT, True)
-    layout = kernels.octave_layout(sequences, 2, NO_LIMIT, True)
-    buckets = found.view(kernels.bucket_type(1 << layout.names.shape[1] - 1)).int()
-    octave = torch.log2(layout.base.float() + 1).floor()  # groups of an octave start at 2**octave - 1
-    assert (buckets < 2**octave).all()
-    assert (buckets >= 0).all()
-
-
 @pytest.mark.parametrize("factors", [(4,), (2, 6), (64, 16)])
 def test_hashes_of_factors(factors: tuple[int, ...], device: str) -> None:
     from reformer.ops.gpu import kernels
