@@ -239,9 +239,12 @@ def test_offsets_beyond_32_bits(device: str) -> None:
 
 
 @pytest.mark.gpu
-def test_cuda_graphs(device: str) -> None:
+@pytest.mark.parametrize("masked", [False, True])
+def test_cuda_graphs(masked: bool, device: str) -> None:
     *inputs, _ = vectors((1, 4, 3000, 64), 3, torch.bfloat16, device)
-    options = {"window": 64, "num_hashes": 2, "seed": 0}
+    options: dict[str, Any] = {"window": 64, "num_hashes": 2, "seed": 0}
+    if masked:
+        options["key_padding_mask"] = torch.ones(1, 3000, dtype=torch.bool, device=device)
     side = torch.cuda.Stream()
     with torch.cuda.stream(side), torch.no_grad():
         for _ in range(2):  # compiles, and lays out what does not depend on the data
@@ -252,6 +255,8 @@ def test_cuda_graphs(device: str) -> None:
         out = attention.lsh_attention(*inputs, **options)
     for x in inputs:
         x.normal_()
+    if masked:
+        options["key_padding_mask"][:, 1000:2500] = False
     graph.replay()
     assert torch.equal(out, attention.lsh_attention(*inputs, **options))
 
@@ -268,11 +273,15 @@ def test_auto_takes_the_kernels_and_autocast_is_left_alone(device: str) -> None:
 
 @pytest.mark.parametrize("kind", ["lsh", "local"])
 def test_reversible_layers_take_the_orders_of_their_forward(kind: str, device: str, monkeypatch: Any) -> None:
-    """Gradients of a reversible stack equal those of ordinary autograd."""
+    """Gradients of a reversible stack equal those of ordinary autograd; each of its two runs sorts once."""
     from reformer.layers.attention import LocalAttention, LSHAttention
     from reformer.layers.reversible import ReversibleSequence
     from reformer.ops import backends
+    from reformer.ops.gpu import kernels
 
+    sorts = []
+    hashed_rows = kernels.hashed_rows
+    monkeypatch.setattr(kernels, "hashed_rows", lambda *a: sorts.append(1) or hashed_rows(*a))
     monkeypatch.setattr(attention, "choose_backend", lambda _, q, at: backends.choose_backend("triton", q, at))
     make = {
         "lsh": lambda: LSHAttention(16, 1, num_hashes=2, window=8),
@@ -289,3 +298,4 @@ def test_reversible_layers_take_the_orders_of_their_forward(kind: str, device: s
         gradients.append(torch.autograd.grad((y1 * y2).sum(), list(stack.parameters())))
     for a, b in zip(*gradients, strict=True):
         assert (a - b).abs().max() < 1e-3 * b.abs().max()
+    assert len(sorts) == (2 * (2 + 1) if kind == "lsh" else 0)

@@ -1,7 +1,10 @@
 """Hashes and sorts of the kernels against those of PyTorch operations."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from reformer.ops.arguments import NO_LIMIT, Hashing
 from reformer.ops.hashing import columns_for, draw_rotations, hash_factors, hash_octaves
@@ -13,19 +16,71 @@ from tests.gpu.cases import documents, padded, vectors
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("factor_from", [256, 8, 1])
 def test_hashes_of_all_octaves(causal: bool, factor_from: int, device: str) -> None:
-    from reformer.ops.gpu import kernels
+    from reformer.ops.gpu import kernels, layout
 
     (q,) = vectors((2, 2, 140, 24), 1, torch.float32, device)
-    masks = padded(2, 140, device), documents(2, 140, device)
-    layout = octave_rows(compute_ranks(2, 140, *masks, torch.device(device)), 2, None, causal)
-    octaves = list(range(int(layout.octave.max()) + 1))
+    sequences = kernels.describe(q, padded(2, 140, device), documents(2, 140, device))
+    names = layout.octave_layout(sequences, 2, NO_LIMIT, causal).names[:, None, None]
+    octaves = range(names.shape[3])
     rotations = draw_rotations(1, 2, 3, 24, columns_for(octaves, factor_from))
-    expected = row_buckets(hash_octaves(q.double(), rotations.to(device), octaves, factor_from), layout)
+    expected = hash_octaves(q.double(), rotations.to(device), octaves, factor_from)
     hashing = Hashing(3, rotations, 0, False, factor_from, ())
-    found = kernels.hash_rows(q, kernels.describe(q, *masks), hashing, "bucket", 2, NO_LIMIT, causal)
-    found = found.view(kernels.bucket_type(1 << octaves[-1]))
-    there = layout.exists[:, None, None].expand_as(expected)
-    assert torch.equal(found[there].int(), expected[there])
+    found = kernels.hash_rows(q, sequences, hashing, "bucket", 2, NO_LIMIT, causal)
+    found = found.view(kernels.bucket_type(1 << octaves[-1])).int()
+    names = names.expand_as(expected)
+    found = found.gather(3, names.clamp(min=0).flatten(3).long()).view_as(expected)
+    assert torch.equal(found[names >= 0], expected[names >= 0])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("limit", [NO_LIMIT, 2])
+@pytest.mark.parametrize("masks", ["neither", "padding", "documents", "both"])
+def test_rows_of_octaves(causal: bool, limit: int, masks: str, device: str) -> None:
+    """Each token once in its own octave and, as a key, in those behind it; in time order, in groups of their own."""
+    from reformer.ops.gpu import kernels, layout
+
+    b, length = 3, 90
+    mask = padded(b, length, device) if masks in ("padding", "both") else None
+    ids = documents(b, length, device) if masks in ("documents", "both") else None
+    found = layout.octave_layout(
+        kernels.describe(torch.empty(b, 1, length, 1, device=device), mask, ids), 4, limit, causal
+    )
+    ranks = compute_ranks(b, length, mask, ids, torch.device(device))
+    expected = octave_rows(ranks, 4, None if limit == NO_LIMIT else 1 << limit, causal)
+    there = (found.names >= 0).sum((1, 2))
+    assert torch.equal(there, expected.exists.sum(1))
+    assert torch.equal(there, (found.base >= 0).sum(1))
+    for row in range(found.names.shape[0]):
+        for token, octave, base, query, _ in zip(
+            *(x[row][expected.exists[row]].tolist() for x in vars(expected).values()), strict=True
+        ):
+            name = found.names[row, octave, token]
+            assert found.base[row, name] == base
+            assert found.token[row, name] == (token if query else -1 - token)
+            assert base + (1 << octave) <= found.groups
+        names = found.names[row]
+        assert all(torch.equal(octave[octave >= 0].sort().values, octave[octave >= 0]) for octave in names)
+
+
+class DoesNotWait(TorchDispatchMode):
+    """Refuses what a CPU would have to ask a GPU for."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_padding_does_not_wait_for_the_gpu(causal: bool, device: str) -> None:
+    from reformer.ops.gpu import kernels, layout
+
+    mask = padded(2, 300, device)
+    sequences = kernels.describe(torch.empty(2, 1, 300, 1, device=device), mask, None)
+    with DoesNotWait():
+        layout.octave_layout(sequences, 4, NO_LIMIT, causal)
+        layout._local_rows(sequences.ranks(), "local window", 8, causal, 1)
+        with pytest.raises(AssertionError):
+            bool(mask.all())
 
 
 @pytest.mark.parametrize("factor_from", [1 << 20, 64, 1])

@@ -9,6 +9,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from reformer.layers.attention import LSHAttention
 from reformer.models import ReformerForCausalLM, ReformerModel, model
+from reformer.ops import ranks
 from tests.models.conftest import Make
 
 VARIANTS: list[dict[str, Any]] = [
@@ -83,6 +84,26 @@ def test_whole_models_are_strictly_causal(make: Make, settings: dict[str, Any]) 
             assert (lm(x[:, :t]).logits - whole[:, :t]).abs().max() < 1e-10
             cut = lm(x[:, :t], attention_mask=mask[:, :t]).logits
             assert ((cut - masked[:, :t]) * mask[:, :t, None]).abs().max() < 1e-10
+
+
+def test_layers_share_what_masks_say(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backward of reversible layers too; what a caller does to his masks meanwhile changes nothing."""
+    calls: list[int] = []
+    compute = ranks._masked_ranks
+    monkeypatch.setattr(ranks, "_masked_ranks", lambda *a: calls.append(1) or compute(*a))
+    lm, x = make(num_hidden_layers=4).eval(), tokens(2, 30)
+    gradients = []
+    for spoil in (False, True):
+        mask, segments = torch.ones(2, 30, dtype=torch.bool), torch.arange(30).expand(2, -1) // 7
+        mask[0, :3] = False
+        lm.zero_grad()
+        loss = lm(x, attention_mask=mask, segment_ids=segments, labels=x).loss
+        if spoil:
+            mask[:, 5:] = False
+        loss.backward()
+        gradients.append([parameter.grad for parameter in lm.parameters()])
+    assert len(calls) == 2
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 def test_left_padding_changes_nothing(make: Make) -> None:

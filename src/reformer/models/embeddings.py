@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from reformer.layers.positions import AxialPositions, LearnedPositions, SinusoidalPositions
 from reformer.models.config import ReformerConfig
+from reformer.ops.capture import capturing
 
 
 class Embeddings(nn.Module):
@@ -74,10 +75,8 @@ class Embeddings(nn.Module):
 
 
 def _check_range(name: str, values: Tensor, limit: int, what: str, advice: str) -> None:
-    if torch.compiler.is_compiling() or not values.numel():
+    if torch.compiler.is_compiling() or not values.numel() or capturing(values.device):
         return
-    if values.is_cuda and torch.cuda.is_current_stream_capturing():
-        return  # a look at the values would end the capture
     low, high = (int(x) for x in values.aminmax())
     if low < 0 or high >= limit:
         raise ValueError(

@@ -19,8 +19,10 @@ from reformer.models.cache import OF_NO_CACHE, ReformerCache, differing
 from reformer.models.config import ReformerConfig
 from reformer.models.embeddings import Embeddings
 from reformer.models.stack import make_stack
+from reformer.ops.capture import capturing
 from reformer.ops.hashing import derive_seed, draw_seed
-from reformer.ops.ranks import compute_ranks
+from reformer.ops.ranks import check_masks, compute_ranks
+from reformer.ops.shared_masks import share_masks
 
 logger = logging.get_logger(__name__)
 
@@ -141,9 +143,11 @@ class ReformerModel(ReformerPreTrainedModel):
         keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
         if cache is None:
             b, length = inputs.shape[:2]
-            ranks = compute_ranks(b, length, mask, segment_ids, inputs.device)
-            if mask is not None and mask.all():
+            check_masks(b, length, mask, segment_ids)
+            if mask is not None and not capturing(mask.device) and mask.all():
                 mask = None  # nothing is padded: the ways without masks are faster
+            mask, segment_ids = share_masks(mask, segment_ids)
+            ranks = compute_ranks(b, length, mask, segment_ids, inputs.device)
             common: dict[str, Any] = {"key_padding_mask": mask, "segment_ids": segment_ids, **source}
             per_layer = [common | {"seed": seed} for seed in self._seeds()]
             x, positions = self._embed(input_ids, inputs_embeds, position_ids, ranks.rank.expand(b, -1))

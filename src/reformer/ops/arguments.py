@@ -1,6 +1,7 @@
 """The checked arguments of the attention operations, as every backend takes them."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -56,8 +57,7 @@ def make_hashing(
     return Hashing(shape[1], rotations, seed, share_rotations, factor_from, factors)
 
 
-@dataclass(frozen=True)
-class Attending:
+class Attending(NamedTuple):
     """Which keys a query sees, and what counts how much. Operators of `torch.library` take the fields one by one."""
 
     rule: str

@@ -4,7 +4,6 @@ To `torch.compile` each is one node; its backward is one too. Besides its inputs
 its output and its log-sum-exps; what it sorted is sorted again unless a backend keeps it.
 """
 
-from dataclasses import astuple
 from typing import Any, Protocol
 
 import torch
@@ -95,7 +94,7 @@ class Operators:
     ) -> Float[Tensor, "b h l d"]:
         """LSH attention; a token that is offered nothing takes its own value."""
         masks = key_padding_mask, segment_ids
-        fields = (  # `astuple` would copy the tensor
+        fields = (
             hashing.rounds,
             hashing.rotations,
             hashing.seed,
@@ -104,7 +103,7 @@ class Operators:
             list(hashing.factors),
         )
         buckets = self.hash_tokens(hashed.detach(), *masks, *fields, at.rule, at.bucket_size, at.log2_limit, at.causal)
-        return self.attend(qk, None, v, buckets, *masks, *astuple(at))[0]
+        return self.attend(qk, None, v, buckets, *masks, *at)[0]
 
     def local(
         self,
@@ -116,7 +115,7 @@ class Operators:
         at: Attending,
     ) -> Float[Tensor, "b h l d"]:
         """Attention to near tokens, self included."""
-        return self.attend(q, k, v, None, key_padding_mask, segment_ids, *astuple(at))[0]
+        return self.attend(q, k, v, None, key_padding_mask, segment_ids, *at)[0]
 
     @staticmethod
     def _define(name: str, function: Any, device_type: str | None, schema: str) -> Any:

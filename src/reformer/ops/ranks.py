@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from reformer.ops.shared_masks import worked_out
+
 NO_DOCUMENT = -1
 
 
@@ -38,15 +40,22 @@ def compute_ranks(
     Raises ValueError for masks of another shape and for segment ids that decrease among real tokens.
     """
     check_masks(batch, length, key_padding_mask, segment_ids)
-    slots = torch.arange(length, device=device)
     if key_padding_mask is None and segment_ids is None:
+        slots = torch.arange(length, device=device)
         everywhere = torch.ones(1, length, dtype=torch.bool, device=device)
         return Ranks(everywhere, torch.zeros_like(slots)[None], slots[None], torch.full_like(slots, length - 1)[None])
+    masks = key_padding_mask, segment_ids
+    return worked_out(masks, ("ranks", device), lambda: _masked_ranks(batch, length, *masks, device))
 
+
+def _masked_ranks(
+    batch: int, length: int, key_padding_mask: Tensor | None, segment_ids: Tensor | None, device: torch.device | None
+) -> Ranks:
+    slots = torch.arange(length, device=device)
     if key_padding_mask is None:
         real = torch.ones(batch, length, dtype=torch.bool, device=device)
     else:
-        real = key_padding_mask.to(device=device, dtype=torch.bool)
+        real = key_padding_mask.to(device=device, dtype=torch.bool, copy=True)
     first_of_document = _document_starts(real, segment_ids, slots)
     seen = real.long().cumsum(1)  # real tokens up to and with this slot
     document = torch.where(real, first_of_document.long().cumsum(1) - 1, NO_DOCUMENT)

@@ -68,7 +68,7 @@ class Heads:
 
 def describe(x: Tensor, key_padding_mask: Tensor | None, segment_ids: Tensor | None) -> Tensor:
     """The document of every token, [b, l] or [1, l], -1 for padding."""
-    return compute_ranks(x.shape[0], x.shape[2], key_padding_mask, segment_ids).document.int()
+    return compute_ranks(x.shape[0], x.shape[2], key_padding_mask, segment_ids, x.device).document.int()
 
 
 def in_kernel_type(x: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from math import prod
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from reformer.ops.arguments import KEY_EPS, Attending, Hashing
@@ -27,7 +26,7 @@ from reformer.ops.gpu.layout import (
 )
 from reformer.ops.gpu.rotations import rotations_for
 from reformer.ops.gpu.tiles import WIDE, Dropout, Heads, Rows
-from reformer.ops.gpu.tuning import size_class
+from reformer.ops.gpu.tuning import cdiv, size_class
 from reformer.ops.hashing import columns_for
 from reformer.ops.plain.backend import bucket_type
 from reformer.ops.replay import recorded
@@ -85,7 +84,7 @@ def hash_rows(
 ) -> Tensor:
     """The bucket of every row of the layout, or, by chunks, of every token: [b, h, r, bytes]."""
     b, h, length, width = q.shape
-    blocks = triton.cdiv(length, HASHED)
+    blocks = cdiv(length, HASHED)
     common: dict[str, Any] = {"D": width, "BD": padded(width), "T": HASHED, "PRECISION": "tf32x3"}
     common["PARTS"] = 1 if q.dtype == torch.float32 else 3
     grid = (b * h * hashing.rounds * blocks,)
@@ -114,8 +113,8 @@ def hash_rows(
 
 
 def padded(width: int) -> int:
-    """The width of tiles."""
-    return max(triton.next_power_of_2(width), 16)
+    """The width of tiles, a power of two."""
+    return max(1 << (width - 1).bit_length(), 16)
 
 
 def heads_of(x: Tensor) -> Heads:
@@ -190,7 +189,7 @@ class Launch:
         """The reach of some rounds' rows and how many tiles they are."""
         first, end = (i * self.rows.each for i in rounds)
         reach = reach_of(self.at, self.tile, first, end)
-        return reach, -(-(end - first) // reach.chunk) * triton.cdiv(reach.chunk, self.tile)
+        return reach, -(-(end - first) // reach.chunk) * cdiv(reach.chunk, self.tile)
 
     @property
     def heads(self) -> int:
@@ -228,7 +227,7 @@ def attend(
     b, h, length, width = v.shape
     out, z = empty_heads(v), v.new_empty(b, h, length, dtype=torch.float32)
     real, real_step = launch.real()
-    blocks = triton.cdiv(length, MERGED)
+    blocks = cdiv(length, MERGED)
     inputs = heads_of(q), heads_of(q if k is None else k), heads_of(v), launch.rows
 
     def attend_rounds(rounds: tuple[int, int], out: Tensor, z: Tensor, alone: bool) -> None:
@@ -236,7 +235,7 @@ def attend(
         first, count = rounds[0], rounds[1] - rounds[0]
         numbers = at.scale, h, length, tiles, size_class(launch.heads * tiles), first, count
         if launch.fused:
-            fused.attend_runs[lambda meta: (launch.heads * triton.cdiv(tiles, meta["RUN"]),)](
+            fused.attend_runs[lambda meta: (launch.heads * cdiv(tiles, meta["RUN"]),)](
                 *inputs, heads_of(out), z, reach, *numbers, **launch.fused_options
             )  # fmt: skip
             return
@@ -283,7 +282,7 @@ def attend_backward(
     launch = Launch(q, k is None, buckets, sequences, at)
     b, h, length, width = v.shape
     deltas = torch.empty_like(logsumexp)
-    blocks = triton.cdiv(length, MERGED)
+    blocks = cdiv(length, MERGED)
     shape = {"D": width, "BD": padded(width), "T": MERGED}
     backward.dot_rows[(launch.heads * blocks,)](heads_of(grad), heads_of(out), deltas, h, length, blocks, **shape)
     inputs = *(heads_of(x) for x in (q, q if k is None else k, v, grad)), launch.rows, logsumexp, deltas
@@ -293,7 +292,7 @@ def attend_backward(
         gradients = [heads_of(x) for x in (dq, dk, dv)]
         numbers = at.scale, h, length, tiles, size_class(launch.heads * tiles), rounds[0]
         if launch.fused:
-            fused.differentiate_tiles[lambda meta: (launch.heads * triton.cdiv(tiles, meta["RUN"]),)](
+            fused.differentiate_tiles[lambda meta: (launch.heads * cdiv(tiles, meta["RUN"]),)](
                 *inputs, *gradients, reach, *numbers, each, **launch.fused_options
             )  # fmt: skip
             return

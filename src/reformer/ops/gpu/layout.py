@@ -1,21 +1,20 @@
 """Rows before and after sorting, for every rule, LSH or local."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from reformer.ops.arguments import NO_LIMIT, Attending
+from reformer.ops.capture import held
 from reformer.ops.gpu.order import row_bounds, sort_rows
 from reformer.ops.gpu.tiles import NOBODY, Reach, Rows
-from reformer.ops.neighbourhoods import local_chunk_rows, local_window_rows, octave_rows
+from reformer.ops.neighbourhoods import local_chunk_rows, local_window_rows, octave_of
 from reformer.ops.ranks import Ranks, compute_ranks
-
-Kept = TypeVar("Kept")
-
+from reformer.ops.shared_masks import worked_out
 
 HASHED = 128
 """Tokens that are hashed together."""
@@ -33,6 +32,10 @@ class Sequences:
 
     def ranks(self) -> Ranks:
         return compute_ranks(self.batch, self.length, self.key_padding_mask, self.segment_ids, self.device)
+
+    @property
+    def masks(self) -> tuple[Tensor | None, Tensor | None]:
+        return self.key_padding_mask, self.segment_ids
 
     @property
     def masked(self) -> bool:
@@ -55,48 +58,63 @@ class Layout:
     """The octaves, as bits, that tokens have which are hashed together."""
 
 
-def held(kept: Kept) -> Kept:
-    """What a cache keeps, kept for good where a CUDA graph that is being captured will read it."""
-    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-        _held.append(kept)
-    return kept
-
-
-_held: list[object] = []
-
-
 def octave_layout(sequences: Sequences, bucket_size: int, log2_limit: int, causal: bool) -> Layout:
     """Rows of `rule="bucket"`. Without masks nothing depends on the data, and the layout is kept."""
+    pattern = bucket_size, log2_limit, causal
     if not sequences.masked:
-        return held(_plain_layout(sequences.length, bucket_size, log2_limit, causal, sequences.device))
-    layout = _octave_layout(sequences.ranks(), bucket_size, log2_limit, causal)
-    if sequences.segment_ids is not None:  # how many documents there are is not known here
-        return replace(layout, groups=4 * sequences.length + 2)
-    return layout
+        return held(_plain_layout(sequences.length, *pattern, sequences.device), sequences.device)
+    documents = sequences.segment_ids is not None
+    return worked_out(
+        sequences.masks, ("octaves", *pattern), lambda: _octave_layout(sequences.ranks(), *pattern, documents)
+    )
 
 
 @lru_cache(maxsize=8)
 def _plain_layout(length: int, bucket_size: int, log2_limit: int, causal: bool, device: torch.device) -> Layout:
-    return _octave_layout(compute_ranks(1, length, device=device), bucket_size, log2_limit, causal)
+    return _octave_layout(compute_ranks(1, length, device=device), bucket_size, log2_limit, causal, False)
 
 
-def _octave_layout(ranks: Ranks, bucket_size: int, log2_limit: int, causal: bool) -> Layout:
-    rows = octave_rows(ranks, bucket_size, None if log2_limit == NO_LIMIT else 1 << log2_limit, causal)
-    b, length = ranks.real.shape
-    octaves, n = int(rows.octave.max()) + 1, rows.token.shape[1]
-    places = torch.where(rows.exists, rows.octave * length + rows.token, octaves * length)
-    names = torch.full((b, octaves * length + 1), -1, dtype=torch.int32, device=rows.token.device)
-    names.scatter_(1, places, torch.arange(n, dtype=torch.int32, device=names.device).expand(b, n))
-    names = names[:, :-1].contiguous().view(b, octaves, length)
-    here = torch.nn.functional.pad(names >= 0, (0, -length % HASHED)).view(b, octaves, -1, HASHED).any(3)
-    bits = 1 << torch.arange(octaves, dtype=torch.int32, device=names.device)
+def _octave_layout(ranks: Ranks, bucket_size: int, log2_limit: int, causal: bool, documents: bool) -> Layout:
+    """Document by document, octave by octave, and there by rank.
+
+    Octave k has all tokens of rank below `bucket_size * 2**k`, so where it starts follows from k alone. Without
+    documents, rows and octaves are those of a sequence without padding: to count fewer would be to wait for the GPU.
+    """
+    length = ranks.rank.shape[1]
+    limit = None if log2_limit == NO_LIMIT else 1 << log2_limit
+    last = octave_of(ranks.last, bucket_size, limit)
+    own = octave_of(ranks.rank, bucket_size, limit) if causal else last
+    starts = ranks.real & (ranks.rank == 0)
+    rows, groups = ranks.last + 1 + _rows_before(last, bucket_size, causal), 2 << last  # of each token's document
+    if documents:
+        octaves, n = torch.stack((last.max() + 1, torch.where(starts, rows, 0).sum(1).max())).tolist()
+        n = max(n, 1)  # if all is padding
+    else:
+        octaves = min(((length - 1) // bucket_size).bit_length(), log2_limit) + 1
+        n = length + _rows_before(octaves - 1, bucket_size, causal)
+    first_row, first_group = (torch.where(starts, x, 0).cumsum(1) - x for x in (rows, groups))
+
+    k = torch.arange(octaves, device=last.device)[:, None]
+    own, last, rank, first_row, first_group = (x[:, None] for x in (own, last, ranks.rank, first_row, first_group))
+    exists = ranks.real[:, None] & (k >= own) & (k <= last)  # [b, octaves, l]
+    names = torch.where(exists, first_row + _rows_before(k, bucket_size, causal) + rank, n)
+    slot = torch.arange(length, device=last.device)
+    token, base = torch.full((2, names.shape[0], n + 1), -1, dtype=torch.int32, device=last.device)
+    for row, value in ((token, torch.where(k == own, slot, -1 - slot)), (base, first_group + (1 << k) - 1)):
+        row.scatter_(1, names.flatten(1), value.int().expand_as(names).flatten(1))
+    here = torch.nn.functional.pad(exists, (0, -length % HASHED)).unflatten(2, (-1, HASHED)).any(3)
     return Layout(
-        token=torch.where(rows.query, rows.token, -1 - rows.token).int(),
-        base=torch.where(rows.exists, rows.base, -1).int(),
-        names=names,
-        alive=(here * bits[:, None]).sum(1, dtype=torch.int32),
-        groups=(1 << octaves) - 1,  # of one document
+        token=token[:, :n].contiguous(),
+        base=base[:, :n].contiguous(),
+        names=torch.where(exists, names, -1).int(),
+        alive=(here << k).sum(1, dtype=torch.int32),
+        groups=4 * length + 2 if documents else (1 << octaves) - 1,
     )
+
+
+def _rows_before(octave: Any, bucket_size: int, causal: bool) -> Any:
+    """Rows of a document in front of an octave: without `causal` it has no other."""
+    return bucket_size * ((1 << octave) - 1) if causal else 0
 
 
 BUCKET_TYPES = {1: torch.uint8, 2: torch.int16, 4: torch.int32}  # by their bytes
@@ -130,8 +148,8 @@ def local_rows(sequences: Sequences, at: Attending) -> Rows:
     """The rows of local attention, alike for all heads; without masks they are kept."""
     pattern = at.rule, at.window, at.causal, at.chunk_length
     if not sequences.masked:
-        return held(_plain_local_rows(sequences.length, *pattern, sequences.device))
-    return _local_rows(sequences.ranks(), *pattern)
+        return held(_plain_local_rows(sequences.length, *pattern, sequences.device), sequences.device)
+    return worked_out(sequences.masks, pattern, lambda: _local_rows(sequences.ranks(), *pattern))
 
 
 @lru_cache(maxsize=8)

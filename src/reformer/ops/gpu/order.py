@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from reformer.ops.gpu.tiles import NOBODY
-from reformer.ops.gpu.tuning import CHANGING
+from reformer.ops.gpu.tuning import CHANGING, cdiv
 
 DIGIT = 9  # bits
 PASSES = 2  # for more groups than that a general sort is the better one
@@ -94,7 +94,7 @@ def sort_rows(
     if passes > PASSES:
         return _general_sort(buckets, base, token, groups, most)
     b, h, rounds, each = buckets.shape
-    blocks, lines = triton.cdiv(each, BLOCK), b * h * rounds
+    blocks, lines = cdiv(each, BLOCK), b * h * rounds
     bits = -(-groups.bit_length() // passes)
     digits = 1 << max(bits, 4)
     batch = each if base.shape[0] > 1 else 0
@@ -162,7 +162,7 @@ def row_bounds(group: Int[Tensor, "b h rows"], window: int, causal: bool) -> tup
     count = group.shape[-1]
     low = torch.empty_like(group)
     high = low if causal else torch.empty_like(group)
-    blocks = triton.cdiv(count, BOUNDED)
+    blocks = cdiv(count, BOUNDED)
     bound_rows[(group.numel() // count * blocks,)](
         group, low, high, count, blocks, window, window, STEPS=(window + 1).bit_length(), B=BOUNDED, BOTH=not causal
     )  # fmt: skip

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from reformer.ops.arguments import Hashing
-from reformer.ops.gpu.layout import held
+from reformer.ops.capture import held
 from reformer.ops.hashing import draw_rotations
 
 
@@ -19,7 +19,7 @@ def rotations_for(q: Tensor, hashing: Hashing, columns: int) -> Tensor:
     if hashing.rotations is not None:
         return _in_parts(hashing.draw(heads, width, columns).to(q.device, torch.float32), q.dtype)
     drawn = hashing.seed, heads, hashing.rounds, width, max(columns, 1), hashing.share_rotations
-    return held(_drawn(*drawn, q.device, q.dtype))
+    return held(_drawn(*drawn, q.device, q.dtype), q.device)
 
 
 @lru_cache(maxsize=64)
