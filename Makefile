@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # Tests run in as many processes as there are cores, up to four, with one thread each.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-# Runs the GPU commands; it needs PyTorch with CUDA, triton and pytest, nothing else.
+# Runs the GPU commands; it needs PyTorch with CUDA, numpy, triton and pytest, nothing else.
 GPU_PYTHON ?= python3
 
 .PHONY: demo test lint slow interpreter-test gpu-test gpu-bench clean

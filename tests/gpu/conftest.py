@@ -39,8 +39,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def one_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tuning would compile every kernel several times for each test."""
+def one_configuration(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Tuning would compile every kernel several times for each test; a test may have a `configuration`, a number."""
+    called = getattr(request.node, "callspec", None)
+    number = called.params.get("configuration", 0) if called else 0
     from reformer.ops.gpu import backward, forward, fused, hashing
 
     kernels = (
@@ -52,7 +54,7 @@ def one_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
         hashing.hash_octaves,
     )
     for kernel in kernels:
-        monkeypatch.setattr(kernel, "configs", kernel.configs[:1])
+        monkeypatch.setattr(kernel, "configs", [kernel.configs[number % len(kernel.configs)]])
 
 
 @pytest.fixture

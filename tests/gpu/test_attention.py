@@ -207,6 +207,31 @@ def test_half_precision_at_full_width(name: str, dtype: torch.dtype, width: int,
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+SMALL = [("bucket", 0.3, 0, torch.float16, 90)]
+LARGE = [(name, p, i, torch.bfloat16, 700) for name in [*MAIN, "one round"] for p in (0.0, 0.3) for i in range(3)]
+LARGE = [each for each in LARGE if each[2] == 0 or each[0] in ("bucket", "chunk")]
+
+
+@pytest.mark.parametrize(
+    ("name", "dropout_p", "configuration", "dtype", "length"),
+    [*SMALL, *(pytest.param(*each, marks=pytest.mark.gpu) for each in LARGE)],
+)
+def test_half_precision_with_padding_documents_and_dropout(
+    name: str, dropout_p: float, configuration: int, dtype: torch.dtype, length: int, device: str, monkeypatch: Any
+) -> None:
+    """In all configurations that tuning may choose; bits twice the same."""
+    monkeypatch.setattr(attention, "draw_seed", lambda: 9876543210123)
+    *inputs, grad = vectors((2, 2, length, 64), tensors(name), dtype, device)
+    inputs[0] = inputs[0] / 2  # logits as in a model
+    mask = padded(2, length, device)
+    grad = torch.where(mask[:, None, :, None], grad, 0.0)
+    options = case(name) | {"key_padding_mask": mask, "segment_ids": documents(2, length, device)}
+    options |= {"dropout_p": dropout_p}
+    compare(inputs, grad, **options)
+    first, second = (with_gradients(inputs, grad, backend="triton", **options) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("window", [32, 64, 128])
 @pytest.mark.parametrize("rounds", [1, 16])

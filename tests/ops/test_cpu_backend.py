@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from reformer.ops import attention, backends
-from reformer.ops.arguments import NO_LIMIT, Hashing
+from reformer.ops.arguments import NO_LIMIT, Attending, Hashing
 from reformer.ops.attention import local_attention, lsh_attention
 from reformer.ops.cpu import backend as cpu
 from reformer.ops.cpu import kernels
@@ -249,6 +249,21 @@ def test_without_numba_the_plain_backend_serves_and_says_so_once(
         for _ in range(2):
             assert torch.equal(lsh_attention(q, q, seed=0), lsh_attention(q, q, seed=0, backend="plain"))
     assert sum("falls back to the slower plain backend" in record.message for record in caplog.records) == 1
+
+
+def test_the_environment_says_what_auto_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    q = torch.randn(1, 1, 90, 8)
+    at = Attending("bucket", 64, 64, NO_LIMIT, 64, 1, 0, True, False, 1.0, 0.0, 0)
+    for name, expected in (("plain", backends.plain), ("numba", cpu)):
+        monkeypatch.setenv("REFORMER_BACKEND", name)
+        assert backends.choose_backend("auto", q, at) is expected
+    assert backends.choose_backend("plain", q, at) is backends.plain
+    assert backends.choose_decoder(q) is not backends.plain_decoder
+    monkeypatch.setenv("REFORMER_BACKEND", "plain")
+    assert backends.choose_decoder(q) is backends.plain_decoder
+    monkeypatch.setenv("REFORMER_BACKEND", "plane")
+    with pytest.raises(ValueError, match=r"REFORMER_BACKEND='plane' is none of .*; did you mean 'plain'"):
+        lsh_attention(q, q, seed=0)
 
 
 def test_other_devices_are_refused() -> None:

@@ -75,7 +75,7 @@ class Embeddings(nn.Module):
 
 
 def _check_range(name: str, values: Tensor, limit: int, what: str, advice: str) -> None:
-    if torch.compiler.is_compiling() or not values.numel() or capturing(values.device):
+    if torch.compiler.is_compiling() or capturing(values.device) or not values.numel():
         return
     low, high = (int(x) for x in values.aminmax())
     if low < 0 or high >= limit:

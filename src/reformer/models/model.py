@@ -160,7 +160,8 @@ class ReformerModel(ReformerPreTrainedModel):
             with torch.no_grad():
                 step = _begin(cache, *inputs.shape[:2], mask, inputs.device)
                 rank = step.rank if step.real is None else step.rank.masked_fill(~step.real, 0)
-                cached: dict[str, Any] = {"key_padding_mask": step.real, "step": step, **source}
+                (real,) = share_masks(step.real)
+                cached: dict[str, Any] = {"key_padding_mask": real, "step": step, **source}
                 per_layer = [
                     cached | {"seed": seed, "cache": layer}
                     for seed, layer in zip(self._seeds(), cache.layers, strict=True)
@@ -225,7 +226,7 @@ class ReformerModel(ReformerPreTrainedModel):
                 f"{list(states.shape[:2])}"
             )
         real = mask.bool()
-        return {"source": states, "source_mask": None if real.all() else real}
+        return {"source": states, "source_mask": None if not capturing(real.device) and real.all() else real}
 
     def _merge(self, x1: Tensor, x2: Tensor) -> Tensor:
         if self.config.residual == "single":

@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 
 from reformer.ops.arguments import Attending
+from reformer.ops.checks import check_choice
 from reformer.ops.plain import backend as plain
 from reformer.ops.plain import decode as plain_decoder
 
 logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "plain", "numba", "triton")
+
+PREFERENCE = "REFORMER_BACKEND"
+"""An environment variable that says what "auto" is, for programs that call models."""
 
 WIDEST = 128
 """Numbers of a head in the Triton kernels: tiles of wider ones do not fit into registers."""
@@ -28,6 +32,8 @@ def choose_backend(name: str, q: Tensor, at: Attending) -> ModuleType:
     Raises ValueError for one that is not to be had there.
     """
     device = q.device.type
+    if name == "auto":
+        name = preferred()
     if name == "numba" and device != "cpu":
         raise ValueError(f"backend='numba' computes on the CPU and the tensors are on {device}; choose 'auto'")
     if name == "triton" and (reason := _not_for_triton(q, at)):
@@ -45,6 +51,13 @@ def choose_backend(name: str, q: Tensor, at: Attending) -> ModuleType:
     if backend is None and name == "numba":
         raise ValueError(f"backend='numba' is not to be had ({_missing['numba']}); install numba, or choose 'auto'")
     return backend or plain
+
+
+def preferred() -> str:
+    """What the environment says of "auto"; ValueError for a backend that does not exist."""
+    name = os.environ.get(PREFERENCE, "auto")
+    check_choice(PREFERENCE, name, BACKENDS)
+    return name
 
 
 def _not_for_triton(q: Tensor, at: Attending) -> str:
@@ -65,7 +78,7 @@ def interpreted() -> bool:
 
 def choose_decoder(x: Tensor) -> ModuleType:
     """The fastest decoder that the device and the type of a tensor and the installation have."""
-    if x.device.type != "cpu" or x.dtype == torch.float16 or _cpu_backend() is None:
+    if x.device.type != "cpu" or x.dtype == torch.float16 or preferred() == "plain" or _cpu_backend() is None:
         return plain_decoder
     from reformer.ops.cpu import decoder
 

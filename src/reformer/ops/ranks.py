@@ -55,7 +55,8 @@ def _masked_ranks(
     if key_padding_mask is None:
         real = torch.ones(batch, length, dtype=torch.bool, device=device)
     else:
-        real = key_padding_mask.to(device=device, dtype=torch.bool, copy=True)
+        # a copy, for what is worked out from a mask must not hold it
+        real = key_padding_mask.to(device, torch.bool, copy=True, memory_format=torch.contiguous_format)
     first_of_document = _document_starts(real, segment_ids, slots)
     seen = real.long().cumsum(1)  # real tokens up to and with this slot
     document = torch.where(real, first_of_document.long().cumsum(1) - 1, NO_DOCUMENT)

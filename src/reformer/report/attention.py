@@ -46,7 +46,7 @@ def sample_text(length: int, topics: int, seed: int = 0) -> tuple[Float[Tensor, 
 
 
 def plot_attention(kind: str, path: Path, *, causal: bool = True, length: int = 96, topics: int = 6) -> None:
-    """Draw a dot for each pair of a query and a key that it sees, in the colour of the query's topic.
+    """Draw a dot for each pair of a query and a key that it sees: in their topic's colour, or grey if that differs.
 
     Raises ValueError for another kind than `KINDS`.
     """
@@ -59,7 +59,10 @@ def plot_attention(kind: str, path: Path, *, causal: bool = True, length: int = 
     seen = (attention_weights(kind, q, causal=causal) > 0).numpy()
     queries, keys = np.nonzero(seen)
     figure, axes = plt.subplots(figsize=(4.4, 4.6), layout="constrained")
-    axes.scatter(keys, queries, c=topic[queries], cmap="tab10", vmin=0, vmax=9, s=5, marker="s", linewidths=0)
+    of = topic.numpy()
+    colours = np.array(mpl.colormaps["tab10"](of[queries]))
+    colours[of[queries] != of[keys]] = mpl.colors.to_rgba("0.8")
+    axes.scatter(keys, queries, c=colours, s=5, marker="s", linewidths=0)
     axes.set_xlim(-1, length)
     axes.set_ylim(length, -1)
     axes.set_aspect("equal")

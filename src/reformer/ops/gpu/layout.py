@@ -1,7 +1,6 @@
 """Rows before and after sorting, for every rule, LSH or local."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from reformer.ops.arguments import NO_LIMIT, Attending
-from reformer.ops.capture import held
+from reformer.ops.capture import cached, capturing
 from reformer.ops.gpu.order import row_bounds, sort_rows
 from reformer.ops.gpu.tiles import NOBODY, Reach, Rows
 from reformer.ops.neighbourhoods import local_chunk_rows, local_window_rows, octave_of
@@ -62,23 +61,25 @@ def octave_layout(sequences: Sequences, bucket_size: int, log2_limit: int, causa
     """Rows of `rule="bucket"`. Without masks nothing depends on the data, and the layout is kept."""
     pattern = bucket_size, log2_limit, causal
     if not sequences.masked:
-        return held(_plain_layout(sequences.length, *pattern, sequences.device), sequences.device)
-    documents = sequences.segment_ids is not None
+        return _plain_layout(sequences.length, *pattern, sequences.device)
+    whole = sequences.segment_ids is None and capturing(sequences.device)
     return worked_out(
-        sequences.masks, ("octaves", *pattern), lambda: _octave_layout(sequences.ranks(), *pattern, documents)
+        sequences.masks,
+        ("octaves", *pattern, sequences.device),
+        lambda: _octave_layout(sequences.ranks(), *pattern, whole),
     )
 
 
-@lru_cache(maxsize=8)
+@cached(8)
 def _plain_layout(length: int, bucket_size: int, log2_limit: int, causal: bool, device: torch.device) -> Layout:
-    return _octave_layout(compute_ranks(1, length, device=device), bucket_size, log2_limit, causal, False)
+    return _octave_layout(compute_ranks(1, length, device=device), bucket_size, log2_limit, causal, True)
 
 
-def _octave_layout(ranks: Ranks, bucket_size: int, log2_limit: int, causal: bool, documents: bool) -> Layout:
+def _octave_layout(ranks: Ranks, bucket_size: int, log2_limit: int, causal: bool, whole: bool) -> Layout:
     """Document by document, octave by octave, and there by rank.
 
-    Octave k has all tokens of rank below `bucket_size * 2**k`, so where it starts follows from k alone. Without
-    documents, rows and octaves are those of a sequence without padding: to count fewer would be to wait for the GPU.
+    Octave k has all tokens of rank below `bucket_size * 2**k`, so where it starts follows from k alone. `whole`: as
+    many rows and octaves as one document without padding has, since to count fewer is to wait for the GPU.
     """
     length = ranks.rank.shape[1]
     limit = None if log2_limit == NO_LIMIT else 1 << log2_limit
@@ -86,29 +87,32 @@ def _octave_layout(ranks: Ranks, bucket_size: int, log2_limit: int, causal: bool
     own = octave_of(ranks.rank, bucket_size, limit) if causal else last
     starts = ranks.real & (ranks.rank == 0)
     rows, groups = ranks.last + 1 + _rows_before(last, bucket_size, causal), 2 << last  # of each token's document
-    if documents:
-        octaves, n = torch.stack((last.max() + 1, torch.where(starts, rows, 0).sum(1).max())).tolist()
-        n = max(n, 1)  # if all is padding
-    else:
+    if whole:
         octaves = min(((length - 1) // bucket_size).bit_length(), log2_limit) + 1
-        n = length + _rows_before(octaves - 1, bucket_size, causal)
+        n, group_count = length + _rows_before(octaves - 1, bucket_size, causal), 1 << octaves
+    else:
+        counts = last.max() + 1, *(torch.where(starts, x, 0).sum(1).max() for x in (rows, groups))
+        octaves, n, group_count = torch.stack(counts).tolist()
+        n = max(n, 1)  # if all is padding
     first_row, first_group = (torch.where(starts, x, 0).cumsum(1) - x for x in (rows, groups))
 
     k = torch.arange(octaves, device=last.device)[:, None]
     own, last, rank, first_row, first_group = (x[:, None] for x in (own, last, ranks.rank, first_row, first_group))
     exists = ranks.real[:, None] & (k >= own) & (k <= last)  # [b, octaves, l]
     names = torch.where(exists, first_row + _rows_before(k, bucket_size, causal) + rank, n)
-    slot = torch.arange(length, device=last.device)
-    token, base = torch.full((2, names.shape[0], n + 1), -1, dtype=torch.int32, device=last.device)
-    for row, value in ((token, torch.where(k == own, slot, -1 - slot)), (base, first_group + (1 << k) - 1)):
-        row.scatter_(1, names.flatten(1), value.int().expand_as(names).flatten(1))
+
+    def at_rows(value: Tensor) -> Tensor:
+        rows = torch.full((len(names), n + 1), -1, dtype=torch.int32, device=value.device)
+        return rows.scatter_(1, names.flatten(1), value.expand_as(names).flatten(1))[:, :n].contiguous()
+
+    slot = torch.arange(length, dtype=torch.int32, device=last.device)
     here = torch.nn.functional.pad(exists, (0, -length % HASHED)).unflatten(2, (-1, HASHED)).any(3)
     return Layout(
-        token=token[:, :n].contiguous(),
-        base=base[:, :n].contiguous(),
-        names=torch.where(exists, names, -1).int(),
-        alive=(here << k).sum(1, dtype=torch.int32),
-        groups=4 * length + 2 if documents else (1 << octaves) - 1,
+        token=at_rows(torch.where(k == own, slot, -1 - slot)),
+        base=at_rows((first_group + (1 << k) - 1).int()),
+        names=torch.where(exists, names, -1).int().contiguous(),
+        alive=(here.int() << k).sum(1, dtype=torch.int32),
+        groups=max(group_count - 1, 1),
     )
 
 
@@ -148,11 +152,11 @@ def local_rows(sequences: Sequences, at: Attending) -> Rows:
     """The rows of local attention, alike for all heads; without masks they are kept."""
     pattern = at.rule, at.window, at.causal, at.chunk_length
     if not sequences.masked:
-        return held(_plain_local_rows(sequences.length, *pattern, sequences.device), sequences.device)
-    return worked_out(sequences.masks, pattern, lambda: _local_rows(sequences.ranks(), *pattern))
+        return _plain_local_rows(sequences.length, *pattern, sequences.device)
+    return worked_out(sequences.masks, (*pattern, sequences.device), lambda: _local_rows(sequences.ranks(), *pattern))
 
 
-@lru_cache(maxsize=8)
+@cached(8)
 def _plain_local_rows(
     length: int, rule: str, window: int, causal: bool, chunk_length: int, device: torch.device
 ) -> Rows:

@@ -1,12 +1,10 @@
 """Rotations on the GPU, as the products of the hash take them."""
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
 from reformer.ops.arguments import Hashing
-from reformer.ops.capture import held
+from reformer.ops.capture import cached
 from reformer.ops.hashing import draw_rotations
 
 
@@ -19,12 +17,12 @@ def rotations_for(q: Tensor, hashing: Hashing, columns: int) -> Tensor:
     if hashing.rotations is not None:
         return _in_parts(hashing.draw(heads, width, columns).to(q.device, torch.float32), q.dtype)
     drawn = hashing.seed, heads, hashing.rounds, width, max(columns, 1), hashing.share_rotations
-    return held(_drawn(*drawn, q.device, q.dtype), q.device)
+    return _drawn(*drawn, q.dtype, q.device)
 
 
-@lru_cache(maxsize=64)
+@cached(64)
 def _drawn(
-    seed: int, heads: int, rounds: int, width: int, columns: int, share: bool, device: torch.device, dtype: torch.dtype
+    seed: int, heads: int, rounds: int, width: int, columns: int, share: bool, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     drawn = draw_rotations(seed, heads, rounds, width, columns, share)
     drawn = drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn
