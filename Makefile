@@ -29,8 +29,10 @@ slow: $(INSTALLED)
 interpreter-test: $(INSTALLED)
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/gpu -m "not slow and not gpu" $(PARALLEL)
 
-gpu-test:
-	PYTHONPATH=src $(GPU_PYTHON) -m pytest tests/gpu -o filterwarnings=default --durations=10
+gpu-test:  # compiling takes most of the time, so in four processes
+	for part in 0 1 2 3; do \
+		PYTHONPATH=src $(GPU_PYTHON) -m pytest tests/gpu -q -o filterwarnings=default --part $$part/4 & pids="$$pids $$!"; \
+	done; for pid in $$pids; do wait $$pid || failed=1; done; exit $${failed-0}
 
 gpu-bench:
 	PYTHONPATH=src $(GPU_PYTHON) benchmarks/gpu_attention.py

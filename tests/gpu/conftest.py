@@ -25,7 +25,13 @@ def pytest_report_header() -> str:
     return f"kernels on {'a GPU' if ON_GPU else 'a CPU, interpreted'}; sources: {bare.SOURCES}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", default="0/1", help="1/4: the second of four parts, each in a process of its own")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    part, parts = (int(number) for number in config.getoption("--part", "0/1").split("/"))
+    items[:] = items[part::parts]
     reason = None
     if importlib.util.find_spec("triton") is None:
         reason = "triton is not installed"
