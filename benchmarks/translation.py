@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import torch
-from machine import save
+from machine import describe, save
 
 from reformer.cli.quiet import quiet_libraries
 from reformer.data.tokens import tokens_of
@@ -58,6 +58,7 @@ def run(kind: str, seed: int, bf16: bool, data: Path, out: Path) -> None:
         "weights": model.num_parameters(),
         **found.scores,
         "seconds": seconds,
+        **{key: value for key, value in describe().items() if key in ("date", "machine", "gpu")},
     }
     result.write_text(json.dumps({**row, "notes": found.notes}))
 
