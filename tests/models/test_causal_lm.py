@@ -103,6 +103,9 @@ def test_layers_share_what_masks_say(make: Make, monkeypatch: pytest.MonkeyPatch
         loss.backward()
         gradients.append([parameter.grad for parameter in lm.parameters()])
     assert len(calls) == 2
+    mask = torch.arange(30) >= torch.tensor([[3], [0]])
+    lm(x, attention_mask=mask, use_cache=True)
+    assert len(calls) == 3
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 

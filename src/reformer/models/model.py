@@ -144,9 +144,7 @@ class ReformerModel(ReformerPreTrainedModel):
         if cache is None:
             b, length = inputs.shape[:2]
             check_masks(b, length, mask, segment_ids)
-            if mask is not None and not capturing(mask.device) and mask.all():
-                mask = None  # nothing is padded: the ways without masks are faster
-            mask, segment_ids = share_masks(mask, segment_ids)
+            mask, segment_ids = share_masks(_if_padded(mask), segment_ids)
             ranks = compute_ranks(b, length, mask, segment_ids, inputs.device)
             common: dict[str, Any] = {"key_padding_mask": mask, "segment_ids": segment_ids, **source}
             per_layer = [common | {"seed": seed} for seed in self._seeds()]
@@ -225,8 +223,7 @@ class ReformerModel(ReformerPreTrainedModel):
                 f"the source's attention_mask has shape {list(mask.shape)}; it must be [b, s] = "
                 f"{list(states.shape[:2])}"
             )
-        real = mask.bool()
-        return {"source": states, "source_mask": None if not capturing(real.device) and real.all() else real}
+        return {"source": states, "source_mask": _if_padded(mask.bool())}
 
     def _merge(self, x1: Tensor, x2: Tensor) -> Tensor:
         if self.config.residual == "single":
@@ -300,3 +297,8 @@ def _two_dimensional(mask: Tensor) -> Tensor:
     if mask.dim() != 2:
         raise ValueError(f"attention_mask has shape {list(mask.shape)}; it must be [b, l], 1 for a real token")
     return mask
+
+
+def _if_padded(mask: Tensor | None) -> Tensor | None:
+    """No mask where nothing is padded: the ways without are faster. A CUDA graph cannot ask, and keeps it."""
+    return mask if mask is None or capturing(mask.device) or not mask.all() else None

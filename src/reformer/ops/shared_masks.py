@@ -31,12 +31,9 @@ def worked_out(masks: tuple[Tensor | None, ...], key: Hashable, compute: Callabl
     Never in a CUDA graph that is being captured, which has to compute everything itself.
     """
     given = [mask for mask in masks if mask is not None]
-    if torch.compiler.is_compiling() or not given:
-        return compute()
-    found = getattr(given[0], FOUND, None)
-    if found is None or any(getattr(mask, FOUND, None) is not found for mask in given):
-        return compute()
-    if capturing(given[0].device):
+    found = getattr(given[0], FOUND, None) if given and not torch.compiler.is_compiling() else None
+    together = all(getattr(mask, FOUND, None) is found for mask in given)
+    if found is None or not together or capturing(given[0].device):
         return compute()
     key = key, *(mask is None for mask in masks)
     if key not in found:

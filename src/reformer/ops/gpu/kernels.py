@@ -25,8 +25,8 @@ from reformer.ops.gpu.layout import (
     reach_of,
 )
 from reformer.ops.gpu.rotations import rotations_for
-from reformer.ops.gpu.tiles import WIDE, Dropout, Heads, Rows
-from reformer.ops.gpu.tuning import cdiv, size_class
+from reformer.ops.gpu.tiles import WIDE, Dropout, Heads, Rows, cdiv
+from reformer.ops.gpu.tuning import size_class
 from reformer.ops.hashing import columns_for
 from reformer.ops.plain.backend import bucket_type
 from reformer.ops.replay import recorded

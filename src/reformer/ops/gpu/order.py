@@ -10,8 +10,8 @@ import triton.language as tl
 from jaxtyping import Int
 from torch import Tensor
 
-from reformer.ops.gpu.tiles import NOBODY
-from reformer.ops.gpu.tuning import CHANGING, cdiv
+from reformer.ops.gpu.tiles import NOBODY, cdiv
+from reformer.ops.gpu.tuning import CHANGING
 
 DIGIT = 9  # bits
 PASSES = 2  # for more groups than that a general sort is the better one

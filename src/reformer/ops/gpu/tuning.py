@@ -42,8 +42,3 @@ CHANGING = [
 def size_class(programs: int) -> int:
     """What tells a small launch from a large one when configurations are chosen."""
     return programs.bit_length() // 4
-
-
-def cdiv(a: int, b: int) -> int:
-    """Rounded up; `triton.cdiv` takes 4 us, for it is a function of kernels too."""
-    return -(-a // b)
