@@ -11,6 +11,7 @@ import triton.language as tl
 from reformer.ops.gpu.tiles import (
     LOG2E,
     as_keys,
+    head_rows,
     kept_pairs,
     key_stream,
     load_rows,
@@ -39,12 +40,18 @@ def dot_rows(
 
 
 @triton.jit
+def pair_weights(queries, keys, z, pairs, scale, PRECISION: tl.constexpr):
+    """Probabilities of pairs [queries, keys]."""
+    scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * (scale * LOG2E) - z[:, None]
+    return tl.exp2(tl.where(pairs, scores, float("-inf")))
+
+
+@triton.jit
 def differentiate_pairs(
     queries, keys, values, grads, z, delta, pairs, kept, scale, keep, DROP: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
     """Of pairs [queries, keys]: probabilities behind dropout, and gradients of scaled products of queries and keys."""
-    scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * (scale * LOG2E) - z[:, None]
-    weights = tl.exp2(tl.where(pairs, scores, float("-inf")))
+    weights = pair_weights(queries, keys, z, pairs, scale, PRECISION)
     slopes = tl.dot(grads, tl.trans(values), input_precision=PRECISION)
     given = weights
     if DROP:
@@ -146,7 +153,7 @@ def differentiate_keys(
         value_sum += tl.dot(tl.trans(given), grads, input_precision=PRECISION)
         key_sum += tl.dot(tl.trans(ds), queries, input_precision=PRECISION)
     at = row_index(rows, key, not BAND)
-    name = tl.load(rows.name + batch.to(tl.int64) * rows.batch + head.to(tl.int64) * rows.head + at, mask=is_key)
+    name = tl.load(rows.name + head_rows(rows, batch, head) + at, mask=is_key)
     name += (at // rows.each - first_round) * each
     store_rows(dk, batch, head, name, is_key, key_sum * (factors * scale)[:, None], D, BD)
     store_rows(dv, batch, head, name, is_key, value_sum, D, BD)

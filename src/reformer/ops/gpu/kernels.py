@@ -141,12 +141,14 @@ class Launch:
             self.rounds = buckets.shape[2]
             kept = buckets.__dict__.pop(IN_ORDER, None)
             self.layout, self.rows = kept[1:] if kept and kept[0] == at else self._sorted(buckets)
+        all_rows = self.b * self.h * self.rounds * max(self.rows.each, self.length)
+        self.rows = self.rows._replace(wide=WIDE[all_rows >= 1 << 31])
         band = not at.rule.endswith("chunk")
         reach = at.window if band else at.chunk_length
         self.tile = 64 if reach > 32 and q.dtype in NARROW else 32
         self.fused = band and at.causal and not at.dropout_p and q.dtype in NARROW and padded(self.width) <= 64
         seen = reach_of(at, self.tile, 0, 0).before + (buckets is None)  # keys of a query, itself included or not
-        self.fused &= seen <= self.tile
+        self.fused &= seen <= self.tile <= self.rows.each and at.scale > 0
         seed = at.dropout_seed
         self.dropout = Dropout(signed(seed), signed(seed >> 32), drop_threshold(at.dropout_p), 1.0 - at.dropout_p)
         self.common: dict[str, Any] = {

@@ -47,6 +47,8 @@ class Rows(NamedTuple):
     count: Any
     each: Any
     """Rows of one round."""
+    wide: Any = WIDE[True]
+    """Whether there may be 2**31 rows, or tokens of all rounds, in all."""
 
 
 class Reach(NamedTuple):
@@ -122,6 +124,21 @@ def tile_span(reach, tile, M: tl.constexpr):
 
 
 @triton.jit
+def slot_of(token):
+    """The slot of a row's token, be the row a query or not; 0 where nobody is."""
+    return tl.maximum(tl.where(token < 0, -1 - token, token), 0)
+
+
+@triton.jit
+def head_rows(rows, batch, head):
+    """Where the rows of a head begin."""
+    if rows.wide:
+        return batch.to(tl.int64) * rows.batch + head.to(tl.int64) * rows.head
+    else:
+        return batch * rows.batch + head * rows.head
+
+
+@triton.jit
 def row_index(rows, position, RING: tl.constexpr):
     """Places of rows; on a ring, positions go round."""
     return (position % rows.count + rows.count) % rows.count if RING else position
@@ -133,7 +150,7 @@ def read_rows(rows, batch, head, position, end, RING: tl.constexpr):
     valid = position < end
     if not RING:
         valid &= (position >= 0) & (position < rows.count)
-    at = row_index(rows, position, RING) + batch.to(tl.int64) * rows.batch + head.to(tl.int64) * rows.head
+    at = row_index(rows, position, RING) + head_rows(rows, batch, head)
     return at, tl.load(rows.token + at, mask=valid, other=NOBODY), tl.load(rows.low + at, mask=valid, other=-1)
 
 
