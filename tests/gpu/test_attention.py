@@ -13,6 +13,8 @@ from tests.gpu.cases import compare, documents, padded, vectors, with_gradients
 CASES: dict[str, dict[str, Any]] = {
     "bucket": {"window": 32, "num_hashes": 2},
     "one round": {"window": 32, "num_hashes": 1},
+    "large tiles": {"window": 64, "num_hashes": 2},
+    "negative scale": {"window": 32, "num_hashes": 1, "scale": -0.5},
     "narrow window, coarse buckets": {"window": 5, "bucket_size": 20, "num_hashes": 2},
     "wide window": {"window": 70, "bucket_size": 30, "num_hashes": 1},
     "bucket, two-sided": {"window": 32, "num_hashes": 2, "causal": False},

@@ -129,6 +129,9 @@ def differentiate_keys(
     key_token, document, is_key = read_keys(rows, batch, head, key, end, not BAND)
     keys, factors = as_keys(load_rows(k, batch, head, key_token, is_key, D, BD), D, SHARED, EPS)
     values = load_rows(v, batch, head, key_token, is_key, D, BD)
+    at = row_index(rows, key, not BAND)
+    name = tl.load(rows.name + head_rows(rows, batch, head) + at, mask=is_key)
+    name += (at // rows.each - first_round) * each
     key_sum, value_sum = tl.zeros((M, BD), tl.float32), tl.zeros((M, BD), tl.float32)
     from_query = start - reach.after
     to_query = tl.where(tl.max(is_key.to(tl.int32), 0) > 0, start + reach.chunk + reach.before, from_query)
@@ -152,9 +155,6 @@ def differentiate_keys(
         )
         value_sum += tl.dot(tl.trans(given), grads, input_precision=PRECISION)
         key_sum += tl.dot(tl.trans(ds), queries, input_precision=PRECISION)
-    at = row_index(rows, key, not BAND)
-    name = tl.load(rows.name + head_rows(rows, batch, head) + at, mask=is_key)
-    name += (at // rows.each - first_round) * each
     store_rows(dk, batch, head, name, is_key, key_sum * (factors * scale)[:, None], D, BD)
     store_rows(dv, batch, head, name, is_key, value_sum, D, BD)
 

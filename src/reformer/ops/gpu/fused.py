@@ -54,11 +54,11 @@ def attend_runs(
         top = tl.where(top == float("-inf"), 0.0, top * (scale * LOG2E))  # the scale is positive here
         weights = tl.exp2(scores * (scale * LOG2E) - top[:, None])
         total = tl.sum(weights, 1)
-        own_weights = tl.where(own, weights, 0.0)
+        near_weights = tl.where(own, 0.0, weights).to(values_before.dtype)
+        summed = tl.dot(near_weights, values_before, input_precision=PRECISION)
+        own_weights = tl.where(own, weights, 0.0).to(values_before.dtype)
         values = load_rows(v, batch, head, slot_of(token), token != NOBODY, D, BD)
-        summed = tl.dot(own_weights.to(values.dtype), values, input_precision=PRECISION)
-        near_weights = (weights - own_weights).to(values.dtype)
-        summed = tl.dot(near_weights, values_before, summed, input_precision=PRECISION)
+        summed = tl.dot(own_weights, values, summed, input_precision=PRECISION)
         nothing = total == 0
         total = tl.where(nothing, 1.0, total)
         part = round_of(position, hash_round, rows) - first_round
@@ -143,7 +143,9 @@ def differentiate_tiles(
         key_sum = tl.dot(tl.trans(ds), next_queries, key_sum, input_precision=PRECISION)
         names = rows.name + head_rows(rows, batch, head) + position
         name = tl.load(names, mask=(position >= 0) & (position < reach.end), other=0) + part * each
-        store_rows(dk, batch, head, name, (token != NOBODY) & (position < end), key_sum * (factors * scale)[:, None], D, BD)
+        store_rows(
+            dk, batch, head, name, (token != NOBODY) & (position < end), key_sum * (factors * scale)[:, None], D, BD
+        )
         store_rows(dv, batch, head, name, (token != NOBODY) & (position < end), value_sum, D, BD)
         token, low, z, delta, queries, grads = next_token, next_low, next_z, next_delta, next_queries, next_grads
         first += M
