@@ -133,9 +133,8 @@ def slot_of(token):
 def head_rows(rows, batch, head):
     """Where the rows of a head begin."""
     if rows.wide:
-        return batch.to(tl.int64) * rows.batch + head.to(tl.int64) * rows.head
-    else:
-        return batch * rows.batch + head * rows.head
+        batch, head = batch.to(tl.int64), head.to(tl.int64)
+    return batch * rows.batch + head * rows.head
 
 
 @triton.jit
