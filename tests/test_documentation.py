@@ -12,6 +12,7 @@ import transformers
 
 from reformer.cli.main import main
 from tests.cli.command import run_group
+from tests.forks import in_a_fork
 
 ROOT = Path(__file__).parents[1]
 PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "docs/training.md", "docs/models.md")}
@@ -27,10 +28,12 @@ def python_blocks(page: str) -> list[str]:
 def test_python_blocks_run(code: str, tmp_path: Path) -> None:
     if "their-model" in code:
         save_theirs(tmp_path / "their-model")
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
-    )
+    done = in_a_fork(_run_code, code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def _run_code(code: str) -> None:
+    exec(code, {"__name__": "__main__"})
 
 
 def save_theirs(folder: Path) -> None:

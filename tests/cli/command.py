@@ -8,10 +8,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from reformer.cli.main import main
+from tests.forks import in_a_fork
+
 TINY = "--hidden-size 32 --num-hidden-layers 2 --num-attention-heads 2 --window 8 --length 64 --steps 4 --log-steps 2"
 
 
 def reformer(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command in a fork of a process that has imported what most commands need."""
+    return in_a_fork(main, arguments, cwd=cwd)
+
+
+def reformer_alone(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command as a shell does."""
     command = [sys.executable, "-m", "reformer", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=300)
 

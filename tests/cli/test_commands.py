@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from reformer.cli.main import main
-from tests.cli.command import reformer
+from tests.cli.command import reformer_alone as reformer
 
 
 def test_help_and_version() -> None:
