@@ -144,6 +144,15 @@ def test_rows_far_apart(device: str) -> None:
     assert torch.equal(attention.lsh_attention(far, v, **options), attention.lsh_attention(near, v, **options))
 
 
+def test_rows_beyond_32_bits(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there were so many."""
+    from reformer.ops.gpu import kernels
+
+    monkeypatch.setattr(kernels, "WIDE", kernels.WIDE[1:] * 2)
+    *inputs, grad = vectors((1, 2, 70, 32), 3, torch.float32, device)
+    compare(inputs, grad, **case("bucket"))
+
+
 @pytest.mark.parametrize("length", [1, 2, 17])
 def test_short_sequences(length: int, device: str) -> None:
     *inputs, grad = vectors((1, 1, length, 16), 3, torch.float32, device)
