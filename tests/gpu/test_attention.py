@@ -178,14 +178,14 @@ def test_compiles_as_one_graph(device: str) -> None:
 
 
 def test_operators_keep_the_rules_of_torch_library(device: str) -> None:
-    from reformer.ops.arguments import NO_LIMIT
+    from reformer.ops.arguments import NO_LIMIT, Attending
     from reformer.ops.gpu.backend import operators
 
     q, k, v = (x.requires_grad_() for x in vectors((1, 1, 40, 16), 3, torch.float32, device))
     mask = (torch.arange(40, device=device) % 5 > 0)[None]
-    hashing = (1, None, 5, False, 256, [], "bucket", 8, NO_LIMIT, True)
+    hashing = (None, 5, [1, False, 256], "bucket", [8, NO_LIMIT, True])
     buckets = operators.hash_tokens(q.detach(), mask, None, *hashing)
-    attending = ("bucket", 8, 8, NO_LIMIT, 64, 1, 0, True, False, 1.0, 0.0, 0)
+    attending = Attending("bucket", 8, 8, NO_LIMIT, 64, 1, 0, True, False, 1.0, 0.0, 0).packed()
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(operators.hash_tokens, (q.detach(), mask, None, *hashing), test_utils=checks)
     torch.library.opcheck(operators.attend, (q, None, v, buckets, mask, None, *attending), test_utils=checks)

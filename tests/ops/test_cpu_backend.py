@@ -196,10 +196,10 @@ def test_memory_may_lie_anyhow() -> None:
 def test_operators_keep_the_rules_of_torch_library() -> None:
     q, k, v = (torch.randn(1, 2, 40, 8, requires_grad=True) for _ in range(3))
     mask = torch.rand(1, 40) < 0.7
-    hashing = (2, None, 5, False, 256, [], "bucket", 8, NO_LIMIT, True)
+    hashing = (None, 5, [2, False, 256], "bucket", [8, NO_LIMIT, True])
     torch.library.opcheck(cpu.operators.hash_tokens, (q.detach(), mask, None, *hashing))
     buckets = cpu.operators.hash_tokens(q.detach(), mask, None, *hashing)
-    attending = ("bucket", 8, 8, NO_LIMIT, 64, 1, 0, True, False, 1.0, 0.0, 0)
+    attending = Attending("bucket", 8, 8, NO_LIMIT, 64, 1, 0, True, False, 1.0, 0.0, 0).packed()
     torch.library.opcheck(cpu.operators.attend, (q, None, v, buckets, mask, None, *attending))
     torch.library.opcheck(cpu.operators.attend, (q, k, v, None, None, None, "local window", *attending[1:]))
 

@@ -58,7 +58,7 @@ def make_hashing(
 
 
 class Attending(NamedTuple):
-    """Which keys a query sees, and what counts how much. Operators of `torch.library` take the fields one by one."""
+    """Which keys a query sees, and what counts how much."""
 
     rule: str
     """"bucket" and "chunk" hash; "local window" and "local chunk" do not."""
@@ -76,6 +76,15 @@ class Attending(NamedTuple):
     scale: float
     dropout_p: float
     dropout_seed: int
+
+    def packed(self) -> tuple[str, list[int], list[float], int]:
+        """As operators of `torch.library` take it: a call of theirs takes time by the square of the arguments."""
+        return self.rule, [int(x) for x in self[1:9]], [self.scale, self.dropout_p], self.dropout_seed
+
+    @classmethod
+    def unpacked(cls, rule: str, sizes: list[int], factors: list[float], dropout_seed: int) -> "Attending":
+        """What was packed."""
+        return cls(rule, *sizes[:6], *map(bool, sizes[6:]), *factors, dropout_seed)  # type: ignore[call-arg, arg-type]
 
 
 NO_LIMIT = 62

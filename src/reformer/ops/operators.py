@@ -13,13 +13,9 @@ from torch import Tensor
 from reformer.ops.arguments import Attending, Hashing
 from reformer.ops.replay import remembered
 
-ATTENDING = (
-    "str rule, int window, int bucket_size, int log2_limit, int chunk_length, int chunks_before, int chunks_after, "
-    "bool causal, bool once, float scale, float dropout_p, SymInt dropout_seed"
-)
-HASHING = "int rounds, Tensor? rotations, SymInt seed, bool share_rotations, int factor_from, int[] factors"
+ATTENDING = "str rule, int[] sizes, float[] factors, SymInt dropout_seed"
 MASKS = "Tensor? key_padding_mask, Tensor? segment_ids"
-HASH = f"(Tensor q, {MASKS}, {HASHING}, str rule, int bucket_size, int log2_limit, bool causal) -> Tensor"
+HASH = f"(Tensor q, {MASKS}, Tensor? rotations, SymInt seed, int[] hashing, str rule, int[] rows) -> Tensor"
 ATTEND = f"(Tensor q, Tensor? k, Tensor v, Tensor? buckets, {MASKS}, {ATTENDING}) -> (Tensor, Tensor)"
 BACKWARD = (
     "(Tensor grad, Tensor q, Tensor? k, Tensor v, Tensor? buckets, Tensor out, Tensor logsumexp, "
@@ -94,16 +90,10 @@ class Operators:
     ) -> Float[Tensor, "b h l d"]:
         """LSH attention; a token that is offered nothing takes its own value."""
         masks = key_padding_mask, segment_ids
-        fields = (
-            hashing.rounds,
-            hashing.rotations,
-            hashing.seed,
-            hashing.share_rotations,
-            hashing.factor_from,
-            list(hashing.factors),
-        )
-        buckets = self.hash_tokens(hashed.detach(), *masks, *fields, at.rule, at.bucket_size, at.log2_limit, at.causal)
-        return self.attend(qk, None, v, buckets, *masks, *at)[0]
+        numbers = [hashing.rounds, int(hashing.share_rotations), hashing.factor_from, *hashing.factors]
+        rows = [at.bucket_size, at.log2_limit, int(at.causal)]
+        buckets = self.hash_tokens(hashed.detach(), *masks, hashing.rotations, hashing.seed, numbers, at.rule, rows)
+        return self.attend(qk, None, v, buckets, *masks, *at.packed())[0]
 
     def local(
         self,
@@ -115,7 +105,7 @@ class Operators:
         at: Attending,
     ) -> Float[Tensor, "b h l d"]:
         """Attention to near tokens, self included."""
-        return self.attend(q, k, v, None, key_padding_mask, segment_ids, *at)[0]
+        return self.attend(q, k, v, None, key_padding_mask, segment_ids, *at.packed())[0]
 
     @staticmethod
     def _define(name: str, function: Any, device_type: str | None, schema: str) -> Any:
@@ -129,20 +119,22 @@ class Operators:
         q: Tensor,
         key_padding_mask: Tensor | None,
         segment_ids: Tensor | None,
-        rounds: int,
         rotations: Tensor | None,
         seed: int,
-        share_rotations: bool,
-        factor_from: int,
-        factors: list[int],
-        *layout: Any,
+        numbers: list[int],
+        rule: str,
+        rows: list[int],
     ) -> Tensor:
         """The buckets of all rows; in a reversible block's second run those of the first."""
 
         def buckets() -> Tensor:
-            hashing = Hashing(rounds, rotations, seed, share_rotations, factor_from, tuple(factors))
+            rounds, share_rotations, factor_from, *factors = numbers
+            hashing = Hashing(rounds, rotations, seed, bool(share_rotations), factor_from, tuple(factors))
+            bucket_size, log2_limit, causal = rows
             masks = self._kernels.describe(q, key_padding_mask, segment_ids)
-            return self._kernels.hash_rows(self._kernels.in_kernel_type(q), masks, hashing, *layout)
+            return self._kernels.hash_rows(
+                self._kernels.in_kernel_type(q), masks, hashing, rule, bucket_size, log2_limit, bool(causal)
+            )
 
         return remembered(buckets)
 
@@ -158,7 +150,7 @@ class Operators:
     ) -> tuple[Tensor, Tensor]:
         masks = self._kernels.describe(q, key_padding_mask, segment_ids)
         q, k, v = self._in_kernel_type(q, k, v)
-        return self._kernels.attend(q, k, v, buckets, masks, Attending(*attending))
+        return self._kernels.attend(q, k, v, buckets, masks, Attending.unpacked(*attending))
 
     def _differentiate(
         self,
@@ -176,7 +168,9 @@ class Operators:
         masks = self._kernels.describe(q, key_padding_mask, segment_ids)
         grad = self._kernels.in_kernel_type(grad)
         q, k, v = self._in_kernel_type(q, k, v)
-        return self._kernels.attend_backward(grad, q, k, v, buckets, masks, out, logsumexp, Attending(*attending))
+        return self._kernels.attend_backward(
+            grad, q, k, v, buckets, masks, out, logsumexp, Attending.unpacked(*attending)
+        )
 
     def _in_kernel_type(self, q: Tensor, k: Tensor | None, v: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         take = self._kernels.in_kernel_type
@@ -197,7 +191,8 @@ class Operators:
         return [self._kernels.empty_heads(q) for _ in range(2 if k is None else 3)]
 
 
-def _fake_buckets(q: Tensor, key_padding_mask: Any, segment_ids: Any, rounds: int, *_: Any) -> Tensor:
+def _fake_buckets(q: Tensor, *inputs: Any) -> Tensor:
+    rounds, *_ = inputs[4]
     rows = torch.library.get_ctx().new_dynamic_size()
     return q.new_empty(q.shape[0], q.shape[1], rounds, rows, dtype=torch.uint8)
 

@@ -119,8 +119,8 @@ def padded(width: int) -> int:
 
 def heads_of(x: Tensor) -> Heads:
     """A tensor [b, h, l, d], or [b, h, rounds, rows, d] of parts, as kernels take it."""
-    rows, row = prod(x.shape[2:-1]), x.stride(-2)
-    return Heads(x, x.stride(0), x.stride(1), row, WIDE[rows * row >= 1 << 31])
+    batch, head, *_, row, _ = x.stride()
+    return Heads(x, batch, head, row, WIDE[x.shape[2:-1].numel() * row >= 1 << 31])
 
 
 def batch_step(x: Tensor) -> int:
@@ -230,7 +230,8 @@ def attend(
     out, z = empty_heads(v), v.new_empty(b, h, length, dtype=torch.float32)
     real, real_step = launch.real()
     blocks = cdiv(length, MERGED)
-    inputs = heads_of(q), heads_of(q if k is None else k), heads_of(v), launch.rows
+    queries, values = heads_of(q), heads_of(v)
+    inputs = queries, queries if k is None else heads_of(k), values, launch.rows
 
     def attend_rounds(rounds: tuple[int, int], out: Tensor, z: Tensor, alone: bool) -> None:
         reach, tiles = launch.tiles(rounds)
@@ -251,7 +252,7 @@ def attend(
         attend_rounds((0, 1), out, z, True)
         if launch.fused and k is None:
             forward.take_own_values[(launch.heads * blocks,)](
-                heads_of(v), z, real, heads_of(out), h, length, blocks, real_step, **launch.merging
+                values, z, real, heads_of(out), h, length, blocks, real_step, **launch.merging
             )
         return out, z
     groups = launch.groups(launch.heads * length * (width * v.element_size() + 4))
@@ -262,7 +263,7 @@ def attend(
         attend_rounds((first, end), parts, part_z, False)
         last = end == launch.rounds
         forward.merge_rounds[(launch.heads * blocks,)](
-            heads_of(parts), part_z, heads_of(v), real, heads_of(summed), heads_of(out if last else summed), z, h,
+            heads_of(parts), part_z, values, real, heads_of(summed), heads_of(out if last else summed), z, h,
             length, blocks, end - first, real_step, **launch.merging, MORE=first > 0, LAST=last,
         )  # fmt: skip
     return out, z
@@ -286,8 +287,10 @@ def attend_backward(
     deltas = torch.empty_like(logsumexp)
     blocks = cdiv(length, MERGED)
     shape = {"D": width, "BD": padded(width), "T": MERGED}
-    backward.dot_rows[(launch.heads * blocks,)](heads_of(grad), heads_of(out), deltas, h, length, blocks, **shape)
-    inputs = *(heads_of(x) for x in (q, q if k is None else k, v, grad)), launch.rows, logsumexp, deltas
+    queries, slopes = heads_of(q), heads_of(grad)
+    backward.dot_rows[(launch.heads * blocks,)](slopes, heads_of(out), deltas, h, length, blocks, **shape)
+    keys = queries if k is None else heads_of(k)
+    inputs = queries, keys, heads_of(v), slopes, launch.rows, logsumexp, deltas
 
     def differentiate(rounds: tuple[int, int], dq: Tensor, dk: Tensor, dv: Tensor, each: int) -> None:
         reach, tiles = launch.tiles(rounds)
@@ -322,7 +325,7 @@ def attend_backward(
         differentiate((first, end), dq_parts, dk_parts, dv_parts, each)
         results = (dq, dv) if end == launch.rounds else sums
         backward.merge_gradients[(launch.heads * blocks,)](
-            heads_of(dq_parts), heads_of(dk_parts), heads_of(dv_parts), heads_of(q), heads_of(grad), logsumexp,
+            heads_of(dq_parts), heads_of(dk_parts), heads_of(dv_parts), queries, slopes, logsumexp,
             real, names, *(heads_of(x) for x in (*sums, *results)), h, length, blocks, end - first, each,
             names.shape[1], batch_step(names), real_step, **launch.merging, MORE=first > 0, EPS=KEY_EPS,
         )  # fmt: skip
