@@ -4,8 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-# Tests run in as many processes as there are cores, up to four, with one thread each.
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
+# Tests run in one process more than there are cores, for some wait, up to four, with one thread each.
+PARALLEL = --numprocesses $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() + 1, 4))') --dist worksteal
 
 # Runs the GPU commands; it needs PyTorch with CUDA, numpy, triton and pytest, nothing else.
 GPU_PYTHON ?= python3
@@ -15,7 +15,8 @@ GPU_PYTHON ?= python3
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
-test: lint interpreter-test
+test: $(INSTALLED)
+	$(MAKE) --jobs 2 lint interpreter-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 lint: $(INSTALLED)

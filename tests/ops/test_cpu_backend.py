@@ -310,7 +310,7 @@ for length in (1, 50, 211):
 """
 
 
-@pytest.mark.parametrize("width", [64, 32, 16])
+@pytest.mark.parametrize("width", [64, 32, pytest.param(16, marks=pytest.mark.slow)])
 def test_vectors_of_other_machines(width: int, tmp_path: Path) -> None:
     """The code for AVX2 and for 128 bits is right too, and no kernel reads what nobody wrote."""
     if width > VECTOR_BYTES:

@@ -49,7 +49,7 @@ def count_digits(
 
 @triton.jit(do_not_specialize=CHANGING)
 def move_rows(
-    group, name, bucket, base, token, offsets, out_group, out_name, out_token, heads_rounds, rounds, base_batch, groups,
+    group, name, bucket, base, token, sums, out_group, out_name, out_token, heads_rounds, rounds, base_batch, groups,
     each, blocks, shift, most, DIGITS: tl.constexpr, B: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr,
     BAND: tl.constexpr,
 ):  # fmt: skip
@@ -66,7 +66,8 @@ def move_rows(
     counted = tl.histogram(digit, 2 * DIGITS)
     before = tl.cumsum(counted, 0) - counted  # rows of the block with lower digits
     place, there = block * B + index, digit < DIGITS
-    target = tl.load(offsets + (line * DIGITS + digit) * blocks + block, mask=there, other=0)
+    at = (line * DIGITS + digit) * blocks + block  # a sum includes what is counted at its place
+    target = tl.load(sums + at - 1, mask=there & (at > 0), other=0)
     target += tl.arange(0, B) - tl.gather(before, digit, 0)
     value = read_group(group, bucket, base, line, place, there, base_line, groups, each, FIRST)
     named = place if FIRST else tl.load(name + line * each + place, mask=there, other=0)
@@ -107,10 +108,10 @@ def sort_rows(
         common = {"DIGITS": digits, "B": BLOCK, "FIRST": i == 0}
         grid = (lines * blocks,)
         count_digits[grid](group, buckets, base, counts, h * rounds, batch, groups, each, blocks, i * bits, **common)
-        flat = counts.view(-1)  # each line holds `each` rows, so a sum over all lines gives places in the whole
-        offsets = torch.cumsum(flat, 0, dtype=torch.int64 if lines * each >= 1 << 31 else torch.int32) - flat
+        # each line holds `each` rows, so a sum over all lines gives places in the whole
+        sums = torch.cumsum(counts.view(-1), 0, dtype=torch.int64 if lines * each >= 1 << 31 else torch.int32)
         move_rows[grid](
-            group, name, buckets, base, token, offsets, out_group, out_name, out_token, h * rounds, rounds, batch,
+            group, name, buckets, base, token, sums, out_group, out_name, out_token, h * rounds, rounds, batch,
             groups, each, blocks, i * bits, most or 1, **common, LAST=i + 1 == passes, BAND=most is None,
         )  # fmt: skip
         group, name = out_group, out_name
