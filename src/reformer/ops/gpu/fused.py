@@ -21,6 +21,12 @@ from reformer.ops.gpu.tuning import CHANGING, tuned
 FORWARD = [{"RUN": run, "STAGES": 5, "num_warps": 4, "maxnreg": 168} for run in (16, 8, 4)]
 
 
+@triton.jit
+def load_tile(x, batch, head, token, D: tl.constexpr, BD: tl.constexpr):
+    """[rows, BD] of tokens as they are stored, zeros where nobody is."""
+    return load_rows(x, batch, head, slot_of(token), token != NOBODY, D, BD)
+
+
 @tuned(FORWARD, ["BD", "M", "SHARED", "PRECISION", "size"])
 @triton.jit(do_not_specialize=CHANGING)
 def attend_runs(
@@ -35,15 +41,15 @@ def attend_runs(
     first = reach.first + run * RUN * M
     index = tl.arange(0, M)
     _, token, _ = read_rows(rows, batch, head, first - M + index, reach.end, False)
-    keys_before, _ = as_keys(load_rows(k, batch, head, slot_of(token), token != NOBODY, D, BD), D, SHARED, EPS)
-    values_before = load_rows(v, batch, head, slot_of(token), token != NOBODY, D, BD)
+    keys_before, _ = as_keys(load_tile(k, batch, head, token, D, BD), D, SHARED, EPS)
+    values_before = load_tile(v, batch, head, token, D, BD)
     hash_round = first // rows.each
     for _ in tl.range(RUN, num_stages=STAGES, disable_licm=True):  # what it would hoist does not fit into registers
         position = first + index
         _, token, low = read_rows(rows, batch, head, position, reach.end, False)
-        raw = load_rows(k, batch, head, slot_of(token), token != NOBODY, D, BD)
+        raw = load_tile(k, batch, head, token, D, BD)
         keys, _ = as_keys(raw, D, SHARED, EPS)
-        queries = raw if SHARED else load_rows(q, batch, head, slot_of(token), token >= 0, D, BD)
+        queries = raw if SHARED else load_tile(q, batch, head, token, D, BD)
         own = index[None, :] < (index + SELF)[:, None]  # a query sees a column of its own tile, or of the one before
         own_scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
         near_scores = tl.dot(queries, tl.trans(keys_before), input_precision=PRECISION)
@@ -57,7 +63,7 @@ def attend_runs(
         near_weights = tl.where(own, 0.0, weights).to(values_before.dtype)
         summed = tl.dot(near_weights, values_before, input_precision=PRECISION)
         own_weights = tl.where(own, weights, 0.0).to(values_before.dtype)
-        values = load_rows(v, batch, head, slot_of(token), token != NOBODY, D, BD)
+        values = load_tile(v, batch, head, token, D, BD)
         summed = tl.dot(own_weights, values, summed, input_precision=PRECISION)
         nothing = total == 0
         total = tl.where(nothing, 1.0, total)
@@ -110,19 +116,19 @@ def differentiate_tiles(
     first = reach.first + (run * RUN - 1) * M
     index = tl.arange(0, M)
     token, low, z, delta = read_tile(rows, logsumexp, deltas, batch_head, heads, length, first, M)
-    queries = load_rows(q, batch, head, slot_of(token), token != NOBODY, D, BD)
-    grads = load_rows(grad, batch, head, slot_of(token), token != NOBODY, D, BD)
+    queries = load_tile(q, batch, head, token, D, BD)
+    grads = load_tile(grad, batch, head, token, D, BD)
     handed_on = tl.zeros((M, BD), tl.float32)
     hash_round = first // rows.each
     for step in tl.range(RUN + 1, num_stages=STAGES, disable_licm=True):
         position = first + index
-        raw = queries if SHARED else load_rows(k, batch, head, slot_of(token), token != NOBODY, D, BD)
+        raw = queries if SHARED else load_tile(k, batch, head, token, D, BD)
         keys, factors = as_keys(raw, D, SHARED, EPS)
         seen = tl.where(token >= 0, low - first, M)
         pairs = (index[None, :] < (index + SELF)[:, None]) & (index[None, :] >= seen[:, None])
         weights = pair_weights(queries, keys, z, pairs, scale, PRECISION)
         value_sum = tl.dot(tl.trans(weights.to(grads.dtype)), grads, input_precision=PRECISION)
-        values = load_rows(v, batch, head, slot_of(token), token != NOBODY, D, BD)
+        values = load_tile(v, batch, head, token, D, BD)
         ds = differentiate_scores(weights, grads, values, delta, PRECISION)
         end = tl.where(step > 0, reach.end, 0)
         part = round_of(position, hash_round, rows) - first_round
@@ -132,8 +138,8 @@ def differentiate_tiles(
         next_token, next_low, next_z, next_delta = read_tile(
             rows, logsumexp, deltas, batch_head, heads, length, first + M, M
         )
-        next_queries = load_rows(q, batch, head, slot_of(next_token), next_token != NOBODY, D, BD)
-        next_grads = load_rows(grad, batch, head, slot_of(next_token), next_token != NOBODY, D, BD)
+        next_queries = load_tile(q, batch, head, next_token, D, BD)
+        next_grads = load_tile(grad, batch, head, next_token, D, BD)
         seen = tl.where(next_token >= 0, next_low - first, M)
         pairs = index[None, :] >= seen[:, None]  # its window leaves out the keys behind its own place
         weights = pair_weights(next_queries, keys, next_z, pairs, scale, PRECISION)
@@ -143,10 +149,9 @@ def differentiate_tiles(
         key_sum = tl.dot(tl.trans(ds), next_queries, key_sum, input_precision=PRECISION)
         names = rows.name + head_rows(rows, batch, head) + position
         name = tl.load(names, mask=(position >= 0) & (position < reach.end), other=0) + part * each
-        store_rows(
-            dk, batch, head, name, (token != NOBODY) & (position < end), key_sum * (factors * scale)[:, None], D, BD
-        )
-        store_rows(dv, batch, head, name, (token != NOBODY) & (position < end), value_sum, D, BD)
+        mine = (token != NOBODY) & (position < end)
+        store_rows(dk, batch, head, name, mine, key_sum * (factors * scale)[:, None], D, BD)
+        store_rows(dv, batch, head, name, mine, value_sum, D, BD)
         token, low, z, delta, queries, grads = next_token, next_low, next_z, next_delta, next_queries, next_grads
         first += M
         hash_round = round_of(first, hash_round, rows)

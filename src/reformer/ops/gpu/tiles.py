@@ -125,8 +125,8 @@ def tile_span(reach, tile, M: tl.constexpr):
 
 @triton.jit
 def slot_of(token):
-    """The slot of a row's token, be the row a query or not; 0 where nobody is."""
-    return tl.maximum(tl.where(token < 0, -1 - token, token), 0)
+    """The slot of a row's token, be the row a query or not."""
+    return tl.where(token < 0, -1 - token, token)
 
 
 @triton.jit
@@ -157,7 +157,7 @@ def read_rows(rows, batch, head, position, end, RING: tl.constexpr):
 def read_keys(rows, batch, head, position, end, RING: tl.constexpr):
     """Tokens of rows, their documents by chunks, and whether there are such rows."""
     _, token, document = read_rows(rows, batch, head, position, end, RING)
-    return tl.where(token < 0, -1 - token, token), document, token != NOBODY
+    return slot_of(token), document, token != NOBODY
 
 
 @triton.jit
