@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,21 @@ def test_files_load_in_safe_mode(tmp_path: Path) -> None:
     other = make()
     other.load_weights(tmp_path / "model.weights.h5")
     np.testing.assert_array_equal(other.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+def test_files_of_before_are_refused(tmp_path: Path) -> None:
+    model = compiled(make())
+    model.predict(data()[0], verbose=0)
+    model.save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as new, zipfile.ZipFile(tmp_path / "old.keras", "w") as old:
+        for name in new.namelist():
+            content = new.read(name)
+            if name == "config.json":
+                content = content.replace(b', "rule_version": 2', b"")
+                assert content != new.read(name)
+            old.writestr(name, content)
+    with pytest.raises(ValueError, match=r"^rule_version=1 is none that this library computes.*train the model again"):
+        keras.saving.load_model(tmp_path / "old.keras")
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from reformer.models import ReformerLM as _ReformerLM
+from reformer.settings import RULE_VERSION, check_rule_version
 
 __all__ = ["ReformerLM"]
 
@@ -64,5 +65,12 @@ class ReformerLM(keras.Model):
         return *input_shape, config.hidden_size if self._options["return_embeddings"] else config.vocab_size
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments."""
-        return {**super().get_config(), **self._options}
+        """The arguments, and which meaning the weights were trained with."""
+        return {**super().get_config(), **self._options, "rule_version": RULE_VERSION}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ReformerLM":
+        """The model of `get_config`; ValueError for one that was trained with another meaning."""
+        options = dict(config)
+        check_rule_version(options.pop("rule_version", 1))  # files of before do not say it
+        return cls(**options)

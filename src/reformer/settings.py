@@ -1,17 +1,35 @@
 """The fields of a model, without torch: the one source for `ReformerConfig`, the TOML file and the command line."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from math import prod
 from types import UnionType
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from reformer.ops.bucket_counts import automatic_buckets, check_bucket_limit, check_chunks, check_factors
-from reformer.ops.checks import check_choice, check_integer, check_probability
+from reformer.ops.checks import check_choice, check_integer, check_probability, nearest
 
-RULE_VERSION = 1
-"""The meaning of `rule="bucket"` that this library computes."""
+RULE_VERSION = 2
+"""The meaning of LSH layers that this library computes (`docs/rule.md`)."""
+
+RENAMED = {"logit_scale": "attention_scale"}
+"""Names of before, and of now."""
 
 ATTENTION_KINDS = ("local", "lsh", "full")
+
+
+def check_rule_version(version: object) -> None:
+    """ValueError for a model that was trained with another meaning of its layers."""
+    if version != RULE_VERSION:
+        raise ValueError(
+            f"rule_version={version!r} is none that this library computes, which is {RULE_VERSION}: "
+            "train the model again, or convert it again from the original"
+        )
+
+
+def hint_at(name: str, names: Sequence[str]) -> str:
+    """What a field is called now, or the nearest name there is, or nothing."""
+    return f"; it is {RENAMED[name]!r} now" if RENAMED.get(name) in names else nearest(name, names)
 
 
 @dataclass(kw_only=True)
@@ -124,7 +142,13 @@ class ModelSettings(Settings):
     factor_from: int = 256
     """Buckets above which two hashes combine into one (rule="bucket")."""
     rule_version: int = RULE_VERSION
-    """The meaning of rule="bucket" that the weights were trained with."""
+    """The meaning of LSH layers that the weights were trained with."""
+    successor_values: bool | None = None
+    """LSH layers deliver the value of the token behind a match, not its own; None: as causal."""
+    conv_size: int = 4
+    """Tokens of the convolution in front of queries and keys: LSH layers, full ones with shifted_keys; 0: none."""
+    shifted_keys: bool = False
+    """Full layers: with each value stands the key of the token before it (causal only)."""
     chunk_length: int = 64
     """Tokens of a chunk (rule="chunk")."""
     chunks_before: int = 1
@@ -133,7 +157,7 @@ class ModelSettings(Settings):
     """Chunks seen behind the own one (rule="chunk")."""
     duplicates: Literal["count", "once"] = "count"
     """Whether a key that several rounds offer counts as often, or once."""
-    logit_scale: float = 1.0
+    attention_scale: float = 1.0
     """Factor of the logits of LSH layers."""
     hash_seed: int = 0
     """Seed of the rotations in evaluation."""
@@ -200,7 +224,7 @@ class ModelSettings(Settings):
         for name in ("embedding_size", "num_decoder_layers", "head_dim", "intermediate_size", "num_hashes_eval"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), 1)
-        for name in ("chunk_size_feed_forward", "loss_chunk"):
+        for name in ("chunk_size_feed_forward", "loss_chunk", "conv_size"):
             check_integer(name, getattr(self, name), 0)
         for name in ("embedding_dropout", "attention_dropout", "hidden_dropout", "label_smoothing"):
             check_probability(name, getattr(self, name))
@@ -225,11 +249,7 @@ class ModelSettings(Settings):
             raise ValueError(f"attention_pattern is empty; name at least one of {', '.join(ATTENTION_KINDS)}")
         for kind in self.attention_pattern:
             check_choice("attention_pattern", kind, ATTENTION_KINDS)
-        if self.rule_version != RULE_VERSION:
-            raise ValueError(
-                f"rule_version={self.rule_version!r} is unknown; this library computes version {RULE_VERSION}: "
-                "install the one that the checkpoint was made with"
-            )
+        check_rule_version(self.rule_version)
         if self.bucket_size is not None:
             check_integer("bucket_size", self.bucket_size, 1)
         check_chunks(self.chunk_length, self.chunks_before, self.chunks_after)
@@ -276,6 +296,15 @@ class ModelSettings(Settings):
         for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), 0, self.vocab_size - 1)
+
+    @property
+    def delivers_successors(self) -> bool:
+        """`successor_values`, worked out."""
+        return self.causal if self.successor_values is None else self.successor_values
+
+    def worked_out(self) -> Self:
+        """The same model with nothing left open that `causal` answers."""
+        return replace(self, successor_values=self.delivers_successors)
 
     @property
     def merged_width(self) -> int:

@@ -18,8 +18,12 @@ CASES: dict[str, dict[str, Any]] = {
     "narrow window, coarse buckets": {"window": 5, "bucket_size": 20, "num_hashes": 2},
     "wide window": {"window": 70, "bucket_size": 30, "num_hashes": 1},
     "bucket, two-sided": {"window": 32, "num_hashes": 2, "causal": False},
+    "bucket, own values": {"window": 32, "num_hashes": 2, "successor_values": False},
+    "bucket, two-sided, successors": {"window": 32, "num_hashes": 2, "causal": False, "successor_values": True},
     "few buckets": {"window": 16, "num_hashes": 2, "num_buckets": 2, "scale": 0.5},
     "chunk": {"rule": "chunk", "chunk_length": 32, "num_hashes": 2},
+    "chunk, own values": {"rule": "chunk", "chunk_length": 32, "num_hashes": 2, "successor_values": False},
+    "chunk, one round, own values": {"rule": "chunk", "chunk_length": 32, "num_hashes": 1, "successor_values": False},
     "chunk, two-sided": {"rule": "chunk", "chunk_length": 20, "num_hashes": 2, "causal": False, "chunks_after": 1},
     "short ring": {"rule": "chunk", "chunk_length": 64, "num_hashes": 1, "chunks_before": 3, "num_buckets": [2, 4]},
     "long chunks": {"rule": "chunk", "chunk_length": 90, "num_hashes": 1, "chunks_before": 1},
@@ -30,6 +34,12 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 MAIN = ["bucket", "bucket, two-sided", "chunk", "local window", "local chunk, two-sided"]
+DELIVERIES = [
+    "bucket, own values",
+    "bucket, two-sided, successors",
+    "chunk, own values",
+    "chunk, one round, own values",
+]
 
 
 def case(name: str) -> dict[str, Any]:
@@ -61,7 +71,7 @@ def test_values_and_gradients(name: str, device: str) -> None:
     compare(inputs, grad, **case(name))
 
 
-@pytest.mark.parametrize("name", [*MAIN, "one round"])
+@pytest.mark.parametrize("name", [*MAIN, *DELIVERIES, "one round"])
 @pytest.mark.parametrize("masks", ["padding", "documents", "both"])
 def test_padding_and_documents(name: str, masks: str, device: str) -> None:
     *inputs, grad = vectors((2, 1, 90, 16), tensors(name), torch.float32, device)
@@ -78,6 +88,15 @@ def test_dropout(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(attention, "draw_seed", lambda: 9876543210123)
     *inputs, grad = vectors((1, 2, 80, 16), tensors(name), torch.float32, device)
     compare(inputs, grad, dropout_p=0.3, **case(name))
+
+
+def test_they_show_that_they_are_right(device: str) -> None:
+    """What `auto` asks of them on a GPU."""
+    from reformer.ops.gpu import backend
+    from reformer.ops.proof import why_not
+
+    for dtype in (torch.float32, torch.float16) if device == "cpu" else (torch.float32, torch.float16, torch.bfloat16):
+        assert why_not(backend, torch.device(device), dtype) == ""
 
 
 @pytest.mark.parametrize("name", ["bucket", "chunk", "local window"])
@@ -185,7 +204,7 @@ def test_operators_keep_the_rules_of_torch_library(device: str) -> None:
     mask = (torch.arange(40, device=device) % 5 > 0)[None]
     hashing = (None, 5, [1, False, 256], "bucket", [8, NO_LIMIT, True])
     buckets = operators.hash_tokens(q.detach(), mask, None, *hashing)
-    attending = Attending("bucket", 8, 8, NO_LIMIT, 64, 1, 0, True, False, 1.0, 0.0, 0).packed()
+    attending = Attending("bucket", 8, 8, NO_LIMIT, 64, 1, 0, True, False, True, 1.0, 0.0, 0).packed()
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(operators.hash_tokens, (q.detach(), mask, None, *hashing), test_utils=checks)
     torch.library.opcheck(operators.attend, (q, None, v, buckets, mask, None, *attending), test_utils=checks)

@@ -183,15 +183,21 @@ def test_what_they_lack_is_listed() -> None:
     with pytest.raises(ValueError, match="hidden_act='gelu_new'"):
         from_transformers(random_model(random_config(1, hidden_act="gelu_new")))
     mixed = {"position_embedding": "learned", "max_position_embeddings": 64, "hidden_size": 16}
-    chunks = {"rule": "chunk", "local_rule": "chunk", "chunk_length": 4, "local_chunk_length": 6}
+    with pytest.raises(ValueError, match=r"conv_size=4, not 0.*successor_values=None, not False"):
+        to_transformers(model)
+    chunks = {"rule": "chunk", "local_rule": "chunk", "chunk_length": 4, "local_chunk_length": 6, **AS_THEIRS}
     wrong = ReformerForCausalLM(ReformerConfig(**mixed, **chunks, num_hidden_layers=2, num_attention_heads=2))
     with pytest.raises(ValueError, match="length_multiple=1, not 12"):
         to_transformers(wrong)
 
 
+AS_THEIRS = {"successor_values": False, "conv_size": 0}
+
+
 def chunked(**settings: object) -> ReformerForCausalLM:
     common = {"position_embedding": "learned", "max_position_embeddings": 64, "hidden_size": 16}
     chunks = {"rule": "chunk", "local_rule": "chunk", "chunk_length": 4, "local_chunk_length": 4, "num_hashes": 2}
+    chunks |= AS_THEIRS
     sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 40, "pad_token_id": 0}
     return ReformerForCausalLM(ReformerConfig(**{**common, **chunks, **sizes, **settings})).double().eval()
 

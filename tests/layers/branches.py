@@ -28,7 +28,7 @@ def attention(kind: int, dropout: float) -> nn.Module:
     return [
         LocalAttention(WIDTH, 2, window=8, rotary=True, dropout=dropout),
         LSHAttention(WIDTH, 2, window=4, dropout=dropout),
-        FullAttention(WIDTH, 2, dropout=dropout),
+        FullAttention(WIDTH, 2, shifted_keys=True, dropout=dropout),
     ][kind % 3]
 
 

@@ -42,6 +42,7 @@ def replayed(lm: ReformerForCausalLM, x: Tensor, start: int, capture: Any) -> No
 def test_a_step_can_be_captured_and_replayed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a CUDA graph, the host's part of a recorded step is frozen: operations on fixed memory alone."""
     monkeypatch.setattr(lsh, "choose_decoder", lambda _: plain_decoder)
+    monkeypatch.setenv("REFORMER_BACKEND", "plain")
     monkeypatch.setattr("reformer.models.embeddings._check_range", lambda *_: None)
 
     def capture(lm: ReformerForCausalLM, cache: ReformerCache, token: Tensor) -> tuple[Any, Tensor]:

@@ -186,7 +186,9 @@ def test_saving_loading_and_the_embeddings_of_both_sides(tmp_path: Path) -> None
     model.save_pretrained(tmp_path)
     again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, dtype=torch.float64)
     assert type(again) is ReformerForConditionalGeneration
-    assert torch.equal(again.eval()(**pairs()).logits, model.eval()(**pairs()).logits)
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+    # products may round otherwise where weights begin at another address
+    assert (again.eval()(**pairs()).logits - model.eval()(**pairs()).logits).abs().max() < 1e-12
     assert again.lm_head.weight is again.encoder.embeddings.token.weight
     moved = copy.deepcopy(again)
     assert moved.decoder.embeddings is moved.encoder.embeddings

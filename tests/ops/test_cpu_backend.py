@@ -199,7 +199,7 @@ def test_operators_keep_the_rules_of_torch_library() -> None:
     hashing = (None, 5, [2, False, 256], "bucket", [8, NO_LIMIT, True])
     torch.library.opcheck(cpu.operators.hash_tokens, (q.detach(), mask, None, *hashing))
     buckets = cpu.operators.hash_tokens(q.detach(), mask, None, *hashing)
-    attending = Attending("bucket", 8, 8, NO_LIMIT, 64, 1, 0, True, False, 1.0, 0.0, 0).packed()
+    attending = Attending("bucket", 8, 8, NO_LIMIT, 64, 1, 0, True, False, True, 1.0, 0.0, 0).packed()
     torch.library.opcheck(cpu.operators.attend, (q, None, v, buckets, mask, None, *attending))
     torch.library.opcheck(cpu.operators.attend, (q, k, v, None, None, None, "local window", *attending[1:]))
 
@@ -254,7 +254,7 @@ def test_without_numba_the_plain_backend_serves_and_says_so_once(
 
 def test_the_environment_says_what_auto_is(monkeypatch: pytest.MonkeyPatch) -> None:
     q = torch.randn(1, 1, 90, 8)
-    at = Attending("bucket", 64, 64, NO_LIMIT, 64, 1, 0, True, False, 1.0, 0.0, 0)
+    at = Attending("bucket", 64, 64, NO_LIMIT, 64, 1, 0, True, False, True, 1.0, 0.0, 0)
     for name, expected in (("plain", backends.plain), ("numba", cpu)):
         monkeypatch.setenv("REFORMER_BACKEND", name)
         assert backends.choose_backend("auto", q, at) is expected

@@ -25,8 +25,8 @@ def masks(length: int) -> list[dict[str, Tensor]]:
 def compare(run: Any, variables: tuple[Tensor, ...], monkeypatch: pytest.MonkeyPatch, tolerance: float) -> None:
     """`auto` against the plain backend, and that `auto` was the short way."""
     calls = []
-    original = exact._attend
-    monkeypatch.setattr(exact, "_attend", lambda *given: calls.append(1) or original(*given))
+    original = exact.softmax_attention
+    monkeypatch.setattr(exact, "softmax_attention", lambda *a, **k: calls.append(1) or original(*a, **k))
     results = []
     for backend in ("auto", "plain"):
         out = run(backend)
@@ -42,7 +42,12 @@ def compare(run: Any, variables: tuple[Tensor, ...], monkeypatch: pytest.MonkeyP
 def test_exact_is_what_the_rules_say(monkeypatch: pytest.MonkeyPatch, length: int, causal: bool) -> None:
     q, k, v = inputs(length)
     for mask in masks(length):
-        for options in ({"num_hashes": 3}, {"duplicates": "once"}, {"num_buckets": 1, "bucket_size": 2}):
+        for options in (
+            {"num_hashes": 3},
+            {"duplicates": "once"},
+            {"num_buckets": 1, "bucket_size": 2},
+            {"successor_values": not causal},
+        ):
             settings: dict[str, Any] = {"window": 16, "causal": causal, "seed": 0, **mask, **options}
             compare(lambda b, s=settings: lsh_attention(q, v, backend=b, **s), (q, v), monkeypatch, 1e-12)
         compare(

@@ -51,13 +51,14 @@ def compare(q: Tensor, v: Tensor, rounds: int, seed: int, **options: Any) -> flo
     return float(torch.stack(errors).amax())  # NaN stays NaN, which Python's `max` may lose
 
 
-RULES = [
+RULES: list[dict[str, Any]] = [
     *({"rule": "bucket", "window": 8, "num_buckets": n, "factor_from": 4} for n in (None, 8)),
     {"rule": "bucket", "window": 5, "bucket_size": 12},
     {"rule": "bucket", "window": 5, "bucket_size": 3, "num_buckets": 1},
     {"rule": "chunk", "chunk_length": 8, "num_buckets": 6},
     {"rule": "chunk", "chunk_length": 5, "num_buckets": [2, 4], "chunks_before": 2, "chunks_after": 1},
 ]
+RULES += [{**RULES[i], "successor_values": value} for i in (1, 4) for value in (True, False)]
 
 
 @pytest.mark.parametrize("kind", ["plain", "padding", "documents", "padding and documents"])
@@ -97,6 +98,7 @@ def test_many_random_settings() -> None:
             "chunks_after": rnd.choice([0, 1]),
             "duplicates": rnd.choice(["count", "once"]),
             "scale": rnd.choice([1.0, 0.5, -2.0]),
+            "successor_values": rnd.choice([None, True, False]),
             "num_buckets": rnd.choice([None, 1, 4, 16]) if rule == "bucket" else rnd.choice([2, 6, [2, 4]]),
         }
         length = rnd.choice([1, 2, 3, 17, 40, 97])
@@ -253,10 +255,10 @@ def test_more_columns_are_ignored_and_too_few_are_refused() -> None:
 def test_first_tokens_have_exact_attention() -> None:
     """The first min(c, w) tokens see all that came before them."""
     q, v = inputs(1, 2, 16, 8)
-    out = lsh_attention(q, v, num_hashes=3, seed=0, window=16, duplicates="once")
+    out = lsh_attention(q, v, num_hashes=3, seed=0, window=16, duplicates="once", successor_values=False)
     keys = q / (q.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() / 8**0.5
     logits = (q @ keys.transpose(-1, -2)).masked_fill(~torch.ones(16, 16).tril(-1).bool(), -torch.inf)
-    expected = torch.cat((v[:, :, :1], logits[:, :, 1:].softmax(-1) @ v), 2)
+    expected = torch.cat((torch.zeros_like(v[:, :, :1]), logits[:, :, 1:].softmax(-1) @ v), 2)
     assert (out - expected).abs().max() < 1e-12
 
 
@@ -279,6 +281,7 @@ def test_empty_sequences_and_batches() -> None:
         ({"rule": "buckets"}, "did you mean 'bucket'"),
         ({"duplicates": "twice"}, "duplicates='twice' is none of count, once"),
         ({"dropout_p": 1.0}, "dropout_p=1.0"),
+        ({"successor_values": "yes"}, "successor_values='yes' must be True, False or None"),
         ({"factor_from": 0}, "factor_from=0 must be an integer of at least 1"),
         ({"rule": "chunk", "num_buckets": [4096, 4096]}, "makes 16,777,216 buckets; there may be 1,048,576"),
         ({"backend": "magic"}, "backend='magic' is none of auto, plain, numba"),

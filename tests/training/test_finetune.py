@@ -30,7 +30,8 @@ def test_lora_trains_few_weights_and_is_merged(tmp_path: Path, reversible: bool)
     after = load_checkpoint(out).state_dict()
     assert set(after) == set(before)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {name for name in before if name.startswith("model.layers") and after[name].dim() == 2}
+    matrices = {name for name in before if name.startswith("model.layers") and after[name].dim() == 2}
+    assert changed == {name for name in matrices if "convolution" not in name}
     assert (checkpoints(out)[-1] / "adapter_model.safetensors").stat().st_size < 60_000
 
 

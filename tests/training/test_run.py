@@ -15,7 +15,7 @@ from reformer.training.evaluate import evaluate
 from reformer.training.folder import RunFolder
 from reformer.training.generate import Sampling, generate_text
 from reformer.training.run import Interrupted, build_model, train
-from reformer.training.run_file import Run, read_run_file, write_run_file
+from reformer.training.run_file import Run, check_same_run, read_run_file, write_run_file
 from reformer.training.settings import TrainingSettings
 from reformer.training.trainer import NonFiniteLoss, ReformerTrainer
 from tests.training.conftest import TEXT, corpus, settings, training
@@ -243,6 +243,11 @@ def test_run_files(tmp_path: Path) -> None:
     assert settings_of(path) == run
     for text, message in (
         ("[model]\nhiden_size = 3", "has no key 'hiden_size'; did you mean 'hidden_size'"),
+        ("[model]\nlogit_scale = 0.5", "has no key 'logit_scale'; it is 'attention_scale' now"),
+        (
+            '[model]\nrule = "chunk"\nrule_version = 1\nlogit_scale = 0.5',
+            "rule_version=1 is none that .* train the model",
+        ),
         ("[models]\nhidden_size = 3", r"no table \[models\]; did you mean 'model'"),
         ("[model\n", "is no TOML file"),
     ):
@@ -251,6 +256,17 @@ def test_run_files(tmp_path: Path) -> None:
             read_run_file(path)
     with pytest.raises(ValueError, match="does not exist"):
         read_run_file(tmp_path / "none.toml")
+
+
+def test_what_was_left_open_is_the_same_run_as_its_answer(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    runs = [Run(settings(successor_values=value), DataSettings(), training()) for value in (None, True, False)]
+    write_run_file(path, runs[0])
+    check_same_run(path, runs[1])
+    with pytest.raises(ValueError, match="successor_values=False"):
+        check_same_run(path, runs[2])
+    write_run_file(path, Run(settings(causal=False), DataSettings(), training()))
+    check_same_run(path, Run(settings(causal=False, successor_values=False), DataSettings(), training()))
 
 
 def test_checkpoints_that_are_none(tmp_path: Path) -> None:
@@ -276,7 +292,11 @@ def test_checkpoints_that_are_none(tmp_path: Path) -> None:
     (out / "config.json").write_text(json.dumps({**config, "attention_pattern": 3}))
     complains("attention_pattern=3 is of the wrong kind")
     (out / "config.json").write_text(json.dumps({**config, "rule_version": 9}))
-    complains("rule_version=9 is unknown")
+    complains("rule_version=9 is none that this library computes")
+    for rule in ("bucket", "chunk"):
+        before = {name: value for name, value in config.items() if name not in ("attention_scale", "conv_size")}
+        (out / "config.json").write_text(json.dumps({**before, "rule": rule, "rule_version": 1, "logit_scale": 1.0}))
+        complains("rule_version=1 .* train the model again, or convert it again from the original")
     (out / "config.json").unlink()
     complains("config.json is missing")
     with pytest.raises(ValueError, match="is not a folder"):

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import tyro
 
+from reformer.settings import RENAMED
+
 T = TypeVar("T")
 
 
@@ -22,7 +24,17 @@ def parse(command: type[T], argv: Sequence[str], verb: str, default: T | None = 
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ValueError(_one_line(errors.getvalue()) or f"see reformer {verb} --help") from None
+        raise ValueError((_one_line(errors.getvalue()) or f"see reformer {verb} --help") + _renamed(argv)) from None
+
+
+def _renamed(argv: Sequence[str]) -> str:
+    """What options of before are called now."""
+    flags = {_flag(name): _flag(now) for name, now in RENAMED.items()}
+    return "".join(f"; {word} is {flags[word]} now" for word in (word.split("=")[0] for word in argv) if word in flags)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _one_line(box: str) -> str:

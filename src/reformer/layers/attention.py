@@ -1,6 +1,5 @@
 """Attention layers with their projections: by content (LSH), by place (local), and exact (full)."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,65 +10,22 @@ from reformer.layers.caches.full import FullCache
 from reformer.layers.caches.local import LocalCache
 from reformer.layers.caches.lsh import LSHCache
 from reformer.layers.caches.step import Step
-from reformer.layers.positions import compute_waves, rotate
-from reformer.layers.streams import StreamLinear
+from reformer.layers.projections import Attention
 from reformer.ops.attention import Duplicates, LocalRule, Rule, local_attention, lsh_attention
-from reformer.ops.checks import check_choice
+from reformer.ops.checks import check_choice, check_flag, check_integer
 from reformer.ops.hashing import derive_seed, draw_seed
 from reformer.ops.ranks import compute_ranks
+from reformer.ops.shift import shift
 from reformer.ops.softmax_attention import softmax_attention, visible_pairs
 
 FULL_PIECE = 1024  # queries at a time where exact attention needs a mask
 
 
-class Attention(nn.Module):
-    """Projections into heads and out of them: what all kinds share."""
-
-    def __init__(
-        self, hidden_size: int, num_heads: int, head_dim: int | None, bias: bool, projections: tuple[str, ...]
-    ) -> None:
-        super().__init__()
-        if head_dim is None:
-            if hidden_size % num_heads:
-                raise ValueError(
-                    f"num_heads={num_heads} does not divide hidden_size={hidden_size}; "
-                    "choose heads that do, or give head_dim"
-                )
-            head_dim = hidden_size // num_heads
-        self.num_heads, self.head_dim = num_heads, head_dim
-        for name in projections:
-            self.add_module(name, nn.Linear(hidden_size, num_heads * head_dim, bias=False))
-        self.out = StreamLinear(num_heads * head_dim, hidden_size, bias=bias)
-
-    def _heads(self, projection: nn.Linear, x: Tensor) -> Tensor:
-        return projection(x).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
-
-    def _merge(self, x: Tensor) -> Tensor:
-        return self.out(x.transpose(1, 2).flatten(2))
-
-    def _rotated(
-        self,
-        vectors: Sequence[Tensor],
-        x: Tensor,
-        key_padding_mask: Tensor | None,
-        segment_ids: Tensor | None,
-        position_ids: Tensor | None,
-        step: Step | None,
-    ) -> list[Tensor]:
-        """Queries and keys turned by `position_ids`, or by the ranks; a step's layers share their waves."""
-        if position_ids is None:
-            position_ids = compute_ranks(x.shape[0], x.shape[1], key_padding_mask, segment_ids, x.device).rank
-        positions, dtype = position_ids, vectors[0].dtype
-
-        def waves() -> Any:
-            return compute_waves(positions, self.head_dim, dtype)
-
-        shared = waves() if step is None else step.remember(("waves", self.head_dim, dtype), waves)
-        return [rotate(vector, shared) for vector in vectors]
-
-
 class LSHAttention(Attention):
     """LSH attention with shared queries and keys; options are those of `reformer.lsh_attention`.
+
+    In front of `query_key`, and not of `value`, stands a `ShortConvolution` of `conv_size` tokens (0: none), so that a
+    token is matched by some of its past.
 
     In training the rotations come from `seed`, or from one integer of torch's generator; in evaluation from
     `hash_seed`, unless `seed` is given. `hash_rotations="transformers"` draws them as transformers' Reformer
@@ -102,6 +58,8 @@ class LSHAttention(Attention):
         scale: float = 1.0,
         duplicates: Duplicates = "count",
         dropout: float = 0.0,
+        successor_values: bool | None = None,
+        conv_size: int = 4,
         hash_seed: int = 0,
         share_rotations: bool = False,
         hash_rotations: str = "own",
@@ -114,6 +72,8 @@ class LSHAttention(Attention):
             raise ValueError("hash_rotations='transformers' needs rule='chunk' and num_buckets; give both")
         if rotary and rule != "chunk":
             raise ValueError("rotary=True in an LSH layer needs rule='chunk'; rule='bucket' sees content only")
+        check_flag("successor_values", successor_values)
+        self._convolve(hidden_size, conv_size, causal)
         self.num_hashes, self.num_hashes_eval, self.rotary = num_hashes, num_hashes_eval, rotary
         self.dropout, self.hash_seed, self.hash_rotations = dropout, hash_seed, hash_rotations
         self.options: dict[str, Any] = {
@@ -129,6 +89,7 @@ class LSHAttention(Attention):
             "causal": causal,
             "scale": scale,
             "duplicates": duplicates,
+            "successor_values": causal if successor_values is None else successor_values,
             "share_rotations": share_rotations,
         }
 
@@ -147,13 +108,14 @@ class LSHAttention(Attention):
 
         `cache` holds the tokens in front of x, which `step` describes.
         """
+        q = self._heads(self.query_key, self._context(x, key_padding_mask, segment_ids, cache, step))
+        v = self._heads(self.value, x)
         if cache is not None and step is not None and not step.first:
-            return self._merge(cache.attend(self._heads(self.query_key, x), self._heads(self.value, x), step))
+            return self._merge(cache.attend(q, v, step))
         rounds = self.num_hashes if self.training else self.num_hashes_eval or self.num_hashes
         if seed is None:
             seed = draw_seed() if self.training else derive_seed(self.hash_seed, 0)
         transformers = self.hash_rotations == "transformers"
-        q, v = self._heads(self.query_key, x), self._heads(self.value, x)
         if cache is not None and step is not None:
             cache.extend(q, v, step)
         compared = q
@@ -255,7 +217,14 @@ class LocalAttention(Attention):
 
 
 class FullAttention(Attention):
-    """Exact attention through `scaled_dot_product_attention`, the baseline; cost grows with the square of l."""
+    """Exact attention through `scaled_dot_product_attention`, the baseline; cost grows with the square of l.
+
+    `shifted_keys`: with a token's value, itself included, stands the key of the token before it in its document, zeros
+    with the first; so a query matches what came before a value (Olsson et al. 2022, "smeared keys"; Xu et al. 2024,
+    arXiv 2411.19574). With it a `ShortConvolution` of `conv_size` tokens stands in front of query and key.
+
+    Raises ValueError for shifted keys without `causal`.
+    """
 
     query: nn.Linear
     key: nn.Linear
@@ -269,11 +238,18 @@ class FullAttention(Attention):
         *,
         causal: bool = True,
         dropout: float = 0.0,
+        shifted_keys: bool = False,
+        conv_size: int = 4,
         rotary: bool = False,
         bias: bool = False,
     ) -> None:
         super().__init__(hidden_size, num_heads, head_dim, bias, ("query", "key", "value"))
-        self.causal, self.dropout, self.rotary = causal, dropout, rotary
+        check_integer("conv_size", conv_size, 0)
+        if shifted_keys:
+            if not causal:
+                raise ValueError("shifted_keys=True needs causal=True: a key would stand with a value that came later")
+            self._convolve(hidden_size, conv_size, causal)
+        self.causal, self.dropout, self.shifted_keys, self.rotary = causal, dropout, shifted_keys, rotary
 
     def forward(
         self,
@@ -287,7 +263,12 @@ class FullAttention(Attention):
         step: Step | None = None,
     ) -> Float[Tensor, "b l hidden"]:
         """Attend; `seed` is taken and not used, since nothing is hashed; `cache` and `step` as in `LSHAttention`."""
-        q, k, v = (self._heads(layer, x) for layer in (self.query, self.key, self.value))
+        context = self._context(x, key_padding_mask, segment_ids, cache, step)
+        q, k, v = self._heads(self.query, context), self._heads(self.key, context), self._heads(self.value, x)
+        if self.shifted_keys and cache is not None and step is not None:
+            k = cache.recent["keys"].follow(k, key_padding_mask, step, lambda keys, real: shift(keys, -1, real))
+        elif self.shifted_keys:
+            k = shift(k, -1, key_padding_mask, segment_ids)
         if self.rotary:
             q, k = self._rotated((q, k), x, key_padding_mask, segment_ids, position_ids, step)
         if cache is not None and step is not None:

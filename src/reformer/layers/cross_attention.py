@@ -5,8 +5,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from reformer.layers.attention import Attention
 from reformer.layers.caches.cross import CrossCache
+from reformer.layers.projections import Attention
 from reformer.ops.softmax_attention import softmax_attention
 
 SCORES = 1 << 24

@@ -45,7 +45,8 @@ OF_NO_CACHE = {
 
 
 def differing(a: ModelSettings, b: ModelSettings) -> list[str]:
-    """Names of the fields in which two models' settings differ."""
+    """Names of the fields in which two models' settings differ, once what they leave open is worked out."""
+    a, b = a.worked_out(), b.worked_out()
     return [field.name for field in fields(a) if getattr(a, field.name) != getattr(b, field.name)]
 
 
@@ -291,8 +292,9 @@ class ReformerCache(Cache):
 
 
 def _make_layer(settings: ModelSettings, kind: str, index: int, crop_limit: int, room: int) -> CacheLayer:
+    inputs = {"inputs": settings.conv_size - 1} if settings.conv_size > 1 else {}
     if kind == "full":
-        return FullCache(crop_limit, room)
+        return FullCache(crop_limit, room, {**inputs, "keys": 1} if settings.shifted_keys else {})
     if kind == "local":
         return LocalCache(crop_limit, settings.local_window)
     hashing = Hashing(
@@ -313,11 +315,12 @@ def _make_layer(settings: ModelSettings, kind: str, index: int, crop_limit: int,
         chunks_after=0,
         causal=True,
         once=settings.duplicates == "once",
-        scale=settings.logit_scale,
+        successors=settings.delivers_successors,
+        scale=settings.attention_scale,
         dropout_p=0.0,
         dropout_seed=0,
     )
-    return LSHCache(crop_limit, hashing, at, room if settings.num_buckets is None else 0)
+    return LSHCache(crop_limit, hashing, at, room if settings.num_buckets is None else 0, inputs)
 
 
 def _log2_limit(settings: ModelSettings) -> int:

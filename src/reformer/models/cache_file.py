@@ -16,7 +16,7 @@ from torch import Tensor
 from reformer.models.cache import ReformerCache
 from reformer.models.model import ReformerPreTrainedModel
 
-FORMAT, VERSION = "reformer cache", "2"
+FORMAT, VERSION = "reformer cache", "3"
 
 
 def save_cache(
@@ -47,7 +47,7 @@ def save_cache(
     metadata = {
         "format": FORMAT,
         "version": VERSION,
-        "settings": json.dumps(asdict(cache.settings)),
+        "settings": json.dumps(asdict(cache.settings.worked_out())),
         "weights": fingerprint(model),
         "seen": str(cache.seen),
         "crop_limit": str(cache.crop_limit),
@@ -96,7 +96,7 @@ def _check(path: str | os.PathLike[str], metadata: Mapping[str, str], model: Ref
             f"{path} holds a cache of version {metadata['version']}; this library reads version {VERSION}: "
             "compute the prompt again"
         )
-    now = json.loads(json.dumps(asdict(model.config.settings)))
+    now = json.loads(json.dumps(asdict(model.config.settings.worked_out())))
     then = json.loads(metadata["settings"])
     names = [name for name in now if now[name] != then.get(name)]
     if names:

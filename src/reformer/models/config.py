@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from reformer import __version__
-from reformer.ops.checks import nearest
-from reformer.settings import ModelSettings
+from reformer.settings import RULE_VERSION, ModelSettings, check_rule_version, hint_at
 
 _OWN = tuple(field.name for field in fields(ModelSettings))
 
@@ -41,10 +40,11 @@ class ReformerConfig(PreTrainedConfig):
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.pop("reformer_version", None)  # who wrote it; `rule_version` says what it means
+        check_rule_version(kwargs.get("rule_version", RULE_VERSION))  # first: other versions have other fields
         own = {name: kwargs.pop(name) for name in _OWN if name in kwargs}
         for name in kwargs:
             if name not in _OF_THE_BASE:
-                raise ValueError(f"ReformerConfig has no field {name!r}{nearest(name, _OWN)}")
+                raise ValueError(f"ReformerConfig has no field {name!r}{hint_at(name, _OWN)}")
         if kwargs.get("output_attentions"):
             raise ValueError(
                 "output_attentions=True: LSH attention never forms the matrix of probabilities; leave it False"
@@ -66,7 +66,7 @@ class ReformerConfig(PreTrainedConfig):
 
     def of_encoder(self) -> "ReformerConfig":
         """The configuration of an encoder-decoder's encoder."""
-        return self._part(causal=False)
+        return self._part(causal=False, shifted_keys=False)
 
     def of_decoder(self) -> "ReformerConfig":
         """And that of its decoder."""

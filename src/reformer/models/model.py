@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import logging
 
 from reformer.layers.caches.step import Step
+from reformer.layers.convolution import ShortConvolution
 from reformer.layers.norm import make_norm
 from reformer.layers.positions import PositionTable
 from reformer.layers.streams import StreamLinear
@@ -34,7 +35,7 @@ class ReformerPreTrainedModel(PreTrainedModel):
 
     Initialisation: linear weights N(0, 1 / inputs), those that write to a stream divided by sqrt(2 * layers);
     token embeddings N(0, 1), or N(0, 1 / width) where they are the output layer too; positions N(0, 0.1^2); biases
-    0; norms 1.
+    0; norms 1; convolutions as `ShortConvolution` says.
     """
 
     config: ReformerConfig
@@ -60,6 +61,8 @@ class ReformerPreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
             if isinstance(module, nn.LayerNorm):
                 init.zeros_(module.bias)
+        elif isinstance(module, ShortConvolution):
+            init.copy_(module.weight, module.initial_weight())
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None, **kwargs: Any) -> None:
         """Nothing to do: a reversible model stores no activations of its layers."""
@@ -192,7 +195,7 @@ class ReformerModel(ReformerPreTrainedModel):
         states: list[Tensor] = [self._merge(x, x)] if keep else []
         x1, x2 = self.layers(
             x,
-            x,
+            x.clone() if torch.compiler.is_compiling() else x,  # one tensor twice makes a first block a case of its own
             [kwargs | {"position_ids": positions} for kwargs in per_layer],
             on_block=(lambda y1, y2: states.append(self._merge(y1, y2))) if keep else None,
         )

@@ -85,7 +85,13 @@ def make_attention(settings: ModelSettings, kind: str) -> nn.Module:
     rotary, bias = settings.position_embedding == "rotary", settings.attention_bias
     if kind == "full":
         return FullAttention(
-            *size, causal=settings.causal, dropout=settings.attention_dropout, rotary=rotary, bias=bias
+            *size,
+            causal=settings.causal,
+            dropout=settings.attention_dropout,
+            shifted_keys=settings.shifted_keys,
+            conv_size=settings.conv_size,
+            rotary=rotary,
+            bias=bias,
         )
     if kind == "local":
         return LocalAttention(
@@ -116,9 +122,11 @@ def make_attention(settings: ModelSettings, kind: str) -> nn.Module:
         chunks_after=settings.chunks_after,
         length_multiple=settings.length_multiple,
         causal=settings.causal,
-        scale=settings.logit_scale,
+        scale=settings.attention_scale,
         duplicates=settings.duplicates,
         dropout=settings.attention_dropout if settings.lsh_dropout is None else settings.lsh_dropout,
+        successor_values=settings.delivers_successors,
+        conv_size=settings.conv_size,
         hash_seed=settings.hash_seed,
         share_rotations=settings.share_rotations,
         hash_rotations=settings.hash_rotations,

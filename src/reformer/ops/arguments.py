@@ -73,13 +73,20 @@ class Attending(NamedTuple):
     causal: bool
     once: bool
     """A distinct key counts once, however many rounds or slots offer it."""
+    successors: bool
+    """A pair delivers the value of the token behind its key, not the key's own."""
     scale: float
     dropout_p: float
     dropout_seed: int
 
     def packed(self) -> tuple[str, list[int], list[float], int]:
         """As operators of `torch.library` take it: a call of theirs takes time by the square of the arguments."""
-        return self.rule, [int(x) for x in self[1:9]], [self.scale, self.dropout_p], self.dropout_seed
+        return self.rule, [int(x) for x in self[1:10]], [self.scale, self.dropout_p], self.dropout_seed
+
+    @property
+    def keeps_own(self) -> bool:
+        """Whether a token that is offered nothing takes its own value, as the older implementations have it."""
+        return self.rule == "chunk" and not self.successors
 
     @classmethod
     def unpacked(cls, rule: str, sizes: list[int], factors: list[float], dropout_seed: int) -> "Attending":

@@ -12,7 +12,7 @@ from reformer.ops import exact
 from reformer.ops.arguments import NO_LIMIT, Attending, make_hashing
 from reformer.ops.backends import BACKENDS, choose_backend
 from reformer.ops.bucket_counts import automatic_buckets, check_bucket_limit, check_chunks, check_factors
-from reformer.ops.checks import check_choice, check_integer, check_probability
+from reformer.ops.checks import check_choice, check_flag, check_integer, check_probability
 from reformer.ops.exact import sees_all
 from reformer.ops.hashing import draw_seed
 from reformer.ops.ranks import check_masks
@@ -43,6 +43,7 @@ def lsh_attention(
     scale: float = 1.0,
     duplicates: Duplicates = "count",
     dropout_p: float = 0.0,
+    successor_values: bool | None = None,
     hashed: Float[Tensor, "b h l d"] | None = None,
     rotations: Float[Tensor, "h r d columns"] | None = None,
     seed: int | None = None,
@@ -75,6 +76,8 @@ def lsh_attention(
         scale: factor of the logits.
         duplicates: "count": a key found in two rounds counts twice; "once": each distinct key counts once.
         dropout_p: dropout of numerators, per round and slot, or per pair with "once"; drawn anew in each call.
+        successor_values: a pair delivers the value of the token that follows its key in the key's document, not the
+            key's own: what followed the same context before. None: as `causal`.
         hashed: vectors to hash in place of `qk`, for instance the same without their positions.
         rotations: Gaussian rotations; more columns than needed are ignored.
         seed: draws the rotations from this integer; with neither, from one integer of torch's generator.
@@ -84,7 +87,8 @@ def lsh_attention(
             is the same.
 
     Returns:
-        Outputs in the type of `v`; a token that is offered nothing takes its own value.
+        Outputs in the type of `v`; a token that is offered nothing gets 0, or, by chunks with own values, as the older
+        implementations have it, its own value.
 
     Raises:
         ValueError: shapes that do not fit, settings out of range, rotations with too few columns.
@@ -98,6 +102,7 @@ def lsh_attention(
     check_integer("num_hashes", num_hashes, 1)
     check_integer("factor_from", factor_from, 1)
     check_probability("dropout_p", dropout_p)
+    check_flag("successor_values", successor_values)
     check_masks(qk.shape[0], qk.shape[2], key_padding_mask, segment_ids)
     limit: int | None = None
     factors: list[int] = []
@@ -121,6 +126,7 @@ def lsh_attention(
         chunks_after=chunks_after,
         causal=causal,
         once=duplicates == "once",
+        successors=causal if successor_values is None else successor_values,
         scale=float(scale),
         dropout_p=float(dropout_p),
         dropout_seed=draw_seed() if dropout_p else 0,
@@ -184,6 +190,7 @@ def local_attention(
         chunks_after=chunks_after,
         causal=causal,
         once=False,
+        successors=False,
         scale=q.shape[-1] ** -0.5 if scale is None else float(scale),
         dropout_p=float(dropout_p),
         dropout_seed=draw_seed() if dropout_p else 0,

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from reformer.ops.arguments import Attending
+from reformer.ops.capture import capturing
 from reformer.ops.checks import check_choice
 from reformer.ops.plain import backend as plain
 from reformer.ops.plain import decode as plain_decoder
+from reformer.ops.proof import why_not
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +40,16 @@ def choose_backend(name: str, q: Tensor, at: Attending) -> ModuleType:
         raise ValueError(f"backend='numba' computes on the CPU and the tensors are on {device}; choose 'auto'")
     if name == "triton" and (reason := _not_for_triton(q, at)):
         raise ValueError(f"backend='triton' {reason}; choose 'auto'")
-    if name == "triton" or (name == "auto" and device == "cuda" and not _not_for_triton(q, at)):
+    if name == "triton":
         backend = _gpu_backend()
-        if backend is None and name == "triton":
+        if backend is None:
             raise ValueError(
                 f"backend='triton' is not to be had ({_missing['triton']}); install triton, or choose 'auto'"
             )
-        return backend or plain
+        return backend
+    if name == "auto" and device == "cuda" and not _not_for_triton(q, at):
+        backend = _gpu_backend()
+        return backend if backend is not None and _proven(q.device, q.dtype) else plain
     if name == "plain" or device != "cpu":
         return plain
     backend = _cpu_backend()
@@ -76,6 +81,26 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+@torch.compiler.assume_constant_result
+def _proven(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the Triton kernels have shown on this device, in this process, that they compute what they should."""
+    if (device, dtype) not in _doubts:
+        if capturing(device):
+            raise ValueError("kernels cannot show in a CUDA graph that they are right; run the step once before")
+        backend = _gpu_backend()
+        assert backend is not None
+        _doubts[device, dtype] = doubt = why_not(backend, device, dtype)
+        if doubt:
+            logger.warning(
+                "attention on %s in %s falls back to the slower plain backend: the Triton kernels are wrong there (%s)",
+                device, dtype, doubt,
+            )  # fmt: skip
+    return not _doubts[device, dtype]
+
+
+_doubts: dict[tuple[torch.device, torch.dtype], str] = {}  # what is wrong with the kernels on a device; mostly nothing
+
+
 def choose_decoder(x: Tensor) -> ModuleType:
     """The fastest decoder that the device and the type of a tensor and the installation have."""
     if x.device.type != "cpu" or x.dtype == torch.float16 or preferred() == "plain" or _cpu_backend() is None:
@@ -83,6 +108,15 @@ def choose_decoder(x: Tensor) -> ModuleType:
     from reformer.ops.cpu import decoder
 
     return decoder
+
+
+def choose_convolution(x: Tensor) -> ModuleType | None:
+    """Compiled kernels for `short_convolution`, where the device and the installation have them."""
+    if x.device.type != "cpu" or preferred() == "plain" or _cpu_backend() is None:
+        return None
+    from reformer.ops.cpu import convolution
+
+    return convolution
 
 
 _missing: dict[str, str] = {}  # why a library is not to be had, once that was said

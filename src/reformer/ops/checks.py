@@ -17,6 +17,12 @@ def check_integer(name: str, value: object, least: int, most: int | None = None)
         raise ValueError(f"{name}={value!r} must be an integer of {limit}")
 
 
+def check_flag(name: str, value: object) -> None:
+    """`value` is True, False or None."""
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be True, False or None")
+
+
 def check_probability(name: str, value: object) -> None:
     """`value` is a probability below 1."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:

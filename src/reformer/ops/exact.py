@@ -12,6 +12,7 @@ from torch import Tensor
 from reformer.ops.arguments import Attending, Hashing
 from reformer.ops.plain.backend import normalise_keys
 from reformer.ops.ranks import compute_ranks
+from reformer.ops.shift import shift
 from reformer.ops.softmax_attention import softmax_attention, visible_pairs
 
 LONGEST = 256
@@ -36,12 +37,14 @@ def lsh(
     hashing: Hashing,
     at: Attending,
 ) -> Float[Tensor, "b h l d"]:
-    """A token sees itself only if it is offered nothing else."""
+    """A token never sees itself; one that is offered nothing gets 0."""
     seen = _seen(qk, key_padding_mask, segment_ids, at.causal)
     others = seen & ~torch.eye(qk.shape[2], dtype=torch.bool, device=qk.device)
-    alone = seen & ~others.any(-1, keepdim=True)
-    qk, v = (_without_padding(x, key_padding_mask) for x in (qk, v))
-    return _attend(qk, normalise_keys(qk), v, others | alone, key_padding_mask, at.scale)
+    nothing = ~others.any(-1, keepdim=True)  # softmax over nothing is NaN
+    qk = _without_padding(qk, key_padding_mask)
+    v = shift(v, 1, key_padding_mask, segment_ids) if at.successors else _without_padding(v, key_padding_mask)
+    out = softmax_attention(qk, normalise_keys(qk).to(qk.dtype), v, others | (seen & nothing), scale=at.scale)
+    return _without_padding(out.masked_fill(nothing, 0.0), key_padding_mask)
 
 
 def local(
@@ -54,7 +57,8 @@ def local(
 ) -> Float[Tensor, "b h l d"]:
     """A token sees itself too."""
     q, k, v = (_without_padding(x, key_padding_mask) for x in (q, k, v))
-    return _attend(q, k, v, _seen(q, key_padding_mask, segment_ids, at.causal), key_padding_mask, at.scale)
+    seen = _seen(q, key_padding_mask, segment_ids, at.causal)
+    return _without_padding(softmax_attention(q, k, v, seen, scale=at.scale), key_padding_mask)
 
 
 def _seen(
@@ -66,9 +70,3 @@ def _seen(
 def _without_padding(x: Tensor, key_padding_mask: Tensor | None) -> Tensor:
     """Zeros where padding is: 0 * NaN is NaN."""
     return x if key_padding_mask is None else x.masked_fill(~key_padding_mask.to(x.device)[:, None, :, None], 0.0)
-
-
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, seen: Tensor, key_padding_mask: Tensor | None, scale: float
-) -> Float[Tensor, "b h l d"]:
-    return _without_padding(softmax_attention(q, k.to(q.dtype), v, seen, scale=scale), key_padding_mask)

@@ -88,7 +88,7 @@ class Operators:
         hashing: Hashing,
         at: Attending,
     ) -> Float[Tensor, "b h l d"]:
-        """LSH attention; a token that is offered nothing takes its own value."""
+        """LSH attention."""
         masks = key_padding_mask, segment_ids
         numbers = [hashing.rounds, int(hashing.share_rotations), hashing.factor_from, *hashing.factors]
         rows = [at.bucket_size, at.log2_limit, int(at.causal)]

@@ -117,8 +117,9 @@ def attend(
     scale: float = 1.0,
     duplicates: str = "count",
     kept: Float[Tensor, "b h slots l l"] | None = None,
+    keeps_own: bool = False,
 ) -> Float[Tensor, "b h l d"]:
-    """One softmax over all that is offered; a token that is offered nothing takes its own value, padding gives 0.
+    """One softmax over all that is offered; padding gives 0, and a token that is offered nothing 0 or its own value.
 
     `kept`: dropout's factor on numerators.
     """
@@ -131,7 +132,14 @@ def attend(
     numerators = weights if kept is None else (count * kept[:, :, : count.shape[2]]).sum(2) * e
     total = weights.sum(-1, keepdim=True)
     out = numerators @ v / torch.where(total == 0, 1.0, total)
-    return torch.where((total == 0) & real[:, None, :, None], v, out)
+    return torch.where((total == 0) & real[:, None, :, None], v, out) if keeps_own else out
+
+
+def deliver_successors(v: Float[Tensor, "b h l d"], ranks: Ranks) -> Float[Tensor, "b h l d"]:
+    """What a pair with each key delivers: v of the token of the next rank in its document, 0 for the last."""
+    follows = ranks.real[:, :, None] & (ranks.document[:, None, :] == ranks.document[:, :, None])
+    follows &= ranks.rank[:, None, :] == ranks.rank[:, :, None] + 1
+    return follows[:, None].to(v) @ v.masked_fill(~ranks.real[:, None, :, None], 0.0)
 
 
 def dropout_factors(
@@ -167,6 +175,7 @@ def lsh_attention_reference(
     hashed: Float[Tensor, "b h l d"] | None = None,
     dropout_p: float = 0.0,
     dropout_seed: int = 0,
+    successor_values: bool | None = None,
 ) -> Float[Tensor, "b h l d"]:
     """LSH attention, dense; arguments as `reformer.lsh_attention`'s (the chunk rule's `num_buckets` must be given)."""
     ranks = compute_ranks(qk.shape[0], qk.shape[2], key_padding_mask, segment_ids, qk.device)
@@ -185,4 +194,7 @@ def lsh_attention_reference(
     if dropout_p:
         kept = dropout_factors(offers.shape, dropout_p, dropout_seed, offsets, duplicates == "once", qk.device)
         kept = kept.to(qk.dtype)
-    return attend(qk, v, offers, ranks.real, scale, duplicates, kept)
+    successors = causal if successor_values is None else successor_values
+    delivered = deliver_successors(v, ranks) if successors else v
+    keeps_own = rule == "chunk" and not successors
+    return attend(qk, delivered, offers, ranks.real, scale, duplicates, kept, keeps_own)

@@ -22,7 +22,7 @@ class Rings:
     """Tensors of one layer. The last slot and the last bucket are where padding is written to; nobody reads them."""
 
     rows: Float[Tensor, "b h slots 2 d"]
-    """Queries, which are the keys too, and values; side by side, since they are read together."""
+    """Queries, which are the keys too, and what each delivers; side by side, since they are read together."""
     ring: Int[Tensor, "b h r buckets size"]
     """Slots of the last tokens of a bucket: the token that came as number i stands at i % size."""
     count: Int[Tensor, "b h r buckets"]
@@ -86,6 +86,14 @@ def _rotations(like: Float[Tensor, "b h l d"], hashing: Hashing, log2_buckets: i
 def write_rows(
     rings: Rings, q: Float[Tensor, "b h k d"], v: Float[Tensor, "b h k d"], slot: Int[Tensor, "b k"]
 ) -> None:
-    """Write new tokens to their slots."""
-    batch = torch.arange(q.shape[0], device=q.device)[:, None]
-    rings.rows[batch, :, slot] = torch.stack((q, v), dim=3).transpose(1, 2).to(rings.rows.dtype)
+    """Write new tokens to their slots, and their values to those that deliver them.
+
+    With successor values that is the slot before; a first token's value goes where padding goes.
+    """
+    batch, rows = torch.arange(q.shape[0], device=q.device)[:, None], rings.rows
+    if not rings.at.successors:
+        rows[batch, :, slot] = torch.stack((q, v), dim=3).transpose(1, 2).to(rows.dtype)
+        return
+    first_or_padding = (slot == 0) | (slot == rings.padding_slot)
+    rows[batch, :, slot, 0] = q.transpose(1, 2).to(rows.dtype)
+    rows[batch, :, torch.where(first_or_padding, rings.padding_slot, slot - 1), 1] = v.transpose(1, 2).to(rows.dtype)

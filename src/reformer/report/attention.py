@@ -1,6 +1,7 @@
 """Pictures of which keys each query sees, from what the operations themselves return."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,10 @@ def attention_weights(
         return softmax_attention(vectors, vectors, values, causal=causal)[0, 0]
     if kind == "local":
         return local_attention(vectors, vectors, values, window=window, causal=causal)[0, 0]
-    return lsh_attention(vectors, values, num_hashes=rounds, window=window, causal=causal, seed=seed)[0, 0]
+    options: dict[str, Any] = {"num_hashes": rounds, "window": window, "causal": causal, "seed": seed}
+    return lsh_attention(vectors, values, successor_values=False, **options)[
+        0, 0
+    ]  # weights of keys, not of what follows
 
 
 def sample_text(length: int, topics: int, seed: int = 0) -> tuple[Float[Tensor, "l l"], Int[Tensor, "l"]]:

@@ -73,6 +73,11 @@ def _layers(settings: ModelSettings) -> list[str]:
     return list(kinds)[:depth] if settings.share_layers else [kinds[i % len(kinds)] for i in range(depth)]
 
 
+def _taps(settings: ModelSettings, kind: str) -> int:
+    """Weights of a channel of a layer's convolution."""
+    return settings.conv_size if kind == "lsh" or (kind == "full" and settings.shifted_keys) else 0
+
+
 def _shapes(settings: ModelSettings, kind: str) -> list[tuple[int, int]]:
     """The matrices of one layer."""
     assert settings.head_dim is not None
@@ -114,12 +119,12 @@ def _ends(settings: ModelSettings) -> list[tuple[int, int]]:
 
 
 def _vectors(settings: ModelSettings) -> Iterator[int]:
-    """Sizes of biases and norms."""
+    """Sizes of biases, norms and convolutions."""
     norm = 2 if settings.norm == "layernorm" else 1
     for kind in _layers(settings):
         feed_forward = _shapes(settings, kind)[-2:]
         yield from (b for _, b in feed_forward)
-        yield 2 * norm * settings.hidden_size
+        yield (2 * norm + _taps(settings, kind)) * settings.hidden_size
     yield norm * settings.merged_width
     yield settings.vocab_size
 
@@ -166,9 +171,11 @@ def _block(settings: ModelSettings, training: TrainingSettings, tokens: int, kin
     wide = settings.intermediate_size * (3 if settings.hidden_act == "swiglu" else 1)
     piece = min(settings.chunk_size_feed_forward or tokens, tokens)
     rounds = settings.num_hashes if kind == "lsh" else 1
-    copies = {"lsh": 4, "local": 7, "full": 7}[kind]  # queries, keys, values, output; turned ones
+    # queries, keys, values, output; turned and shifted ones
+    copies = {"lsh": 4, "local": 7, "full": 8 if settings.shifted_keys else 7}[kind]
+    context = tokens * hidden * size if _taps(settings, kind) else 0  # behind the convolution
     norm = tokens * hidden * (2 * _SIZE - size)  # stays in fp32, beside a bf16 copy
-    of_attention = norm + tokens * copies * inner * size
+    of_attention = norm + context + tokens * copies * inner * size
     inside = 2 * wide * piece * size
     of_feed_forward = norm + (inside if piece == tokens else 0)
     if not working:
@@ -197,7 +204,8 @@ def _flops(settings: ModelSettings, length: int, frozen: bool) -> float:
     layers = 0.0
     for i in range(depth):
         kind = kinds[i % len(kinds)]
-        layers += 2 * sum(a * b for a, b in _shapes(settings, kind)) + 4 * keys[kind] * inner
+        matrices = sum(a * b for a, b in _shapes(settings, kind)) + settings.hidden_size * _taps(settings, kind)
+        layers += 2 * matrices + 4 * keys[kind] * inner
     head = 2 * settings.merged_width * settings.vocab_size
     backward = 1 if frozen else 2
     runs = (2 if settings.reversible else 1) + backward

@@ -9,7 +9,7 @@ import tomli_w
 
 from reformer.data.settings import DataSettings
 from reformer.ops.checks import nearest
-from reformer.settings import ModelSettings
+from reformer.settings import RULE_VERSION, ModelSettings, check_rule_version, hint_at
 from reformer.training.settings import TrainingSettings
 
 RUN_FILE = "run.toml"
@@ -58,10 +58,11 @@ def check_tables(tables: dict[str, Any], where: str) -> None:
     for table, values in tables.items():
         if table not in TABLES or not isinstance(values, dict):
             raise ValueError(f"{where}: no table [{table}]{nearest(table, list(TABLES))}; there are {_NAMES}")
+        check_rule_version(values.get("rule_version", RULE_VERSION))  # first: other versions have other fields
         names = [field.name for field in fields(TABLES[table])]
         for key in values:
             if key not in names:
-                raise ValueError(f"{where}: [{table}] has no key {key!r}{nearest(key, names)}")
+                raise ValueError(f"{where}: [{table}] has no key {key!r}{hint_at(key, names)}")
 
 
 def write_run_file(path: Path, run: Run) -> None:
@@ -74,6 +75,10 @@ def write_run_file(path: Path, run: Run) -> None:
 def check_same_run(path: Path, run: Run) -> None:
     """ValueError, with the keys that differ, when a run file is another run's."""
     then, now = read_run_file(path), {name: asdict(getattr(run, name)) for name in TABLES}
+    now["model"] = asdict(run.model.worked_out())
+    model = then.get("model", {})
+    if model.get("successor_values", True) is None:
+        model["successor_values"] = model.get("causal", True)
     differing = [
         f"{key}={value!r} (it has {_plain(then[table][key])!r})"
         for table, values in now.items()

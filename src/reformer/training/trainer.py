@@ -64,8 +64,9 @@ class ReformerTrainer(Trainer):
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)  # type: ignore[arg-type]
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Matrices decay; norms and biases do not."""
-        return [name for name, weight in model.named_parameters() if weight.dim() > 1]
+        """Matrices decay; norms, biases and convolutions do not."""
+        weights = model.named_parameters()
+        return [name for name, weight in weights if weight.dim() > 1 and "convolution" not in name.split(".")]
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's loss; counts what was predicted and how much of it rightly."""

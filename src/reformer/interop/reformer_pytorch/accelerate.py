@@ -58,6 +58,7 @@ class _LSHAttention(theirs.LSHAttention):
             scale=qk.shape[-1] ** -0.5,
             duplicates="count" if self._allow_duplicate_attention else "once",
             dropout_p=self.dropout.p if self.training else 0.0,
+            successor_values=False,
             share_rotations=not self._random_rotations_per_head,
         )
         nothing = torch.empty(0, device=qk.device)

@@ -70,6 +70,7 @@ class _LSHSelfAttention(theirs.LSHSelfAttention):
             causal=self.is_decoder,
             key_padding_mask=_padding(attention_mask),
             dropout_p=self.dropout if self.training else 0.0,
+            successor_values=False,
             rotations=self._rotations(q, rounds) if hashed and self.hash_seed is not None else None,
         )
         merged = self._merge_hidden_size_dims(out, self.num_attention_heads, self.attention_head_size)

@@ -35,6 +35,8 @@ def settings_of(config: transformers.ReformerConfig, length: int | None) -> dict
         "max_position_embeddings": config.max_position_embeddings,
         "causal": config.is_decoder,
         "rule": "chunk",
+        "successor_values": False,
+        "conv_size": 0,
         "local_rule": "chunk",
         "length_multiple": length_multiple(config),
         "embedding_dropout": config.hidden_dropout_prob,
@@ -177,7 +179,8 @@ def _foreign(settings: ModelSettings, kinds: set[str], head: bool) -> list[str]:
         wanted |= {
             "rule": ("chunk",),
             "duplicates": ("count",),
-            "logit_scale": (1.0,),
+            "attention_scale": (1.0,),
+            "conv_size": (0,),
             "share_rotations": (False,),
             "num_hashes_eval": (None, settings.num_hashes),
         }
@@ -191,6 +194,8 @@ def _foreign(settings: ModelSettings, kinds: set[str], head: bool) -> list[str]:
         for name, values in wanted.items()
         if getattr(settings, name) not in values
     ]
+    if "lsh" in kinds and settings.delivers_successors:
+        wrong.append(f"successor_values={settings.successor_values!r}, not False")
     if "full" in kinds:
         wrong.append("attention_pattern has 'full', not only 'lsh' and 'local'")
     if settings.axial_shape is not None and len(settings.axial_shape) != 2:

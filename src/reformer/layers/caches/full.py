@@ -1,6 +1,6 @@
 """The cache of a layer of exact attention: all keys and values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,19 +8,22 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from reformer.layers.caches.layer import BLOCK, CacheLayer, grow, make_room, room_for
+from reformer.layers.caches.layer import BLOCK, CacheLayer, grow, make_room, room_for, until
 from reformer.layers.caches.step import Step
 
 PIECE = 1024  # queries at a time: bounds the mask
 
 
 class FullCache(CacheLayer):
-    """Keys and values by rank; `room` is for tokens that are known to come."""
+    """Keys and values by rank; `room` is for tokens that are known to come.
+
+    `recent`: what shifted keys and a convolution need of the last tokens.
+    """
 
     names = ("keys", "values")
 
-    def __init__(self, crop_limit: int, room: int = 0) -> None:
-        super().__init__(crop_limit)
+    def __init__(self, crop_limit: int, room: int = 0, recent: Mapping[str, int] | None = None) -> None:
+        super().__init__(crop_limit, recent)
         self.room, self.span = room, 0
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
@@ -28,9 +31,9 @@ class FullCache(CacheLayer):
     def prepare(self, step: Step) -> None:
         """See `CacheLayer`."""
         self.span = -(-max(step.after, default=0) // BLOCK) * BLOCK
-        if not self.empty and self.span > self.room:
+        if self.keys is not None and self.values is not None and self.span > self.room:
             self.room = room_for(self.span, self.room)
-            self.change(lambda x: grow(x, self.room))
+            self.keys, self.values = grow(self.keys, self.room), grow(self.values, self.room)
 
     def extend(self, k: Float[Tensor, "b h k d"], v: Float[Tensor, "b h k d"], step: Step) -> None:
         """Keep new tokens."""
@@ -60,19 +63,14 @@ class FullCache(CacheLayer):
         """See `CacheLayer`."""
         return *super().fixed(), self.span
 
-    def earliest(self, row: int) -> int:
-        """See `CacheLayer`."""
-        return 0
-
-    def crop(self, before: Sequence[int], after: Sequence[int]) -> None:
-        """Nothing to do: what stands behind the last token is not seen, and will be written over."""
-
     def state(self, lengths: Sequence[int]) -> dict[str, Tensor]:
         """See `CacheLayer`."""
-        return {name: getattr(self, name)[:, :, : max(lengths)].contiguous() for name in self.names}
+        own = {name: until(getattr(self, name)[:, :, : max(lengths)], lengths) for name in self.names}
+        return {**super().state(lengths), **own}
 
     def restore(self, state: dict[str, Tensor], lengths: Sequence[int]) -> None:
         """See `CacheLayer`."""
+        super().restore(state, lengths)
         self.room = room_for(max(max(lengths), self.room), 0)
         for name in self.names:
             setattr(self, name, make_room(state[name], self.room))

@@ -1,13 +1,14 @@
 """What all kinds of cache layers share: memory that grows in blocks, batch rows that are chosen and moved."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from reformer.layers.caches.recent import Recent
 from reformer.layers.caches.step import Step
 
 BLOCK = 256
@@ -23,9 +24,10 @@ class CacheLayer(ABC):
     names: tuple[str, ...] = ()
     """The attributes that are tensors."""
 
-    def __init__(self, crop_limit: int) -> None:
+    def __init__(self, crop_limit: int, recent: Mapping[str, int] | None = None) -> None:
         self.crop_limit = crop_limit
-        self.high: list[int] = []  # the most tokens that each batch row had since what is kept was whole
+        self.recent = {name: Recent(past, crop_limit) for name, past in (recent or {}).items()}
+        """Of the last tokens, by rank: how many a new one needs in front of it."""
 
     @abstractmethod
     def prepare(self, step: Step) -> None:
@@ -33,38 +35,47 @@ class CacheLayer(ABC):
 
     def fixed(self) -> tuple[Any, ...]:
         """What a captured forward (CUDA graph) takes as it was: places of memory, and numbers of the host."""
-        return tuple(getattr(self, name).data_ptr() for name in self.names)
+        return tuple(x.data_ptr() for x in self._tensors())
 
-    @abstractmethod
     def earliest(self, row: int) -> int:
         """The shortest length that a batch row can be cropped to, tokens."""
+        return max((recent.earliest(row) for recent in self.recent.values()), default=0)
 
-    @abstractmethod
     def crop(self, before: Sequence[int], after: Sequence[int]) -> None:
         """Forget the last tokens of each batch row."""
+        for recent in self.recent.values():
+            recent.crop(after)
 
-    @abstractmethod
     def state(self, lengths: Sequence[int]) -> dict[str, Tensor]:
-        """What `restore` needs."""
+        """What `restore` needs; of a cache that was cropped what it is of one that never saw more, where it can be."""
+        parts = {name: recent.state(lengths) for name, recent in self.recent.items()}
+        return {f"{name}.{key}": x for name, state in parts.items() for key, x in state.items()}
 
-    @abstractmethod
     def restore(self, state: dict[str, Tensor], lengths: Sequence[int]) -> None:
         """Take over what `state` gave."""
+        for name, recent in self.recent.items():
+            recent.restore({key: state[f"{name}.{key}"] for key in ("data", "high")})
 
     @property
     def empty(self) -> bool:
         """Whether nothing was seen yet."""
-        return getattr(self, self.names[0], None) is None
+        return not self._tensors()
+
+    def _tensors(self) -> list[Tensor]:
+        kept = [getattr(self, name) for name in self.names] + [recent.data for recent in self.recent.values()]
+        return [x for x in kept if x is not None]
 
     def raise_high(self, lengths: Sequence[int]) -> None:
         """Note the lengths that rows reach."""
-        self.high = [max(pair) for pair in zip(self.high or [0] * len(lengths), lengths, strict=True)]
+        for recent in self.recent.values():
+            recent.raise_high(lengths)
 
     def select(self, index: Int[Tensor, "rows"]) -> None:
         """Keep these batch rows, in this order; a row may come several times."""
         if not self.empty:
             self.change(lambda x: x.index_select(0, index.to(x.device)))
-            self.high = [self.high[i] for i in index.tolist()] if self.high else []
+            for recent in self.recent.values():
+                recent.select(index)
 
     def to(self, device: torch.device | str) -> None:
         """Move to a device."""
@@ -75,10 +86,12 @@ class CacheLayer(ABC):
         """Replace each tensor."""
         for name in self.names:
             setattr(self, name, how(getattr(self, name)))
+        for recent in self.recent.values():
+            recent.change(how)
 
     def bytes(self) -> int:
         """Memory of the tensors."""
-        return 0 if self.empty else sum(getattr(self, name).nbytes for name in self.names)
+        return sum(x.nbytes for x in self._tensors())
 
 
 def room_for(tokens: int, room: int) -> int:
@@ -100,3 +113,9 @@ def grow(x: Float[Tensor, "b h room ..."], room: int) -> Float[Tensor, "b h more
     kept = x.shape[2] - 1
     wider[:, :, :kept] = x[:, :, :kept]
     return wider
+
+
+def until(x: Float[Tensor, "b h slots ..."], lengths: Sequence[int]) -> Float[Tensor, "b h slots ..."]:
+    """A copy with zeros behind the last token of each batch row."""
+    behind = torch.arange(x.shape[2], device=x.device) >= torch.tensor(lengths, device=x.device)[:, None]
+    return x.masked_fill(behind.view(len(lengths), 1, -1, *[1] * (x.dim() - 3)), 0.0)

@@ -4,14 +4,14 @@ Rings are worked out from the rows whenever an octave starts; a row that no ring
 number of buckets has reached its limit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from reformer.layers.caches.layer import CacheLayer, grow, room_for
+from reformer.layers.caches.layer import CacheLayer, grow, room_for, until
 from reformer.layers.caches.step import Step, octave_of
 from reformer.ops.arguments import Attending, Hashing
 from reformer.ops.backends import choose_decoder
@@ -23,11 +23,14 @@ STALE = -1  # the octave of a batch row whose rings are to be filled anew
 class LSHCache(CacheLayer):
     """Decoding is exact: a token's neighbours are the last `window` of its bucket (`rule="bucket"`)."""
 
-    def __init__(self, crop_limit: int, hashing: Hashing, at: Attending, room: int = 0) -> None:
-        super().__init__(crop_limit)
+    def __init__(
+        self, crop_limit: int, hashing: Hashing, at: Attending, room: int = 0, recent: Mapping[str, int] | None = None
+    ) -> None:
+        super().__init__(crop_limit, recent)
         self.hashing, self.at, self.room = hashing, at, room
         self.rings: Rings | None = None
         self.octaves: list[int] = []
+        self.high: list[int] = []  # the most tokens that each batch row had since its rings were whole
         self.dropped: list[int] = []  # rank of slot 0, for each batch row
         self.offset: Int[Tensor, "b 1"] | None = None  # the same, where the rows are
 
@@ -41,8 +44,9 @@ class LSHCache(CacheLayer):
         self._allocate(q, max(step.after))
         assert self.rings is not None
         if step.real is None:
+            behind = int(self.at.successors)
             self.rings.rows[:, :, : q.shape[2], 0] = q
-            self.rings.rows[:, :, : q.shape[2], 1] = v
+            self.rings.rows[:, :, : q.shape[2] - behind, 1] = v[:, :, behind:]
         else:
             write_rows(self.rings, q, v, step.slots(step.rank, self.rings.padding_slot))
 
@@ -83,7 +87,8 @@ class LSHCache(CacheLayer):
     def fixed(self) -> tuple[Any, ...]:
         """See `CacheLayer`."""
         assert self.rings is not None
-        return self.rings.rows.data_ptr(), self.rings.ring.data_ptr(), tuple(self.octaves), tuple(self.dropped)
+        places = self.rings.rows.data_ptr(), self.rings.ring.data_ptr()
+        return *super().fixed(), *places, tuple(self.octaves), tuple(self.dropped)
 
     def _slots(self, lengths: Sequence[int]) -> int:
         return max(length - dropped for length, dropped in zip(lengths, self.dropped, strict=True))
@@ -136,10 +141,17 @@ class LSHCache(CacheLayer):
 
     def earliest(self, row: int) -> int:
         """See `CacheLayer`."""
-        return self.high[row] - self.crop_limit if self.dropped and self.dropped[row] else 0
+        own = self.high[row] - self.crop_limit if self.dropped and self.dropped[row] else 0
+        return max(own, super().earliest(row))
+
+    def raise_high(self, lengths: Sequence[int]) -> None:
+        """See `CacheLayer`."""
+        super().raise_high(lengths)
+        self.high = [max(pair) for pair in zip(self.high or [0] * len(lengths), lengths, strict=True)]
 
     def crop(self, before: Sequence[int], after: Sequence[int]) -> None:
         """See `CacheLayer`: out of the rings where they still hold what comes back into a window."""
+        super().crop(before, after)
         if self.rings is None:
             return
         alike: dict[tuple[int, int, int], list[int]] = {}
@@ -157,6 +169,7 @@ class LSHCache(CacheLayer):
 
     def change(self, how: Callable[[Tensor], Tensor]) -> None:
         """See `CacheLayer`."""
+        super().change(how)
         assert self.rings is not None
         assert self.offset is not None
         for name in ("rows", "ring", "count"):
@@ -167,20 +180,35 @@ class LSHCache(CacheLayer):
     def select(self, index: Int[Tensor, "rows"]) -> None:
         """See `CacheLayer`."""
         super().select(index)
-        self.octaves, self.dropped = ([values[i] for i in index.tolist()] for values in (self.octaves, self.dropped))
+        self.octaves, self.dropped, self.high = (
+            [values[i] for i in index.tolist()] if values else [] for values in (self.octaves, self.dropped, self.high)
+        )
 
     def bytes(self) -> int:
         """See `CacheLayer`."""
-        return 0 if self.rings is None else sum(x.nbytes for x in (self.rings.rows, self.rings.ring, self.rings.count))
+        own = () if self.rings is None else (self.rings.rows, self.rings.ring, self.rings.count)
+        return super().bytes() + sum(x.nbytes for x in own)
 
     def state(self, lengths: Sequence[int]) -> dict[str, Tensor]:
-        """See `CacheLayer`: rows suffice, since rings follow from them."""
+        """See `CacheLayer`: rows suffice, since rings follow from them. The last delivers what has yet to come: 0."""
         assert self.rings is not None
-        rows = self.rings.rows[:, :, : self._slots(lengths)].contiguous()
-        return {"rows": rows, "dropped": torch.tensor(self.dropped), "high": torch.tensor(self.high)}
+        filled = [length - dropped for length, dropped in zip(lengths, self.dropped, strict=True)]
+        rows = until(self.rings.rows[:, :, : max(filled)], filled)
+        if self.at.successors:
+            rows[..., 1, :] = until(rows[..., 1, :], [count - 1 for count in filled])
+        high = [
+            top if dropped else length for top, dropped, length in zip(self.high, self.dropped, lengths, strict=True)
+        ]
+        return {
+            **super().state(lengths),
+            "rows": rows,
+            "dropped": torch.tensor(self.dropped),
+            "high": torch.tensor(high),
+        }
 
     def restore(self, state: dict[str, Tensor], lengths: Sequence[int]) -> None:
         """See `CacheLayer`."""
+        super().restore(state, lengths)
         rows, dropped = state["rows"], state["dropped"].tolist()
         self._allocate(rows[..., 0, :], rows.shape[2])
         assert self.rings is not None

@@ -16,6 +16,7 @@ from reformer.ops.cpu.rows import (
     run_tokens,
     scatter,
     scratch,
+    value_tokens,
 )
 from reformer.ops.cpu.simd import dot, exp, lanes, load, number, store, subtract, times
 from reformer.ops.cpu.tiles import (
@@ -53,14 +54,14 @@ def _score_gradients(scores, slopes, bounds, queries, delta):
 
 @kernel
 def _begin(out, logsumexp, grad, dq, dk, dv, delta, rows, options):
-    """Write `delta`, do . o of each token; gradients start at 0, or at do for a value that stood alone."""
+    """Write `delta`, do . o of each token; gradients start at 0, or at do for a value that its own token took."""
     width = options.width
     for gradient in (dq, dk, dv):
         clear(gradient, options.length, width)
     for t in range(options.length):
         grad_at, dv_at = grad.first + t * grad.row, dv.first + t * dv.row
         delta[t] = dot(out.data, out.first + t * out.row, grad.data, grad_at, width)
-        if logsumexp[t] == -np.inf and rows.document[t] >= 0:
+        if options.keeps_own and logsumexp[t] == -np.inf and rows.document[t] >= 0:
             for x in range(width):
                 dv.data[dv_at + x] = number(grad.data, grad_at + x)
 
@@ -97,6 +98,7 @@ def differentiate_head(q, k, v, out, logsumexp, grad, dq, dk, dv, rows, options,
     scores, slopes = scratch(KEYS * QUERIES, kind), scratch(KEYS * QUERIES, kind)
     z, run_delta, delta = scratch(QUERIES, kind), scratch(QUERIES, kind), scratch(options.length, kind)
     query_tokens, key_tokens, bounds = np.empty(QUERIES, np.int32), np.empty(KEYS, np.int32), empty_bounds()
+    delivered = np.empty(KEYS, np.int32)
     none, factors = scratch(0, kind), scratch(options.length if options.shared else 0, kind)
     if options.shared:
         key_factors(q, rows.document, options, factors)
@@ -120,7 +122,8 @@ def differentiate_head(q, k, v, out, logsumexp, grad, dq, dk, dv, rows, options,
                     if t >= 0 and logsumexp[t] != -np.inf:
                         z[i], run_delta[i] = logsumexp[t], delta[t]
             pack(k, key_tokens, count, width, one, factors, keys, stride)
-            pack(v, key_tokens, count, width, one, none, values, stride)
+            value_tokens(rows, key_tokens, count, delivered)
+            pack(v, delivered, count, width, one, none, values, stride)
             set_bounds(rows, run, key, count, n, options, bounds, unit)
             multiply_scores(keys, columns, stride, bounds, count, scores)
             multiply_scores(values, grad_columns, stride, bounds, count, slopes)
@@ -134,7 +137,7 @@ def differentiate_head(q, k, v, out, logsumexp, grad, dq, dk, dv, rows, options,
             if options.keep < 1:
                 drop_pairs(scores, rows, run, key, count, query_tokens, key_tokens, n, options, bounds)
             sum_over_queries(scores, grads, stride, bounds, count, key_sums)
-            scatter(key_sums, stride, key_tokens, count, one, dv, width)
+            scatter(key_sums, stride, delivered, count, one, dv, width)
             sum_over_queries(slopes, queries, stride, bounds, count, key_sums)
             scatter(key_sums, stride, key_tokens, count, one, dk, width)
             sum_over_keys(slopes, keys, stride, bounds, n, query_sums, key > 0)

@@ -14,7 +14,7 @@ from torch import Tensor
 from reformer.ops.cpu import decoding
 from reformer.ops.cpu.kernels import compute_type, kind_of, rotations_by_column, run_tasks
 from reformer.ops.hashing import columns_for, split_buckets
-from reformer.ops.rings import Rings, write_rows
+from reformer.ops.rings import Rings
 
 ONE_CALL = 256
 """Tokens times heads up to which threads cost more than they bring."""
@@ -60,12 +60,11 @@ def decode(
     octaves: Sequence[int],
 ) -> Float[Tensor, "b h k d"]:
     """Attend from new tokens to those of their buckets; `octaves` has log2 of the buckets of each batch row."""
-    write_rows(rings, q, v, slot)
     at = rings.at
     run = _decode_op if torch.compiler.is_compiling() else _decode  # the operator costs more than the step's arithmetic
     return run(
         rings.rows, rings.ring, rings.count, rings.rotations, q, v, slot, list(octaves), rings.hashing.factor_from,
-        at.window, at.scale, at.once,
+        at.window, at.scale, at.once, at.successors,
     ).to(v.dtype)  # fmt: skip
 
 
@@ -82,15 +81,26 @@ def _decode(
     window: int,
     scale: float,
     once: bool,
+    successors: bool,
 ) -> Tensor:
     b, h, new, width = q.shape
-    q, v = q.detach().contiguous(), v.detach().contiguous()
+    q, v = (x.detach().to(rows.dtype).contiguous() for x in (q, v))
     out = torch.empty(b, h, new, width, dtype=compute_type(rows))
     shape = decoding.Shape(
-        h, ring.shape[2], width, rows.shape[2], *ring.shape[3:], rotations.shape[3], new, window, scale, once
+        h,
+        ring.shape[2],
+        width,
+        rows.shape[2],
+        *ring.shape[3:],
+        rotations.shape[3],
+        new,
+        window,
+        scale,
+        once,
+        int(successors),
     )  # type: ignore[call-arg]
     splits = np.array([split_buckets(octave, factor_from) for octave in octaves])
-    arrays = [_flat(x) for x in (rows, ring, count, rotations, q.to(rows.dtype), v.to(rows.dtype), slot.contiguous())]
+    arrays = [_flat(x) for x in (rows, ring, count, rotations, q, v, slot.contiguous())]
     arrays += [splits, shape, _flat(out)]
     if new * b * h <= ONE_CALL:
         decoding.decode_heads(0, b * h, *arrays)
@@ -102,11 +112,11 @@ def _decode(
 _decode_op = torch.library.custom_op(
     "reformer::decode",
     _decode,
-    mutates_args=("ring", "count"),
+    mutates_args=("rows", "ring", "count"),
     device_types="cpu",
     schema=(
-        "(Tensor rows, Tensor(a!) ring, Tensor(b!) count, Tensor rotations, Tensor q, Tensor v, Tensor slot, "
-        "int[] octaves, int factor_from, int window, float scale, bool once) -> Tensor"
+        "(Tensor(a!) rows, Tensor(b!) ring, Tensor(c!) count, Tensor rotations, Tensor q, Tensor v, Tensor slot, "
+        "int[] octaves, int factor_from, int window, float scale, bool once, bool successors) -> Tensor"
     ),
 )
 
@@ -125,4 +135,4 @@ def _shape(rings: Rings, columns: int, new: int) -> Any:
     _, h, slots, _, width = rings.rows.shape
     rounds, buckets, size = rings.ring.shape[2:]
     at = rings.at
-    return decoding.Shape(h, rounds, width, slots, buckets, size, columns, new, at.window, at.scale, at.once)
+    return decoding.Shape(h, rounds, width, slots, buckets, size, columns, new, at.window, at.scale, at.once, 0)

@@ -14,9 +14,10 @@ from reformer.ops.cpu.products import ROWS, multiply, multiply_row
 from reformer.ops.cpu.rows import Head, pack, padded, scratch
 from reformer.ops.cpu.simd import dot, exp, lanes, load, number, spread, store, times_plus
 
-Shape = namedtuple("Shape", "heads rounds width slots buckets size columns new window scale once")
+Shape = namedtuple("Shape", "heads rounds width slots buckets size columns new window scale once successors")
 """Of `Rings`: heads, rounds, head width, slots, buckets and size of a ring, columns of the rotations; new tokens;
-the window, the factor of the logits, and whether a key counts once."""
+the window, the factor of the logits, whether a key counts once, and how many slots before its own a value is delivered
+from."""
 
 
 @kernel
@@ -112,9 +113,29 @@ def _attend(rows, first, q, q_at, candidates, found, shape, scores, norms, out, 
         out[out_at + x] *= one / total
 
 
+@kernel
+def _write_rows(rows, first, q, v, new, slot, slot_at, shape):
+    """Write the new tokens of a (batch, head) to their slots, and their values to those that deliver them."""
+    width = shape.width
+    for t in range(shape.new):
+        where = np.int64(slot[slot_at + t])
+        if where == shape.slots - 1:  # padding
+            continue
+        source, at = new + t * width, first + where * 2 * width
+        value_at = at + width - shape.successors * 2 * width
+        for x in range(width):
+            rows[at + x] = q[source + x]
+        if where >= shape.successors:
+            for x in range(width):
+                rows[value_at + x] = v[source + x]
+
+
 @entry_kernel
 def decode_heads(begin, end, rows, ring, count, rotations, q, v, slot, octaves, shape, out):
-    """Decode the new tokens of tasks [begin, end) of b * h; `octaves` [b, 2] has log2 of the two hashes' buckets."""
+    """Write and decode the new tokens of tasks [begin, end) of b * h.
+
+    `octaves` [b, 2] has log2 of the two hashes' buckets.
+    """
     stride = padded(shape.width, lanes(out))
     packed, products = scratch(ROWS * stride, out), scratch(ROWS * (shape.columns + lanes(out)), out)
     candidates = np.empty(shape.rounds * shape.window, np.int32)
@@ -125,6 +146,7 @@ def decode_heads(begin, end, rows, ring, count, rotations, q, v, slot, octaves, 
         batch, head = task // shape.heads, task % shape.heads
         first = task * shape.slots * 2 * shape.width
         new = task * shape.new * shape.width
+        _write_rows(rows, first, q, v, new, slot, batch * shape.new, shape)
         for start in range(0, shape.new, ROWS):
             some = min(ROWS, shape.new - start)
             for i in range(some):
@@ -147,8 +169,7 @@ def decode_heads(begin, end, rows, ring, count, rotations, q, v, slot, octaves, 
                 if found:
                     _attend(rows, first, packed, t * stride, candidates, found, shape, scores, norms, out, at)
                 else:
-                    for x in range(shape.width):
-                        out[at + x] = number(v, at + x)
+                    out[at : at + shape.width] = 0
 
 
 @entry_kernel

@@ -9,7 +9,18 @@ import numpy as np
 from reformer.ops.cpu.jit import entry_kernel, kernel
 from reformer.ops.cpu.mask import drop_pairs, mask_pairs, share_of_offers
 from reformer.ops.cpu.products import ROWS, transpose
-from reformer.ops.cpu.rows import KEYS, QUERIES, clear, is_padding, key_factors, pack, padded, run_tokens, scratch
+from reformer.ops.cpu.rows import (
+    KEYS,
+    QUERIES,
+    clear,
+    is_padding,
+    key_factors,
+    pack,
+    padded,
+    run_tokens,
+    scratch,
+    value_tokens,
+)
 from reformer.ops.cpu.simd import (
     exp,
     lanes,
@@ -86,7 +97,7 @@ def _merge(sums, most, denominator, stride, tokens, queries, out, all_most, all_
 
 @kernel
 def _finish(v, out, logsumexp, most, denominator, rows, options):
-    """Divide by the denominators; a token that was offered nothing takes its own value."""
+    """Divide by the denominators; a token that was offered nothing has 0, or takes its own value."""
     for t in range(options.length):
         logsumexp[t] = most[t] + np.log(denominator[t]) if denominator[t] != 0 else -np.inf
         at, source = out.first + t * out.row, v.first + t * v.row
@@ -94,7 +105,7 @@ def _finish(v, out, logsumexp, most, denominator, rows, options):
             factor = out.data.dtype.type(1 / (denominator[t] * options.keep))
             for x in range(options.width):
                 out.data[at + x] *= factor
-        elif rows.document[t] >= 0:
+        elif options.keeps_own and rows.document[t] >= 0:
             for x in range(options.width):
                 out.data[at + x] = number(v.data, source + x)
 
@@ -116,6 +127,7 @@ def attend_head(q, k, v, out, logsumexp, rows, options, kind):
     )
     run_most, rescale, run_denominator = scratch(QUERIES, kind), scratch(QUERIES, kind), scratch(QUERIES, kind)
     query_tokens, key_tokens, bounds = np.empty(QUERIES, np.int32), np.empty(KEYS, np.int32), empty_bounds()
+    delivered = np.empty(KEYS, np.int32)
     none, factors = scratch(0, kind), scratch(options.length if options.shared else 0, kind)
     if options.shared:
         key_factors(q, rows.document, options, factors)
@@ -134,7 +146,8 @@ def attend_head(q, k, v, out, logsumexp, rows, options, kind):
                 pack(q, query_tokens, n, width, kind.dtype.type(options.scale), none, queries, stride)
                 transpose(queries, 0, stride, columns, 0, QUERIES, padded(n, unit), stride)
             pack(k, key_tokens, count, width, one, factors, keys, stride)
-            pack(v, key_tokens, count, width, one, none, values, stride)
+            value_tokens(rows, key_tokens, count, delivered)
+            pack(v, delivered, count, width, one, none, values, stride)
             set_bounds(rows, run, key, count, n, options, bounds, unit)
             multiply_scores(keys, columns, stride, bounds, count, scores)
             mask_pairs(scores, rows, run, key, count, query_tokens, key_tokens, n, options, bounds)

@@ -158,6 +158,8 @@ def rotations_by_column(rotations: Tensor, columns: int, dtype: torch.dtype) -> 
 def sorted_rows(buckets: Tensor | None, document: Tensor, at: Attending) -> Callable[[int, int], Any]:
     """A function from (batch, head) to the rows of that head, without a hash the same for all heads."""
     documents = document.numpy()
+    own = np.empty(0, np.int32)
+    successors = [order.successors_of(row) if at.successors else own for row in documents]
     chunk, before, after = at.chunk_length, at.chunks_before * at.chunk_length, at.chunks_after * at.chunk_length
     nothing = np.empty(0, np.int32), np.empty((1, 0), np.int32), np.empty((1, 0), np.int32)
     if buckets is None:
@@ -167,7 +169,7 @@ def sorted_rows(buckets: Tensor | None, document: Tensor, at: Attending) -> Call
             else order.local_chunk_rows(row, chunk, before, after)
             for row in documents
         ]
-        return lambda batch, _: Rows(*local[batch % len(local)], documents[batch % len(local)], *nothing)  # type: ignore[call-arg]
+        return lambda batch, _: Rows(*local[batch % len(local)], documents[batch % len(local)], own, *nothing)  # type: ignore[call-arg]
     sequences = [order.documents_of(row) for row in documents]
     count = document.shape[1]
     if at.rule == "bucket":
@@ -175,20 +177,21 @@ def sorted_rows(buckets: Tensor | None, document: Tensor, at: Attending) -> Call
     hashed = buckets.numpy().view({1: np.uint8, 2: np.uint16, 4: np.int32}[buckets.shape[3] // count])
 
     def rows(batch: int, head: int) -> Any:
-        row = documents[batch % documents.shape[0]]
+        one = batch % documents.shape[0]
+        row, behind = documents[one], successors[one]
         if at.rule == "chunk":
             tokens, names, runs, place = order.sort_chunks(hashed[batch, head], row, chunk, before, after, at.once)
-            return Rows(tokens, runs, row, names, place, place)  # chunks ask for no group
+            return Rows(tokens, runs, row, behind, names, place, place)  # chunks ask for no group
         tokens, names, runs, place, group = order.sort_buckets(
             hashed[batch, head],
-            *sequences[batch % len(sequences)],
+            *sequences[one],
             at.bucket_size,
             at.log2_limit,
             at.causal,
             at.window,
             at.once,
         )
-        return Rows(tokens, runs, row, names, place, group)
+        return Rows(tokens, runs, row, behind, names, place, group)
 
     return rows
 
@@ -212,6 +215,7 @@ def options_of(at: Attending, q: Tensor, rounds: int, shared: bool, task: int) -
         threshold=drop_threshold(at.dropout_p),
         stream=batch_head_stream(at.dropout_seed, task),
         shared=shared,
+        keeps_own=at.keeps_own,
     )
 
 

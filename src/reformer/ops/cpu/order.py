@@ -47,6 +47,20 @@ def documents_of(document):
 
 
 @entry_kernel
+def successors_of(document):
+    """The slot of the token behind each in its document, -1 for the last and for padding."""
+    out = np.full(document.size, -1, np.int32)
+    behind = np.int64(-1)
+    for t in range(document.size - 1, -1, -1):
+        if document[t] < 0:
+            continue
+        if behind >= 0 and document[behind] == document[t]:
+            out[t] = behind
+        behind = t
+    return out
+
+
+@entry_kernel
 def count_rows(starts, bucket_size, limit, causal):
     """Rows of a sequence in all octaves of all documents."""
     rows = np.int64(0)

@@ -14,15 +14,17 @@ KEYS = 128  # rows of a block of keys; a run may have several
 
 Options = namedtuple(
     "Options",
-    "width length scale window causal include_self once chunk before after rounds keep threshold stream shared",
+    "width length scale window causal include_self once chunk before after rounds keep threshold stream shared "
+    "keeps_own",
 )
 """Numbers that a kernel needs: head width, tokens, factor of the logits; `window` in rows, or -1 for the chunk rules
 (then `chunk`, `before`, `after`, in rows); `keep` = 1 - dropout, its threshold and random stream; `shared`: keys are
-the queries, normalised."""
+the queries, normalised; `keeps_own`: a token that is offered nothing takes its own value."""
 
-Rows = namedtuple("Rows", "tokens runs document names place group")
+Rows = namedtuple("Rows", "tokens runs document successors names place group")
 """Sorted rows of one (batch, head): tokens (-1: nobody), runs [n, 5] (queries from and to, keys from and to, round),
-the document of every token, and for `once` the name of each row, and for each round and name its place and group."""
+the document of every token, the token whose value each delivers (-1: none; empty: its own), and for `once` the name of
+each row, and for each round and name its place and group."""
 
 Head = namedtuple("Head", "data first row")
 """The [l, d] of one (batch, head) in a flat array: the first number and the distance from token to token."""
@@ -95,6 +97,16 @@ def run_tokens(rows, run, key, count, query_tokens, key_tokens):
     for j in range(count):
         key_tokens[j] = rows.tokens[at]
         at = at + 1 if at + 1 < n else 0
+
+
+@kernel
+def value_tokens(rows, key_tokens, count, out):
+    """The tokens whose values a block of keys delivers: -1 for none."""
+    if rows.successors.size == 0:
+        out[:count] = key_tokens[:count]
+        return
+    for j in range(count):
+        out[j] = rows.successors[key_tokens[j]] if key_tokens[j] >= 0 else -1
 
 
 @kernel

@@ -19,6 +19,7 @@ from reformer.ops.gpu.tiles import (
     read_keys,
     read_queries,
     row_index,
+    slots_beside,
     store_rows,
     tile_span,
     visible,
@@ -71,9 +72,10 @@ def read_sums(logsumexp, deltas, batch_head, length, token, is_query):
 @tuned(stages(2, 3, 1), MATTERS)
 @triton.jit(do_not_specialize=CHANGING)
 def differentiate_queries(
-    q, k, v, grad, rows, logsumexp, deltas, dq, reach, dropout, scale, heads, length, tiles, size, first_round,
+    q, k, v, grad, rows, successors, logsumexp, deltas, dq, reach, dropout, scale, heads, length, tiles, size,
+    first_round,
     D: tl.constexpr, BD: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BAND: tl.constexpr, CAUSAL: tl.constexpr,
-    SELF: tl.constexpr, SHARED: tl.constexpr, DROP: tl.constexpr, EPS: tl.constexpr,
+    SELF: tl.constexpr, SHARED: tl.constexpr, DROP: tl.constexpr, DELIVERS: tl.constexpr, EPS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a tile's queries, [b, h, rounds, l, d] from `first_round` on."""
@@ -95,7 +97,8 @@ def differentiate_queries(
         key = at + tl.arange(0, N)
         key_token, document, is_key = read_keys(rows, batch, head, key, to_key, not BAND)
         keys, _ = as_keys(load_rows(k, batch, head, key_token, is_key, D, BD), D, SHARED, EPS)
-        values = load_rows(v, batch, head, key_token, is_key, D, BD)
+        slot = slots_beside(successors, batch, key_token, is_key, length, 1, DELIVERS)
+        values = load_rows(v, batch, head, slot, slot >= 0, D, BD)
         pairs = visible(position, token, low, high, key, key_token, document, BAND, CAUSAL, SELF)
         kept = pairs
         if DROP:
@@ -111,13 +114,13 @@ def differentiate_queries(
 @tuned(stages(3, 1), MATTERS)
 @triton.jit(do_not_specialize=CHANGING)
 def differentiate_keys(
-    q, k, v, grad, rows, logsumexp, deltas, dk, dv, reach, dropout, scale, heads, length, tiles, size, first_round,
-    each,
+    q, k, v, grad, rows, successors, logsumexp, deltas, dk, dv, reach, dropout, scale, heads, length, tiles, size,
+    first_round, each,
     D: tl.constexpr, BD: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BAND: tl.constexpr, CAUSAL: tl.constexpr,
-    SELF: tl.constexpr, SHARED: tl.constexpr, DROP: tl.constexpr, EPS: tl.constexpr,
+    SELF: tl.constexpr, SHARED: tl.constexpr, DROP: tl.constexpr, DELIVERS: tl.constexpr, EPS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a tile's keys, as if the factor that normalises each were a constant, and of their values.
+    """Gradients of a tile's keys, as if the factor that normalises each were a constant, and of what they deliver.
 
     Each row writes to its name, [b, h, rounds, each, d] from `first_round` on. What a key sees is the mirror image
     of what a query sees.
@@ -128,7 +131,8 @@ def differentiate_keys(
     key = first + tl.arange(0, M)
     key_token, document, is_key = read_keys(rows, batch, head, key, end, not BAND)
     keys, factors = as_keys(load_rows(k, batch, head, key_token, is_key, D, BD), D, SHARED, EPS)
-    values = load_rows(v, batch, head, key_token, is_key, D, BD)
+    slot = slots_beside(successors, batch, key_token, is_key, length, 1, DELIVERS)
+    values = load_rows(v, batch, head, slot, slot >= 0, D, BD)
     at = row_index(rows, key, not BAND)
     name = tl.load(rows.name + head_rows(rows, batch, head) + at, mask=is_key)
     name += (at // rows.each - first_round) * each
@@ -161,15 +165,15 @@ def differentiate_keys(
 
 @triton.jit(do_not_specialize=CHANGING)
 def merge_gradients(
-    dq_parts, dk_parts, dv_parts, q, grad, logsumexp, real, names, dq_before, dv_before, dq, dv, heads, length, blocks,
-    rounds, each, octaves,
+    dq_parts, dk_parts, dv_parts, q, grad, logsumexp, real, names, predecessors, dq_before, dv_before, dq, dv, heads,
+    length, blocks, rounds, each, octaves,
     names_batch, real_batch, D: tl.constexpr, BD: tl.constexpr, T: tl.constexpr, MASKED: tl.constexpr,
-    MORE: tl.constexpr, EPS: tl.constexpr,
+    MORE: tl.constexpr, DELIVERS: tl.constexpr, KEEPS_OWN: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
     """Sum what rounds and octaves give to each token as a query and as a key, through the key's norm.
 
-    `names` [b, octaves, l] tells where the token's rows stand, -1 where it has none. MORE: add to `dq_before` and
-    `dv_before`.
+    `names` [b, octaves, l] tells where the token's rows stand, -1 where it has none. A value's gradient stands with the
+    rows of the one token that delivers it. MORE: add to `dq_before` and `dv_before`.
     """
     batch_head, token = tl.program_id(0) // blocks, tl.program_id(0) % blocks * T + tl.arange(0, T)
     batch, head = batch_head // heads, batch_head % heads
@@ -181,16 +185,21 @@ def merge_gradients(
     if MORE:
         query_sum += load_rows(dq_before, batch, head, token, there, D, BD).to(tl.float32)
         value_sum += load_rows(dv_before, batch, head, token, there, D, BD).to(tl.float32)
-    else:  # a token that is offered nothing took its own value
+    elif KEEPS_OWN:
         z = tl.load(logsumexp + batch_head.to(tl.int64) * length + token, mask=there, other=0.0)
         value_sum += load_rows(grad, batch, head, token, there & (z == float("-inf")), D, BD).to(tl.float32)
     for i in range(rounds):
         query_sum += load_rows(dq_parts, batch, head, i * length + token, there, D, BD).to(tl.float32)
+    source = slots_beside(predecessors, batch, token, there, length, -1, DELIVERS)
     for octave in range(octaves):
-        name = tl.load(names + batch.to(tl.int64) * names_batch + octave * length + token, mask=there, other=-1)
+        at = names + batch.to(tl.int64) * names_batch + octave * length
+        name = tl.load(at + token, mask=there, other=-1)
         if tl.max(name, 0) >= 0:
             for i in range(rounds):
                 key_sum += load_rows(dk_parts, batch, head, i * each + name, name >= 0, D, BD).to(tl.float32)
+        name = tl.load(at + source, mask=source >= 0, other=-1)
+        if tl.max(name, 0) >= 0:
+            for i in range(rounds):
                 value_sum += load_rows(dv_parts, batch, head, i * each + name, name >= 0, D, BD).to(tl.float32)
     x = load_rows(q, batch, head, token, there, D, BD).to(tl.float32)
     key_sum -= x * (tl.sum(key_sum * x, 1) / (tl.sum(x * x, 1) + D * EPS))[:, None]

@@ -17,6 +17,7 @@ from reformer.ops.gpu.tiles import (
     read_keys,
     read_queries,
     row_index,
+    slots_beside,
     store_rows,
     tile_span,
     visible,
@@ -27,15 +28,15 @@ from reformer.ops.gpu.tuning import CHANGING, MATTERS, stages, tuned
 @tuned(stages(2, 3, 1), MATTERS)
 @triton.jit(do_not_specialize=CHANGING)
 def attend_tiles(
-    q, k, v, rows, out, logsumexp, reach, dropout, scale, heads, length, tiles, size, first_round, rounds,
+    q, k, v, rows, successors, out, logsumexp, reach, dropout, scale, heads, length, tiles, size, first_round, rounds,
     D: tl.constexpr, BD: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BAND: tl.constexpr, CAUSAL: tl.constexpr,
-    SELF: tl.constexpr, SHARED: tl.constexpr, DROP: tl.constexpr, ALONE: tl.constexpr, EPS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    SELF: tl.constexpr, SHARED: tl.constexpr, DROP: tl.constexpr, DELIVERS: tl.constexpr, EPS: tl.constexpr,
+    PRECISION: tl.constexpr, KEEPS_OWN: tl.constexpr,
 ):  # fmt: skip
     """Outputs and log-sum-exps of a tile's queries in their rounds.
 
-    `out` is [b, h, rounds, l, d] from `first_round` on. SHARED: keys are the queries, normalised. ALONE: the only
-    round, whose output is the result, so that a token that is offered nothing takes its own value.
+    `out` is [b, h, rounds, l, d] from `first_round` on. SHARED: keys are the queries, normalised. KEEPS_OWN: a token
+    that is offered nothing takes its own value.
     """
     batch_head, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
     batch, head = batch_head // heads, batch_head % heads
@@ -65,13 +66,14 @@ def attend_tiles(
             slot = key * 0 if BAND else (key - from_key) // reach.chunk
             kept = kept_pairs(stream[:, None], key_stream(key_token, slot)[None, :], dropout)
             weights = tl.where(kept, weights, 0.0)
-        values = load_rows(v, batch, head, key_token, is_key, D, BD)
+        slot = slots_beside(successors, batch, key_token, is_key, length, 1, DELIVERS)
+        values = load_rows(v, batch, head, slot, slot >= 0, D, BD)
         summed = summed * faded[:, None] + tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
         top = higher
     nothing = total == 0
     total = tl.where(nothing, 1.0, total)
     result = summed / (total * dropout.keep)[:, None]
-    if ALONE and SHARED:
+    if KEEPS_OWN:
         result += load_rows(v, batch, head, token, is_query & nothing, D, BD).to(tl.float32)
     part = hash_round - first_round
     store_rows(out, batch, head, part * length + token, is_query, result, D, BD)
@@ -81,29 +83,15 @@ def attend_tiles(
 
 
 @triton.jit(do_not_specialize=CHANGING)
-def take_own_values(
-    v, logsumexp, real, out, heads, length, blocks, real_batch, D: tl.constexpr, BD: tl.constexpr, T: tl.constexpr,
-    MASKED: tl.constexpr,
-):  # fmt: skip
-    """The output of tokens that are offered nothing."""
-    batch_head, token = tl.program_id(0) // blocks, tl.program_id(0) % blocks * T + tl.arange(0, T)
-    batch, head = batch_head // heads, batch_head % heads
-    z = tl.load(logsumexp + batch_head.to(tl.int64) * length + token, mask=token < length, other=0.0)
-    alone = z == float("-inf")
-    if MASKED:
-        alone &= tl.load(real + batch * real_batch + token, mask=token < length, other=0) != 0
-    store_rows(out, batch, head, token, alone, load_rows(v, batch, head, token, alone, D, BD), D, BD)
-
-
-@triton.jit(do_not_specialize=CHANGING)
 def merge_rounds(
     parts, part_z, v, real, before, out, logsumexp, heads, length, blocks, rounds, real_batch,
-    D: tl.constexpr, BD: tl.constexpr, T: tl.constexpr, MASKED: tl.constexpr, MORE: tl.constexpr, LAST: tl.constexpr,
+    D: tl.constexpr, BD: tl.constexpr, T: tl.constexpr, MASKED: tl.constexpr, MORE: tl.constexpr,
+    KEEPS_OWN: tl.constexpr,
 ):  # fmt: skip
     """Add up rounds: one softmax over all of them.
 
-    MORE: `before` and `logsumexp` hold what earlier rounds gave. LAST: a token that is offered nothing takes its value,
-    and padding 0.
+    MORE: `before` and `logsumexp` hold what earlier rounds gave. KEEPS_OWN: a token that is offered nothing takes its
+    value; else, as padding, 0.
     """
     batch_head, token = tl.program_id(0) // blocks, tl.program_id(0) % blocks * T + tl.arange(0, T)
     batch, head = batch_head // heads, batch_head % heads
@@ -130,7 +118,7 @@ def merge_rounds(
     nothing = total == 0
     total = tl.where(nothing, 1.0, total)
     summed /= total[:, None]
-    if LAST:
+    if KEEPS_OWN:
         summed += load_rows(v, batch, head, token, there & nothing, D, BD).to(tl.float32)
     if MORE:  # all of the program has read what it writes over
         tl.debug_barrier()

@@ -14,7 +14,17 @@ import triton
 import triton.language as tl
 
 from reformer.ops.gpu.backward import pair_weights, read_sums
-from reformer.ops.gpu.tiles import LOG2E, NOBODY, as_keys, head_rows, load_rows, read_rows, slot_of, store_rows
+from reformer.ops.gpu.tiles import (
+    LOG2E,
+    NOBODY,
+    as_keys,
+    head_rows,
+    load_rows,
+    read_rows,
+    slot_of,
+    slots_beside,
+    store_rows,
+)
 from reformer.ops.gpu.tuning import CHANGING, tuned
 
 # of registers: three programs on a multiprocessor
@@ -27,12 +37,21 @@ def load_tile(x, batch, head, token, D: tl.constexpr, BD: tl.constexpr):
     return load_rows(x, batch, head, slot_of(token), token != NOBODY, D, BD)
 
 
+@triton.jit
+def load_delivered(
+    v, successors, batch, head, token, length, D: tl.constexpr, BD: tl.constexpr, DELIVERS: tl.constexpr
+):
+    """[rows, BD] of the values that tokens deliver as keys."""
+    slot = slots_beside(successors, batch, slot_of(token), token != NOBODY, length, 1, DELIVERS)
+    return load_rows(v, batch, head, slot, slot >= 0, D, BD)
+
+
 @tuned(FORWARD, ["BD", "M", "SHARED", "PRECISION", "size"])
 @triton.jit(do_not_specialize=CHANGING)
 def attend_runs(
-    q, k, v, rows, out, logsumexp, reach, scale, heads, length, tiles, size, first_round, rounds,
+    q, k, v, rows, successors, out, logsumexp, reach, scale, heads, length, tiles, size, first_round, rounds,
     D: tl.constexpr, BD: tl.constexpr, M: tl.constexpr, RUN: tl.constexpr, SELF: tl.constexpr, SHARED: tl.constexpr,
-    EPS: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    DELIVERS: tl.constexpr, EPS: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Outputs and log-sum-exps of a run of tiles, as `attend_tiles` gives them; 0 where nothing is offered."""
     runs = tl.cdiv(tiles, RUN)
@@ -42,7 +61,7 @@ def attend_runs(
     index = tl.arange(0, M)
     _, token, _ = read_rows(rows, batch, head, first - M + index, reach.end, False)
     keys_before, _ = as_keys(load_tile(k, batch, head, token, D, BD), D, SHARED, EPS)
-    values_before = load_tile(v, batch, head, token, D, BD)
+    values_before = load_delivered(v, successors, batch, head, token, length, D, BD, DELIVERS)
     hash_round = first // rows.each
     for _ in tl.range(RUN, num_stages=STAGES, disable_licm=True):  # what it would hoist does not fit into registers
         position = first + index
@@ -63,7 +82,7 @@ def attend_runs(
         near_weights = tl.where(own, 0.0, weights).to(values_before.dtype)
         summed = tl.dot(near_weights, values_before, input_precision=PRECISION)
         own_weights = tl.where(own, weights, 0.0).to(values_before.dtype)
-        values = load_tile(v, batch, head, token, D, BD)
+        values = load_delivered(v, successors, batch, head, token, length, D, BD, DELIVERS)
         summed = tl.dot(own_weights, values, summed, input_precision=PRECISION)
         nothing = total == 0
         total = tl.where(nothing, 1.0, total)
@@ -105,9 +124,10 @@ BACKWARD = [{"RUN": run, "STAGES": 3, "num_warps": 4} for run in (8, 16, 32)]
 @tuned(BACKWARD, ["BD", "M", "SHARED", "PRECISION", "size"])
 @triton.jit(do_not_specialize=CHANGING)
 def differentiate_tiles(
-    q, k, v, grad, rows, logsumexp, deltas, dq, dk, dv, reach, scale, heads, length, tiles, size, first_round, each,
+    q, k, v, grad, rows, successors, logsumexp, deltas, dq, dk, dv, reach, scale, heads, length, tiles, size,
+    first_round, each,
     D: tl.constexpr, BD: tl.constexpr, M: tl.constexpr, RUN: tl.constexpr, SELF: tl.constexpr, SHARED: tl.constexpr,
-    EPS: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    DELIVERS: tl.constexpr, EPS: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a run of tiles: of queries [b, h, rounds, l, d] and, at the rows' names, of keys and values."""
     runs = tl.cdiv(tiles, RUN)
@@ -128,7 +148,7 @@ def differentiate_tiles(
         pairs = (index[None, :] < (index + SELF)[:, None]) & (index[None, :] >= seen[:, None])
         weights = pair_weights(queries, keys, z, pairs, scale, PRECISION)
         value_sum = tl.dot(tl.trans(weights.to(grads.dtype)), grads, input_precision=PRECISION)
-        values = load_tile(v, batch, head, token, D, BD)
+        values = load_delivered(v, successors, batch, head, token, length, D, BD, DELIVERS)
         ds = differentiate_scores(weights, grads, values, delta, PRECISION)
         end = tl.where(step > 0, reach.end, 0)
         part = round_of(position, hash_round, rows) - first_round

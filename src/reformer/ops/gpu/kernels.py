@@ -25,7 +25,7 @@ from reformer.ops.gpu.layout import (
     reach_of,
 )
 from reformer.ops.gpu.rotations import rotations_for
-from reformer.ops.gpu.tiles import WIDE, Dropout, Heads, Rows, cdiv
+from reformer.ops.gpu.tiles import BY_ONE, BY_TABLE, OWN, WIDE, Beside, Dropout, Heads, Rows, cdiv
 from reformer.ops.gpu.tuning import size_class
 from reformer.ops.hashing import columns_for
 from reformer.ops.plain.backend import bucket_type
@@ -154,12 +154,21 @@ class Launch:
         self.common: dict[str, Any] = {
             "D": self.width, "BD": padded(self.width), "M": self.tile, "BAND": band,
             "CAUSAL": at.causal, "SELF": buckets is None, "SHARED": shared, "DROP": at.dropout_p > 0, "EPS": KEY_EPS,
+            "DELIVERS": (OWN if not at.successors else BY_TABLE if sequences.masked else BY_ONE).value,
             "PRECISION": precision(q),
         }  # fmt: skip
 
     @property
     def fused_options(self) -> dict[str, Any]:
-        return {name: self.common[name] for name in ("D", "BD", "M", "SELF", "SHARED", "EPS", "PRECISION")}
+        names = ("D", "BD", "M", "SELF", "SHARED", "DELIVERS", "EPS", "PRECISION")
+        return {name: self.common[name] for name in names}
+
+    def beside(self, offset: int) -> Beside:
+        """Where the tokens stand whose values tokens deliver (1), or which deliver theirs (-1)."""
+        if self.common["DELIVERS"] != BY_TABLE.value:
+            return Beside(self.rows.token, 0)
+        slot = self.sequences.slots_at(offset)
+        return Beside(slot, batch_step(slot))
 
     def _sorted(self, buckets: Tensor) -> tuple[Layout, Rows]:
         at, most = self.at, None
@@ -231,9 +240,9 @@ def attend(
     real, real_step = launch.real()
     blocks = cdiv(length, MERGED)
     queries, values = heads_of(q), heads_of(v)
-    inputs = queries, queries if k is None else heads_of(k), values, launch.rows
+    inputs = queries, queries if k is None else heads_of(k), values, launch.rows, launch.beside(1)
 
-    def attend_rounds(rounds: tuple[int, int], out: Tensor, z: Tensor, alone: bool) -> None:
+    def attend_rounds(rounds: tuple[int, int], out: Tensor, z: Tensor, keeps_own: bool) -> None:
         reach, tiles = launch.tiles(rounds)
         first, count = rounds[0], rounds[1] - rounds[0]
         numbers = at.scale, h, length, tiles, size_class(launch.heads * tiles), first, count
@@ -243,17 +252,21 @@ def attend(
             )  # fmt: skip
             return
         forward.attend_tiles[(launch.heads * tiles,)](
-            *inputs, heads_of(out), z, reach, launch.dropout, *numbers, **launch.common, N=launch.tile, ALONE=alone
+            *inputs,
+            heads_of(out),
+            z,
+            reach,
+            launch.dropout,
+            *numbers,
+            **launch.common,
+            N=launch.tile,
+            KEEPS_OWN=keeps_own,
         )
 
     if launch.rounds == 1:
         if sequences.key_padding_mask is not None:
             out.zero_(), z.fill_(-torch.inf)
-        attend_rounds((0, 1), out, z, True)
-        if launch.fused and k is None:
-            forward.take_own_values[(launch.heads * blocks,)](
-                values, z, real, heads_of(out), h, length, blocks, real_step, **launch.merging
-            )
+        attend_rounds((0, 1), out, z, at.keeps_own)
         return out, z
     groups = launch.groups(launch.heads * length * (width * v.element_size() + 4))
     summed = out if len(groups) == 1 else empty_heads(v, torch.float32)
@@ -264,7 +277,7 @@ def attend(
         last = end == launch.rounds
         forward.merge_rounds[(launch.heads * blocks,)](
             heads_of(parts), part_z, values, real, heads_of(summed), heads_of(out if last else summed), z, h,
-            length, blocks, end - first, real_step, **launch.merging, MORE=first > 0, LAST=last,
+            length, blocks, end - first, real_step, **launch.merging, MORE=first > 0, KEEPS_OWN=last and at.keeps_own,
         )  # fmt: skip
     return out, z
 
@@ -290,7 +303,7 @@ def attend_backward(
     queries, slopes = heads_of(q), heads_of(grad)
     backward.dot_rows[(launch.heads * blocks,)](slopes, heads_of(out), deltas, h, length, blocks, **shape)
     keys = queries if k is None else heads_of(k)
-    inputs = queries, keys, heads_of(v), slopes, launch.rows, logsumexp, deltas
+    inputs = queries, keys, heads_of(v), slopes, launch.rows, launch.beside(1), logsumexp, deltas
 
     def differentiate(rounds: tuple[int, int], dq: Tensor, dk: Tensor, dv: Tensor, each: int) -> None:
         reach, tiles = launch.tiles(rounds)
@@ -326,7 +339,8 @@ def attend_backward(
         results = (dq, dv) if end == launch.rounds else sums
         backward.merge_gradients[(launch.heads * blocks,)](
             heads_of(dq_parts), heads_of(dk_parts), heads_of(dv_parts), queries, slopes, logsumexp,
-            real, names, *(heads_of(x) for x in (*sums, *results)), h, length, blocks, end - first, each,
-            names.shape[1], batch_step(names), real_step, **launch.merging, MORE=first > 0, EPS=KEY_EPS,
+            real, names, launch.beside(-1), *(heads_of(x) for x in (*sums, *results)), h, length, blocks, end - first,
+            each, names.shape[1], batch_step(names), real_step, **launch.merging, MORE=first > 0,
+            DELIVERS=launch.common["DELIVERS"], KEEPS_OWN=at.keeps_own, EPS=KEY_EPS,
         )  # fmt: skip
     return [dq, dv]

@@ -14,6 +14,7 @@ from reformer.ops.gpu.tiles import NOBODY, Reach, Rows
 from reformer.ops.neighbourhoods import local_chunk_rows, local_window_rows, octave_of
 from reformer.ops.ranks import Ranks, compute_ranks
 from reformer.ops.shared_masks import worked_out
+from reformer.ops.shift import masked_slots_at
 
 HASHED = 128
 """Tokens that are hashed together."""
@@ -31,6 +32,10 @@ class Sequences:
 
     def ranks(self) -> Ranks:
         return compute_ranks(self.batch, self.length, self.key_padding_mask, self.segment_ids, self.device)
+
+    def slots_at(self, offset: int) -> Int[Tensor, "b l"]:
+        """The slot of the token so many ranks behind each in its document, -1 for none."""
+        return masked_slots_at(offset, self.batch, self.length, *self.masks, self.device).int().contiguous()
 
     @property
     def masks(self) -> tuple[Tensor | None, Tensor | None]:

@@ -62,6 +62,17 @@ class Reach(NamedTuple):
     after: Any
 
 
+class Beside(NamedTuple):
+    """The slot [b, l] of the token beside each in its document, -1 for none; memory is read if there are masks."""
+
+    slot: Any
+    batch: Any
+
+
+OWN, BY_ONE, BY_TABLE = (tl.constexpr(i) for i in range(3))
+"""Whose value a pair delivers: its key's, that of the token in the next slot, or that of the token in a table."""
+
+
 class Dropout(NamedTuple):
     """The seed as two int32, the threshold of the pairs' mix, and 1 - p."""
 
@@ -75,6 +86,18 @@ class Dropout(NamedTuple):
 def row_offset(x, token):
     """How far behind the first a token's row lies: 32 bits where they do, for addresses cost as much as softmax."""
     return token.to(tl.int64) * x.row if x.wide else token * x.row
+
+
+@triton.jit
+def slots_beside(beside, batch, slot, there, length, STEP: tl.constexpr, DELIVERS: tl.constexpr):
+    """The slots of the tokens one rank behind, or with a STEP of -1 before, some tokens; below 0 where none is."""
+    if DELIVERS == BY_TABLE:
+        slot = tl.load(beside.slot + batch.to(tl.int64) * beside.batch + slot, mask=there, other=-1)
+    elif DELIVERS == BY_ONE:
+        slot = tl.where(there & (slot + STEP < length), slot + STEP, -1)
+    else:
+        slot = tl.where(there, slot, -1)
+    return slot
 
 
 @triton.jit

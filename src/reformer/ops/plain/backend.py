@@ -25,6 +25,7 @@ from reformer.ops.neighbourhoods import (
 from reformer.ops.plain.core import CoreOptions, neighbour_attention
 from reformer.ops.ranks import Ranks, compute_ranks
 from reformer.ops.replay import remembered
+from reformer.ops.shift import shift
 
 
 def lsh(
@@ -36,16 +37,19 @@ def lsh(
     hashing: Hashing,
     at: Attending,
 ) -> Float[Tensor, "b h l d"]:
-    """LSH attention; a token that is offered nothing takes its own value."""
+    """LSH attention."""
     ranks = compute_ranks(qk.shape[0], qk.shape[2], key_padding_mask, segment_ids, qk.device)
     other = None if hashed is qk else _without_padding(hashed, key_padding_mask)
-    qk, v = _without_padding(qk, key_padding_mask), _without_padding(v, key_padding_mask)
+    qk = _without_padding(qk, key_padding_mask)
+    v = shift(v, 1, key_padding_mask, segment_ids) if at.successors else _without_padding(v, key_padding_mask)
     hashed = qk if other is None else other
     if at.rule == "bucket":
         rows, pattern = _bucket_rows(hashed, ranks, hashing, at), bucket_pattern(at.window, at.causal)
     else:
         rows, pattern = _chunk_rows(hashed, ranks, hashing, at), _chunk_pattern(at, include_self=False)
     out, nothing_offered = _attend(qk, normalise_keys(qk), v, rows, pattern, at, keys_bounded=True)
+    if not at.keeps_own:
+        return out
     return torch.where((nothing_offered & ranks.real[:, None]).unsqueeze(-1), v.to(out.dtype), out)
 
 

@@ -45,16 +45,15 @@ def decode(
     """
     write_rows(rings, q, v, slot)
     most = rings.ring.shape[4] - rings.at.window  # that may enter before the first of them attends
-    parts = zip(q.split(most, 2), v.split(most, 2), slot.split(most, 1), strict=True)
-    pieces = [_decode_block(rings, *part, octaves) for part in parts]
+    pieces = [_decode_block(rings, *part, octaves) for part in zip(q.split(most, 2), slot.split(most, 1), strict=True)]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
 
-def _decode_block(rings: Rings, q: Tensor, v: Tensor, slot: Tensor, octaves: Sequence[int]) -> Tensor:
+def _decode_block(rings: Rings, q: Tensor, slot: Tensor, octaves: Sequence[int]) -> Tensor:
     padding = (slot == rings.padding_slot)[:, None, None]
     buckets = torch.where(padding, rings.padding_bucket, hash_into(rings, q, octaves))
     place = _enter(rings.ring, rings.count, buckets, slot)
-    return _attend(rings, q, v, _candidates(rings, buckets, place))
+    return _attend(rings, q, _candidates(rings, buckets, place))
 
 
 @torch.compiler.disable  # it sets the precision of products, which no graph can
@@ -105,8 +104,8 @@ def _candidates(rings: Rings, buckets: Tensor, place: Tensor) -> Int[Tensor, "b 
     return torch.cat((slots[..., :1], slots[..., 1:].masked_fill(again, -1)), -1)
 
 
-def _attend(rings: Rings, q: Tensor, v: Tensor, slots: Int[Tensor, "b h k candidates"]) -> Tensor:
-    """Softmax over the candidates; a token that has none takes its own value."""
+def _attend(rings: Rings, q: Tensor, slots: Int[Tensor, "b h k candidates"]) -> Tensor:
+    """Softmax over the candidates; a token that has none gets 0."""
     b, h, all_slots = rings.rows.shape[:3]
     head = torch.arange(b * h, device=q.device).view(b, h, 1, 1) * all_slots
     rows = rings.rows.flatten(0, 2).index_select(0, (slots.clamp(min=0) + head).flatten())
@@ -117,4 +116,4 @@ def _attend(rings: Rings, q: Tensor, v: Tensor, slots: Int[Tensor, "b h k candid
         scores = scores.masked_fill(slots < 0, -torch.inf)
         p = (scores - scores.amax(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)).exp()
         out = (p.unsqueeze(-2) @ values.to(p.dtype)).squeeze(-2) / p.sum(-1, keepdim=True)
-    return torch.where((slots >= 0).any(-1, keepdim=True), out.to(v.dtype), v)
+    return out.masked_fill(~(slots >= 0).any(-1, keepdim=True), 0.0).to(q.dtype)

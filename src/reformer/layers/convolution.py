@@ -1,0 +1,69 @@
+"""The convolution in front of queries and keys: what a token is matched by holds some of its past."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from reformer.layers.caches.recent import Recent
+from reformer.layers.caches.step import Step
+from reformer.ops.checks import check_integer
+from reformer.ops.convolution import convolve_recent, short_convolution, tap_offsets
+
+
+class ShortConvolution(nn.Module):
+    """A weight a channel and tap [hidden, size], over the token and those around it in its document (`docs/rule.md`).
+
+    Columns are in time order: with `causal` the last is the token itself, and the weight begins as the identity.
+    Without, there are `size // 2` tokens before it and `(size - 1) // 2` after, and the weight begins as the mean of
+    these neighbours without the token: masked tokens are all alike, and would else match each other.
+
+    Raises ValueError for a size below 1.
+    """
+
+    def __init__(self, hidden_size: int, size: int, causal: bool = True) -> None:
+        super().__init__()
+        check_integer("size", size, 1)
+        self.causal = causal
+        self.weight = nn.Parameter(torch.empty(hidden_size, size))
+        self.reset_parameters()
+
+    def initial_weight(self) -> Float[Tensor, "hidden size"]:
+        """What the weight begins as."""
+        size = self.weight.shape[1]
+        taps = torch.zeros(size) if self.causal or size == 1 else torch.full((size,), 1 / (size - 1))
+        taps[tap_offsets(size, self.causal).index(0)] = 1.0 if self.causal or size == 1 else 0.0
+        return taps.to(self.weight).expand_as(self.weight)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Begin anew."""
+        self.weight.copy_(self.initial_weight())
+
+    def extra_repr(self) -> str:
+        """Width, taps, direction."""
+        return f"{self.weight.shape[0]}, size={self.weight.shape[1]}, causal={self.causal}"
+
+    def forward(
+        self,
+        x: Float[Tensor, "b l hidden"],
+        key_padding_mask: Bool[Tensor, "b l"] | None = None,
+        segment_ids: Int[Tensor, "b l"] | None = None,
+        recent: Recent | None = None,
+        step: Step | None = None,
+    ) -> Float[Tensor, "b l hidden"]:
+        """Convolve; `recent` holds the tokens in front of x, which `step` describes, and takes up x."""
+        if recent is None or step is None:
+            return self._convolve(x, key_padding_mask, segment_ids)
+        one_head = x[:, None]
+        if step.first or x.shape[1] > recent.crop_limit:
+            return recent.follow(
+                one_head, key_padding_mask, step, lambda text, real: self._convolve(text[:, 0], real)[:, None]
+            )[:, 0]
+        recent.write(one_head, step)  # all that the new ones need is there now
+        assert recent.data is not None
+        return convolve_recent(recent.data[:, 0], step.rank, recent.size, self.weight).to(x.dtype)
+
+    def _convolve(self, x: Tensor, key_padding_mask: Tensor | None, segment_ids: Tensor | None = None) -> Tensor:
+        return short_convolution(
+            x, self.weight, causal=self.causal, key_padding_mask=key_padding_mask, segment_ids=segment_ids
+        )
