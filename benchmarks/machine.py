@@ -2,6 +2,8 @@
 
 import json
 import platform
+import shutil
+import subprocess
 import sys
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +19,7 @@ def describe() -> dict[str, Any]:
     """Machine, versions, command and date."""
     return {
         "date": date.today().isoformat(),
+        "commit": _commit(),
         "command": f"python {Path(sys.argv[0]).parent.name}/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
         "machine": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
         **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
@@ -27,6 +30,18 @@ def describe() -> dict[str, Any]:
             if _has(name)
         },
     }
+
+
+def _commit() -> str:
+    """The commit whose `src/` was measured, with a + where that has changed since."""
+    if shutil.which("git") is None:
+        return "unknown"
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(RESULTS.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "../src") else "")
 
 
 def save(name: str, rows: Any, **more: Any) -> Path:
