@@ -77,8 +77,8 @@ def step(length: int, hidden_size: int, rounds: int, **options: Any) -> Callable
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--length", type=int, default=16_384)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=5, help="pairs of training steps")
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=9, help="pairs of training steps")
     arguments = parser.parse_args()
     rows = []
     for rounds in (1, 2, 4):
@@ -95,7 +95,7 @@ def main() -> None:
             )
         if rounds == 4:
             both = step(length, 512, rounds, **OFF), step(length, 512, rounds)
-            cases["step, 6 layers of width 512"] = (*both, arguments.steps)
+            cases["step, 6 layers of width 512"] = (*both, max(arguments.steps // 3, 2))
         for name, (without, with_, repeats) in cases.items():
             rows.append({"what": name, "rounds": rounds, **pairs(without, with_, repeats)})
             print(rows[-1], flush=True)
