@@ -1,6 +1,7 @@
 """What successor values and the convolution cost: the operation, the layer and a training step with and without them.
 
 Runs alternate, so that both see the same machine; the median of the pairs' ratios counts, and the least time of each.
+The operation and the layer have one thread, whose own seconds count: two wait for each other and for other processes.
 """
 
 import argparse
@@ -17,16 +18,18 @@ import reformer
 OFF = {"successor_values": False, "conv_size": 0}
 
 
-def pairs(one: Callable[[], Any], other: Callable[[], Any], repeats: int) -> dict[str, float]:
+def pairs(one: Callable[[], Any], other: Callable[[], Any], repeats: int, threads: int) -> dict[str, float]:
     """Seconds of both, and the median ratio of runs side by side."""
+    torch.set_num_threads(threads)
+    clock = time.process_time if threads == 1 else time.perf_counter
     one(), other()
     times: list[tuple[float, float]] = []
     for i in range(repeats):
         spent = {}
         for run in (one, other) if i % 2 else (other, one):
-            started = time.perf_counter()
+            started = clock()
             run()
-            spent[run] = time.perf_counter() - started
+            spent[run] = clock() - started
         times.append((spent[one], spent[other]))
     first, second = zip(*times, strict=True)
     ratio = statistics.median(b / a for a, b in times)
@@ -77,10 +80,10 @@ def step(length: int, hidden_size: int, rounds: int, **options: Any) -> Callable
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--length", type=int, default=16_384)
-    parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--steps", type=int, default=9, help="pairs of training steps")
+    parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=6, help="pairs of training steps")
     arguments = parser.parse_args()
-    rows = []
+    rows, cores = [], torch.get_num_threads()
     for rounds in (1, 2, 4):
         length = arguments.length
         cases = {
@@ -97,7 +100,9 @@ def main() -> None:
             both = step(length, 512, rounds, **OFF), step(length, 512, rounds)
             cases["step, 6 layers of width 512"] = (*both, max(arguments.steps // 3, 2))
         for name, (without, with_, repeats) in cases.items():
-            rows.append({"what": name, "rounds": rounds, **pairs(without, with_, repeats)})
+            threads = cores if name.startswith("step") else 1
+            found = pairs(without, with_, repeats, threads)
+            rows.append({"what": name, "rounds": rounds, "threads": threads, **found})
             print(rows[-1], flush=True)
     save("successors", rows, length=arguments.length)
 
