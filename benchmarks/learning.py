@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +30,7 @@ BOOKS = ("war_and_peace", "les_miserables", "don_quixote", "middlemarch", "king_
 HELD_OUT_BOOK = "crime_and_punishment"
 HELD_OUT_BYTES = 300_000
 EVERY = 200  # steps between two evaluations
+SAVING = threading.Lock()  # of two runs that end at once, neither loses its row
 EDGES = (0, 64, 256, 1024, 2048, 4096, 8192, 16384)  # of the positions that are told apart
 
 BASE: dict[str, Any] = {"num_hashes": 4, "window": 64, "local_window": 128, "attention_pattern": ("local", "lsh")}
@@ -96,9 +98,11 @@ def start(arguments: argparse.Namespace, variant: str, seed: int) -> dict[str, A
     command = [sys.executable, __file__, arguments.corpus, "--one", "--variants", variant, "--seeds", str(seed)]
     command += [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
     done = subprocess.run([*command, "--data", str(arguments.data)], stdout=subprocess.PIPE, text=True, check=True)
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    rows = sorted([*rows_of(arguments.out), row], key=key)
-    arguments.out.write_text(json.dumps({**describe(), "rows": rows}, indent=1) + "\n")
+    about = describe()
+    row: dict[str, Any] = {**json.loads(done.stdout.splitlines()[-1]), "commit": about["commit"]}
+    with SAVING:
+        rows = sorted([*rows_of(arguments.out), row], key=key)
+        arguments.out.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
     return row
 
 
