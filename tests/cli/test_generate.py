@@ -126,6 +126,9 @@ def test_a_person_at_a_terminal(run: Path) -> None:
         (("--stop", ""), "ends every text"),
         (("--min-p", "2"), "at most 1"),
         (("--repetition-penalty", "0"), "above 0"),
+        (("--dry-multiplier", "-1"), "dry-multiplier=-1.0 must be at least 0"),
+        (("--dry-multiplier", "1", "--dry-base", "0.5"), "dry-base=0.5 must be at least 1"),
+        (("--dry-allowed-length", "4"), "no effect without --dry-multiplier"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )

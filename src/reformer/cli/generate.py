@@ -25,6 +25,10 @@ _OF_SAMPLING: dict[str, Any] = {
     "top_p": None,
     "min_p": None,
     "repetition_penalty": None,
+    "dry_multiplier": None,
+    "dry_base": None,
+    "dry_allowed_length": None,
+    "dry_penalty_last_n": None,
     "seed": None,
 }
 """What beam search has no use for, and the values that say so."""
@@ -65,6 +69,14 @@ class Generate:
     """Sample among the tokens of at least this share of the likeliest one's probability."""
     repetition_penalty: float | None = None
     """Divide the logits of tokens that the text has already; 1 changes nothing."""
+    dry_multiplier: float | None = None
+    """Lower the logits of tokens that go on with a repeated sequence, against loops; 0.8 is usual."""
+    dry_base: float | None = None
+    """How fast that grows with each further token of the repetition, 1.75 unless given."""
+    dry_allowed_length: int | None = None
+    """Tokens that may be repeated for nothing, 12 unless given."""
+    dry_penalty_last_n: int | None = None
+    """Tokens in which repetitions are looked for, the last 64 unless given; copies from further back stay free."""
     seed: int | None = None
     """Seed of sampling."""
 
@@ -89,15 +101,9 @@ def run(argv: Sequence[str]) -> None:
     if command.beams is not None:
         raise ValueError(f"beams is for models that translate, and {command.model} is a language model; leave it out")
     model = need_language_model(model, command.model)
-    sampling = Sampling(
-        command.temperature,
-        command.top_k,
-        command.top_p,
-        command.min_p,
-        command.repetition_penalty,
-        command.seed,
-        [text.encode("utf-8", "surrogateescape") for text in command.stop],
-    )
+    stop = [text.encode("utf-8", "surrogateescape") for text in command.stop]
+    chosen = {name: getattr(command, name) for name in _OF_SAMPLING if not name.endswith("_cache")}
+    sampling = Sampling(**{**chosen, "stop": stop})
     if prompt is not None:
         _write_text(command, model, tokens, sampling, prompt)
         return
@@ -197,6 +203,7 @@ def _check(command: Generate) -> None:
             raise ValueError(f"{name}={value} must be above 0 and at most 1")
     if command.repetition_penalty is not None and not command.repetition_penalty > 0:
         raise ValueError(f"repetition-penalty={command.repetition_penalty} must be above 0")
+    _check_dry(command)
     for name in ("top_k", "top_p", "min_p", "seed"):
         if not command.temperature and getattr(command, name) is not None:
             flag = name.replace("_", "-")
@@ -209,6 +216,15 @@ def _check(command: Generate) -> None:
         raise ValueError("prompt and prompt-file are both given; give one of them")
     if command.save_cache is not None and not command.save_cache.resolve().parent.is_dir():
         raise ValueError(f"save-cache={command.save_cache}: its folder does not exist; make it first")
+
+
+def _check_dry(command: Generate) -> None:
+    for name, least in (("multiplier", 0), ("base", 1), ("allowed_length", 1), ("penalty_last_n", 2)):
+        value, flag = getattr(command, f"dry_{name}"), f"dry-{name.replace('_', '-')}"
+        if value is not None and not value >= least:
+            raise ValueError(f"{flag}={value} must be at least {least}")
+        if value is not None and name != "multiplier" and not command.dry_multiplier:
+            raise ValueError(f"{flag}={value} has no effect without --dry-multiplier; give 0.8, say")
 
 
 def _read_prompt(command: Generate) -> bytes | None:

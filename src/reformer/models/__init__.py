@@ -15,6 +15,7 @@ from reformer.models.cache import ReformerCache
 from reformer.models.cache_file import load_cache, save_cache
 from reformer.models.causal_lm import ReformerCausalLMOutput, ReformerForCausalLM
 from reformer.models.config import ReformerConfig
+from reformer.models.dry import DryLogitsProcessor
 from reformer.models.encoder_decoder import ReformerConditionalGenerationOutput, ReformerForConditionalGeneration
 from reformer.models.heads import (
     ReformerForMaskedLM,
@@ -38,6 +39,7 @@ for _auto, _model in (
     _auto.register(ReformerConfig, _model, exist_ok=True)
 
 __all__ = [
+    "DryLogitsProcessor",
     "ReformerCache",
     "ReformerCausalLMOutput",
     "ReformerConditionalGenerationOutput",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from transformers.generation.logits_process import LogitsProcessorList
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
@@ -17,6 +18,7 @@ from reformer.data.tokens import ByteTokens, Tokens
 from reformer.models import ReformerForCausalLM
 from reformer.models.cache import ReformerCache, why_not_cached
 from reformer.models.cache_file import load_cache, save_cache
+from reformer.models.dry import DryLogitsProcessor
 from reformer.training.evaluate import evaluating
 
 PIECE = 8192
@@ -33,6 +35,11 @@ class Sampling:
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    dry_multiplier: float | None = None
+    """Strength of the penalty on going on with a repeated sequence (`DryLogitsProcessor`)."""
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
     seed: int | None = None
     stop: Sequence[bytes] = ()
     """Texts behind which to stop."""
@@ -170,6 +177,12 @@ def _options(sampling: Sampling, tokens: Tokens, prompt: int) -> dict[str, Any]:
         options |= {} if sampling.min_p is None else {"min_p": sampling.min_p}
     if sampling.repetition_penalty is not None:
         options["repetition_penalty"] = sampling.repetition_penalty
+    dry = {
+        name: getattr(sampling, f"dry_{name}") for name in ("multiplier", "base", "allowed_length", "penalty_last_n")
+    }
+    if sampling.dry_multiplier:
+        given = {name: value for name, value in dry.items() if value is not None}
+        options["logits_processor"] = LogitsProcessorList([DryLogitsProcessor(**given)])
     if sampling.stop:
         options["stopping_criteria"] = StoppingCriteriaList([_Stop(sampling.stop, tokens, prompt)])
     return options
