@@ -141,11 +141,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     (variant,), (seed,), length = arguments.variants, arguments.seeds, arguments.length
     text, held_out = texts(arguments)
     torch.manual_seed(seed)
-    settings = {"num_attention_heads": 4, **BASE, **VARIANTS[variant]}
-    settings["window"] = min(settings["window"], length)
-    config = reformer.ReformerConfig(hidden_size=128, num_hidden_layers=4, loss_chunk=2048, **settings)
-    model = reformer.ReformerForCausalLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01, betas=(0.9, 0.98))
+    model, optimizer = build(variant, length)
     rng = np.random.default_rng(seed)
     bits: dict[str, float] = {}
     spent, by_position = 0.0, {}
@@ -155,11 +151,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         started = time.process_time()
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * min(1.0, (step + 1) / 50) * (1 - 0.9 * step / arguments.steps)
-        optimizer.zero_grad()
-        loss = model(tokens, labels=tokens).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        train(model, optimizer, tokens)
         spent += time.process_time() - started
         if (step + 1) % EVERY == 0 or step + 1 == arguments.steps:
             bits[str(step + 1)], by_position = evaluate(model, held_out, length)
@@ -174,6 +166,21 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "by position": by_position,
         "cpu seconds": round(spent, 1),
     }
+
+
+def build(variant: str, length: int) -> tuple[reformer.ReformerForCausalLM, torch.optim.Optimizer]:
+    settings = {"num_attention_heads": 4, **BASE, **VARIANTS[variant]}
+    settings["window"] = min(settings["window"], length)
+    config = reformer.ReformerConfig(hidden_size=128, num_hidden_layers=4, loss_chunk=2048, **settings)
+    model = reformer.ReformerForCausalLM(config)
+    return model, torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01, betas=(0.9, 0.98))
+
+
+def train(model: Any, optimizer: torch.optim.Optimizer, tokens: torch.Tensor) -> None:
+    optimizer.zero_grad()
+    model(tokens, labels=tokens).loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
 
 
 @torch.no_grad()

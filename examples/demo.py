@@ -4,6 +4,7 @@ Run by `make demo`; four to nine minutes on two CPU cores.
 """
 
 import argparse
+import math
 import os
 import shutil
 import sys
@@ -11,18 +12,27 @@ import time
 from pathlib import Path
 
 from reformer.cli.quiet import quiet_libraries
-from reformer.data.byte_model import ByteModel
+from reformer.data.byte_model import ByteModel, lzma_bits_per_byte
 from reformer.data.corpus import Document, split_held_out, standard_library, standard_library_sources
 from reformer.data.prepare import prepare
 from reformer.data.settings import DataSettings
 from reformer.presets import load_preset
 from reformer.settings import ModelSettings
-from reformer.training.evaluate import evaluate
+from reformer.training.evaluate import Evaluation, evaluate
 from reformer.training.generate import Sampling, generate_text
 from reformer.training.run import Interrupted, build_model, train
 from reformer.training.settings import TrainingSettings
 
 PROMPT = "def "
+SAMPLING = Sampling(temperature=0.8, dry_multiplier=0.8, seed=0)
+OCTAVES = {
+    "0 to 63": (0, 6),
+    "64 to 255": (6, 8),
+    "256 to 1,023": (8, 10),
+    "1,024 to 2,047": (10, 11),
+    "2,048 on": (11, 30),
+}
+"""Of the bytes in front of a byte in its window, as powers of two."""
 
 
 def main() -> None:
@@ -53,19 +63,40 @@ def main() -> None:
     rows = {
         "order-0 byte model": ByteModel(text, 0).bits_per_byte(test),
         "order-2 byte model": ByteModel(text, 2).bits_per_byte(test),
+        "lzma": lzma_bits_per_byte(windows(held_out, training.length - 1)),
         "Reformer before training": before.bits_per_byte,
         "Reformer after training": after.bits_per_byte,
     }
-    print(f"\nBits per byte on {after.bytes:,} held-out bytes, windows of {training.length:,} tokens:\n")
+    print(f"\nBits per byte on {after.bytes:,} held-out bytes, windows of {training.length:,} tokens, each alone:\n")
+    show(rows)
+    print("\nAfter training, by how many bytes of the window stand in front:\n")
+    show({name: bits_of(after, *octaves) for name, octaves in OCTAVES.items()})
+
+    longest = max(held_out, key=lambda document: len(document.text))
+    for prompt, of in ((PROMPT.encode(), repr(PROMPT)), (longest.text[:1500], f"1,500 bytes of {longest.name}")):
+        print(f"\n300 bytes of Python, as the model writes them behind {of}:\n")
+        print(prompt.decode("utf-8", "replace").splitlines()[-1], end="")
+        generate_text(model, prompt, 300, lambda text: print(text, end="", flush=True), SAMPLING)
+        print()
+    print(f"\nThe model is in {arguments.out}; {time.perf_counter() - started:.0f} seconds in all. Go on with:\n")
+    print(f"  {command()} generate {arguments.out} --prompt 'class '")
+
+
+def show(rows: dict[str, float]) -> None:
     for name, bits in rows.items():
         print(f"  {name:<26}{bits:6.3f}")
 
-    print(f"\n300 bytes of Python, as the model writes them behind {PROMPT!r}:\n")
-    print(PROMPT, end="")
-    sampling = Sampling(temperature=0.7, top_k=50, seed=0)
-    generate_text(model, PROMPT.encode(), 300, lambda text: print(text, end="", flush=True), sampling)
-    print(f"\n\nThe model is in {arguments.out}; {time.perf_counter() - started:.0f} seconds in all. Go on with:\n")
-    print(f"  {command()} generate {arguments.out} --prompt 'class '")
+
+def windows(documents: list[Document], size: int) -> list[bytes]:
+    """What the model is evaluated on, cut where its windows are."""
+    return [document.text[i : i + size] for document in documents for i in range(0, len(document.text), size)]
+
+
+def bits_of(result: Evaluation, first: int, behind: int) -> float:
+    """Bits per byte where 2**first to 2**behind - 1 tokens stand in front."""
+    scores = [score for octave, score in result.positions.items() if first <= octave < behind]
+    tokens = sum(score.tokens for score in scores)
+    return sum(score.nll for score in scores) / math.log(2) / tokens if tokens else math.nan
 
 
 def command() -> str:

@@ -36,6 +36,7 @@ def test_the_demo(tmp_path: Path) -> None:
     assert list(found) == [
         "order-0 byte model",
         "order-2 byte model",
+        "lzma",
         "Reformer before training",
         "Reformer after training",
     ]
