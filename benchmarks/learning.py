@@ -10,18 +10,16 @@ be stopped and started again. Held-out windows are predicted each alone.
 import argparse
 import itertools
 import json
-import subprocess
 import sys
 import sysconfig
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from machine import RESULTS, describe
+from machine import RESULTS
+from resumable import fill
 
 import reformer
 from reformer.data.corpus import Document, read_documents
@@ -30,7 +28,6 @@ BOOKS = ("war_and_peace", "les_miserables", "don_quixote", "middlemarch", "king_
 HELD_OUT_BOOK = "crime_and_punishment"
 HELD_OUT_BYTES = 300_000
 EVERY = 200  # steps between two evaluations
-SAVING = threading.Lock()  # of two runs that end at once, neither loses its row
 EDGES = (0, 64, 256, 1024, 2048, 4096, 8192, 16384)  # of the positions that are told apart
 
 BASE: dict[str, Any] = {"num_hashes": 4, "window": 64, "local_window": 128, "attention_pattern": ("local", "lsh")}
@@ -76,34 +73,23 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(run(arguments)), flush=True)
         return
-    wanted = [(variant, seed) for variant in arguments.variants for seed in arguments.seeds]
-    done = {key(row) for row in rows_of(arguments.out)}
-    wanted = [pair for pair in wanted if (arguments.corpus, arguments.length, arguments.steps, *pair) not in done]
-    with ThreadPoolExecutor(arguments.processes) as pool:
-        for row in pool.map(lambda pair: start(arguments, *pair), wanted):
-            print(f"{row['variant']:<36} seed {row['seed']}  {row['bits']}  {row['cpu seconds']:.0f} s", flush=True)
+    options = {"length": arguments.length, "steps": arguments.steps, "held-out-bytes": arguments.held_out_bytes}
+    words = [arguments.corpus, "--one", "--data", str(arguments.data)]
+    words += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    runs = {
+        (arguments.corpus, arguments.length, arguments.steps, variant, seed): [
+            *words,
+            *("--variants", variant, "--seeds", str(seed)),
+        ]
+        for variant in arguments.variants
+        for seed in arguments.seeds
+    }
+    for row in fill(arguments.out, key, runs, arguments.processes):
+        print(f"{row['variant']:<36} seed {row['seed']}  {row['bits']}  {row['cpu seconds']:.0f} s", flush=True)
 
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["corpus"], row["length"], row["steps"], row["variant"], row["seed"]
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return json.loads(path.read_text())["rows"] if path.exists() else []
-
-
-def start(arguments: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
-    """One run in a process of its own; its row is added to the file."""
-    numbers = {"length": arguments.length, "steps": arguments.steps, "held-out-bytes": arguments.held_out_bytes}
-    command = [sys.executable, __file__, arguments.corpus, "--one", "--variants", variant, "--seeds", str(seed)]
-    command += [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
-    done = subprocess.run([*command, "--data", str(arguments.data)], stdout=subprocess.PIPE, text=True, check=True)
-    about = describe()
-    row: dict[str, Any] = {**json.loads(done.stdout.splitlines()[-1]), "commit": about["commit"]}
-    with SAVING:
-        rows = sorted([*rows_of(arguments.out), row], key=key)
-        arguments.out.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
-    return row
 
 
 def texts(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
