@@ -23,6 +23,7 @@ from resumable import fill
 
 import reformer
 from reformer.data.corpus import Document, read_documents
+from reformer.data.cutting import CutWindows
 
 BOOKS = ("war_and_peace", "les_miserables", "don_quixote", "middlemarch", "king_james_bible")
 HELD_OUT_BOOK = "crime_and_punishment"
@@ -54,6 +55,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "conv_size 8": {"conv_size": 8},
     "heads of 16": {"num_attention_heads": 8},
     "heads of 64": {"num_attention_heads": 2},
+    "a quarter of the windows cut": {"cut_windows": 0.25},
+    "half of the windows cut": {"cut_windows": 0.5},
 }
 
 
@@ -128,16 +131,18 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     text, held_out = texts(arguments)
     torch.manual_seed(seed)
     model, optimizer = build(variant, length)
+    cut = VARIANTS[variant].get("cut_windows", 0.0)
     rng = np.random.default_rng(seed)
     bits: dict[str, float] = {}
     spent, by_position = 0.0, {}
     for step in range(arguments.steps):
         begin = int(rng.integers(0, len(text) - length))
-        tokens = torch.from_numpy(text[begin : begin + length].astype(np.int64))[None] + 3
+        tokens = torch.from_numpy(text[begin : begin + length].astype(np.int64)) + 3
+        window = CutWindows([{"input_ids": tokens}] * arguments.steps, cut, seed)[step]  # type: ignore[arg-type]
         started = time.process_time()
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * min(1.0, (step + 1) / 50) * (1 - 0.9 * step / arguments.steps)
-        train(model, optimizer, tokens)
+        train(model, optimizer, **{name: value[None] for name, value in window.items()})
         spent += time.process_time() - started
         if (step + 1) % EVERY == 0 or step + 1 == arguments.steps:
             bits[str(step + 1)], by_position = evaluate(model, held_out, length)
@@ -157,14 +162,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 def build(variant: str, length: int) -> tuple[reformer.ReformerForCausalLM, torch.optim.Optimizer]:
     settings = {"num_attention_heads": 4, **BASE, **VARIANTS[variant]}
     settings["window"] = min(settings["window"], length)
+    settings.pop("cut_windows", None)
     config = reformer.ReformerConfig(hidden_size=128, num_hidden_layers=4, loss_chunk=2048, **settings)
     model = reformer.ReformerForCausalLM(config)
     return model, torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01, betas=(0.9, 0.98))
 
 
-def train(model: Any, optimizer: torch.optim.Optimizer, tokens: torch.Tensor) -> None:
+def train(model: Any, optimizer: torch.optim.Optimizer, input_ids: torch.Tensor, **documents: torch.Tensor) -> None:
     optimizer.zero_grad()
-    model(tokens, labels=tokens).loss.backward()
+    model(input_ids, labels=input_ids, **documents).loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
 

@@ -21,7 +21,7 @@ from reformer.training.generate import Sampling, generate_text
 
 PERIODS, TIMES, LONG = range(1, 17), 6, 12
 SAMPLES, NEW, PROMPT = 20, 1000, 1500
-DRY = {"dry_multiplier": 0.8, "dry_allowed_length": 12}
+DRY = {"dry_multiplier": 0.8, "dry_allowed_length": 8}
 WAYS: dict[str, dict[str, float]] = {
     "temperature 1": {},
     "temperature .8": {"temperature": 0.8},

@@ -74,7 +74,7 @@ class Generate:
     dry_base: float | None = None
     """How fast that grows with each further token of the repetition, 1.75 unless given."""
     dry_allowed_length: int | None = None
-    """Tokens that may be repeated for nothing, 12 unless given."""
+    """Tokens that may be repeated for nothing, 8 unless given."""
     dry_penalty_last_n: int | None = None
     """Tokens in which repetitions are looked for, the last 64 unless given; copies from further back stay free."""
     seed: int | None = None

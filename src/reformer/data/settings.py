@@ -40,6 +40,8 @@ class DataSettings(Settings):
     """bytes; a folder that AutoTokenizer loads; or bpe:8000 to train a byte-level BPE of 8,000 tokens on the text."""
     documents: Literal["join", "apart"] = "join"
     """Whether a token sees the documents in front of its own in a window."""
+    cut_windows: float = 0.25
+    """Share of windows cut into pieces that see nothing of each other, so that starts of texts are learned (lm)."""
     held_out: float = 0.05
     """Share of the text that is held out for evaluation: documents by their hash, or the end of each of a few."""
     held_out_files: tuple[str, ...] = ()
@@ -53,6 +55,7 @@ class DataSettings(Settings):
         super().__post_init__()
         check_probability("held_out", self.held_out)
         check_probability("mask", self.mask)
+        check_probability("cut_windows", self.cut_windows)
         if self.task == "mlm" and not self.mask:
             raise ValueError("mask=0 leaves nothing to predict; give a share above 0, as 0.15")
         self._check_pairs()

@@ -74,7 +74,7 @@ class HeldOutWindows(Dataset[dict[str, Tensor]]):
 
 
 class Collate:
-    """Windows to a batch: shorter ones padded, documents marked where they are kept apart."""
+    """Windows to a batch: shorter ones padded, pieces marked, and documents where they are kept apart."""
 
     def __init__(self, tokens: Tokens, apart: bool = False) -> None:
         self.pad, self.end, self.apart = tokens.pad, tokens.end, apart
@@ -88,10 +88,16 @@ class Collate:
         batch = {"input_ids": input_ids, "labels": labels}
         if not real.all():
             batch["attention_mask"] = real.long()
+        starts = torch.zeros_like(input_ids, dtype=torch.bool)
+        for row, window in enumerate(windows):
+            if "segment_ids" in window:
+                starts[row, 1 : lengths[row]] = window["segment_ids"].diff() != 0
         if self.apart:
-            starts = (input_ids == self.end) & real
+            ends = (input_ids == self.end) & real
+            batch["labels"][ends] = IGNORED  # no document predicts the next one's beginning
+            starts |= ends
+        if self.apart or starts.any():
             batch["segment_ids"] = starts.cumsum(1)
-            batch["labels"][starts] = IGNORED  # no document predicts the next one's beginning
         return batch
 
 

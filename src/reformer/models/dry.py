@@ -22,7 +22,7 @@ class DryLogitsProcessor(LogitsProcessor):
     """
 
     def __init__(
-        self, multiplier: float = 0.8, *, base: float = 1.75, allowed_length: int = 12, penalty_last_n: int = 64
+        self, multiplier: float = 0.8, *, base: float = 1.75, allowed_length: int = 8, penalty_last_n: int = 64
     ) -> None:
         for name, value, least in (
             ("multiplier", multiplier, 0),

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from reformer.data.batches import TrainingBatches
+from reformer.data.cutting import CutWindows
 from reformer.data.examples import Example, ExampleCollate, ExampleDataset, Examples
 from reformer.data.masking import MaskedWindows
 from reformer.data.prepare import Corpus
@@ -66,6 +67,8 @@ def make_job(text: Text, data: DataSettings, training: TrainingSettings) -> Job:
     rows = training.batch_size * training.accumulation * process_count()
     train: Dataset[Any] = TrainingWindows(text.train, training.phases(), rows, training.seed)
     held_out: Dataset[Any] = HeldOutWindows(text.held_out, training.length, training.eval_tokens)
+    if data.task == "lm" and data.cut_windows:
+        train = CutWindows(train, data.cut_windows, training.seed)
     if data.task == "mlm":
         train = MaskedWindows(train, text.tokens, data.mask, training.seed)
         held_out = MaskedWindows(held_out, text.tokens, data.mask, training.seed)
