@@ -135,7 +135,7 @@ class ModelSettings(Settings):
     """The most buckets, a power of two, or none for no limit; rule="chunk": even factors, worked out if not given."""
     rule: Literal["bucket", "chunk"] = "bucket"
     """Which keys a hashed query sees: its bucket's last ones, or equal chunks as in the older implementations."""
-    window: int = 64
+    window: int = 32
     """The most neighbours on a side, tokens (rule="bucket")."""
     bucket_size: int | None = None
     """Mean tokens of a bucket at its fullest; None: window (rule="bucket")."""
@@ -145,7 +145,7 @@ class ModelSettings(Settings):
     """The meaning of LSH layers that the weights were trained with."""
     successor_values: bool | None = None
     """LSH layers deliver the value of the token behind a match, not its own; None: as causal."""
-    conv_size: int = 4
+    conv_size: int = 8
     """Tokens of the convolution in front of queries and keys: LSH layers, full ones with shifted_keys; 0: none."""
     shifted_keys: bool = False
     """Full layers: with each value stands the key of the token before it (causal only)."""
@@ -165,7 +165,7 @@ class ModelSettings(Settings):
     """How rotations are drawn: as here, or as transformers' Reformer draws them under hash_seed."""
     local_rule: Literal["window", "chunk"] = "window"
     """Local layers: the last local_window tokens, or chunks as in transformers."""
-    local_window: int = 128
+    local_window: int = 64
     """Tokens that a local layer sees, self included; without causal, local_window - 1 on each side."""
     local_chunk_length: int = 64
     """Tokens of a chunk (local_rule="chunk")."""

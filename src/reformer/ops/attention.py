@@ -30,7 +30,7 @@ def lsh_attention(
     num_hashes: int = 4,
     num_buckets: int | Sequence[int] | None = None,
     rule: Rule = "bucket",
-    window: int = 64,
+    window: int = 32,
     bucket_size: int | None = None,
     factor_from: int = 256,
     chunk_length: int = 64,

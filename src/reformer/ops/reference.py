@@ -161,7 +161,7 @@ def lsh_attention_reference(
     *,
     num_buckets: int | Sequence[int] | None = None,
     rule: str = "bucket",
-    window: int = 64,
+    window: int = 32,
     bucket_size: int | None = None,
     factor_from: int = 256,
     chunk_length: int = 64,
