@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from reformer.cli.main import main
+from reformer.models import DryLogitsProcessor
 from tests.cli.command import reformer
 
 
@@ -73,6 +74,27 @@ def test_a_stop_ends_the_text(run: Path) -> None:
     text = done.stdout.removesuffix("\n")
     assert text[-1] in "et"
     assert not set(text[1:-1]) & set("et")
+
+
+def test_the_flags_of_dry_reach_the_penalty(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, float]] = []
+
+    class Noted(DryLogitsProcessor):
+        def __init__(self, **values: float) -> None:
+            made.append(values)
+            super().__init__(**values)  # type: ignore[arg-type]
+
+    monkeypatch.chdir(run)
+    monkeypatch.setattr("reformer.training.generate.DryLogitsProcessor", Noted)
+    command = ["generate", "model", "--prompt", "to be", "--max-new-tokens", "3", "--temperature", "0"]
+    for flags in ([], ["--dry-multiplier", "0"], ["--dry-multiplier", "1"]):
+        assert main([*command, *flags]) == 0
+    others = ["--dry-base", "3", "--dry-allowed-length", "4", "--dry-penalty-last-n", "9"]
+    assert main([*command, "--dry-multiplier", "2", *others]) == 0
+    assert made == [
+        {"multiplier": 1.0},
+        {"multiplier": 2.0, "base": 3.0, "allowed_length": 4, "penalty_last_n": 9},
+    ]
 
 
 def test_a_person_at_a_terminal(run: Path) -> None:
