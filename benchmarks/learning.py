@@ -31,7 +31,13 @@ HELD_OUT_BYTES = 300_000
 EVERY = 200  # steps between two evaluations
 EDGES = (0, 64, 256, 1024, 2048, 4096, 8192, 16384)  # of the positions that are told apart
 
-BASE: dict[str, Any] = {"num_hashes": 4, "window": 64, "local_window": 128, "attention_pattern": ("local", "lsh")}
+BASE: dict[str, Any] = {
+    "num_hashes": 4,
+    "window": 64,
+    "conv_size": 4,
+    "local_window": 128,
+    "attention_pattern": ("local", "lsh"),
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     "own values, no convolution": {"successor_values": False, "conv_size": 0},

@@ -77,7 +77,11 @@ def key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def options(successors: bool, convolution: str) -> dict[str, Any]:
-    return {"causal": False, "successor_values": successors, "conv_size": 0 if convolution == "none" else 4}
+    return {
+        "causal": False,
+        "successor_values": successors,
+        "conv_size": 0 if convolution == "none" else ModelSettings.conv_size,
+    }
 
 
 def begin(model: ReformerPreTrainedModel, convolution: str) -> None:
@@ -94,7 +98,7 @@ def masked(successors: bool, convolution: str, seed: int, data: Path) -> dict[st
     length = 4096
     text, held_out = learning.texts(argparse.Namespace(corpus="code", held_out_bytes=300_000, length=length))
     torch.manual_seed(seed)
-    settings = {**learning.BASE, "num_attention_heads": 4, **options(successors, convolution)}
+    settings = {"num_attention_heads": 4, **options(successors, convolution)}
     model = reformer.ReformerForMaskedLM(reformer.ReformerConfig(hidden_size=128, num_hidden_layers=4, **settings))
     begin(model, convolution)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01, betas=(0.9, 0.98))
