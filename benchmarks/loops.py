@@ -22,13 +22,12 @@ from reformer.training.generate import Sampling, generate_text
 
 PERIODS, TIMES, LONG = range(1, 17), 6, 12
 SAMPLES, NEW, PROMPT = 20, 1000, 1500
-DRY = {"dry_multiplier": 0.8, "dry_allowed_length": 8}
 WAYS: dict[str, dict[str, float]] = {
     "temperature 1": {},
     "temperature .8": {"temperature": 0.8},
     "temperature .7, the 50 likeliest": {"temperature": 0.7, "top_k": 50},
-    "temperature 1, dry": DRY,
-    "temperature .8, dry": {"temperature": 0.8, **DRY},
+    "temperature .8, dry": {"temperature": 0.8, "dry_multiplier": 0.8},
+    "temperature .9, dry": {"temperature": 0.9, "dry_multiplier": 0.8},
 }
 
 
