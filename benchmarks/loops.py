@@ -26,8 +26,8 @@ WAYS: dict[str, dict[str, float]] = {
     "temperature 1": {},
     "temperature .8": {"temperature": 0.8},
     "temperature .7, the 50 likeliest": {"temperature": 0.7, "top_k": 50},
-    "temperature .8, dry": {"temperature": 0.8, "dry_multiplier": 0.8},
-    "temperature .9, dry": {"temperature": 0.9, "dry_multiplier": 0.8},
+    "temperature .8, dry 1": {"temperature": 0.8, "dry_multiplier": 1.0},
+    "temperature .9, dry 1": {"temperature": 0.9, "dry_multiplier": 1.0},
 }
 
 

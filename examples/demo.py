@@ -24,7 +24,7 @@ from reformer.training.run import Interrupted, build_model, train
 from reformer.training.settings import TrainingSettings
 
 PROMPT = "def "
-SAMPLING = Sampling(temperature=0.9, dry_multiplier=0.8, seed=0)
+SAMPLING = Sampling(temperature=0.8, dry_multiplier=1.0, seed=0)
 OCTAVES = {
     "0 to 63": (0, 6),
     "64 to 255": (6, 8),

@@ -70,7 +70,7 @@ class Generate:
     repetition_penalty: float | None = None
     """Divide the logits of tokens that the text has already; 1 changes nothing."""
     dry_multiplier: float | None = None
-    """Lower the logits of tokens that go on with a repeated sequence, against loops; 0.8 is usual."""
+    """Lower the logits of tokens that go on with a repeated sequence, against loops; 0.8 to 1 is usual."""
     dry_base: float | None = None
     """How fast that grows with each further token of the repetition, 1.75 unless given."""
     dry_allowed_length: int | None = None
