@@ -39,7 +39,13 @@ def test_the_demo(tmp_path: Path) -> None:
         "lzma",
         "Reformer before training",
         "Reformer after training",
+        "0 to 63",
+        "64 to 255",
+        "256 to 1,023",
+        "1,024 to 2,047",
+        "2,048 on",
     ]
+    assert 2.0 < float(found["lzma"]) < 4.0
     assert 4.0 < float(found["order-0 byte model"]) < 5.5
     assert float(found["order-2 byte model"]) < 3.5
     assert float(found["Reformer after training"]) < float(found["Reformer before training"])

@@ -276,7 +276,7 @@ def test_initialisation_is_what_is_stated(make: Make) -> None:
         elif name.endswith("bias"):
             assert (p == 0).all(), name
         elif "convolution" in name:
-            assert (p == torch.tensor([0.0, 0.0, 0.0, 1.0])).all(), name
+            assert (p == torch.tensor([0.0] * 7 + [1.0])).all(), name
         elif "position" in name:
             assert abs(float(p.detach().std()) - 0.1) < 0.002
         elif "token" in name:
