@@ -32,6 +32,11 @@ def test_what_goes_on_with_a_repetition_loses_what_a_search_by_hand_says(allowed
         torch.testing.assert_close(before - after, expected)
 
 
+def test_nothing_is_penalised_at_strength_0_however_fast_it_grows() -> None:
+    scores = torch.randn(1, 8)
+    assert DryLogitsProcessor(0, base=1e10)(torch.full((1, 100), 3), scores).equal(scores)
+
+
 @pytest.mark.parametrize("text", [[5], [5, 5], [3] * 500])
 def test_texts_of_one_token_and_long_runs_give_finite_scores(text: list[int]) -> None:
     scores = DryLogitsProcessor(0.8, base=10.0, allowed_length=1, penalty_last_n=1000)(

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers.generation.logits_process import LogitsProcessor
 
 LARGEST = 1e4
-"""Penalty from which on a longer repetition makes no difference: no logit outlives it."""
+"""Growth from which on a longer repetition makes no difference: no logit outlives it."""
 LONGEST = 64
 """Tokens of a repetition, beyond those allowed, that are counted."""
 
@@ -41,7 +41,7 @@ class DryLogitsProcessor(LogitsProcessor):
         padded = torch.nn.functional.pad(back, (0, longest), value=-1)
         ends = padded.unfold(1, longest, 1)  # [b, count + 1, longest]: the text backwards from each token
         same = (ends[:, 1:count] == ends[:, :1]).to(torch.uint8).cumprod(2).sum(2)  # by how far back
-        penalty = self.multiplier * self.base ** (same - self.allowed_length).double()
-        penalty = penalty.clamp(max=LARGEST).where(same >= self.allowed_length, 0.0)
+        growth = (self.base ** (same - self.allowed_length).double()).clamp(max=LARGEST)
+        penalty = (self.multiplier * growth).where(same >= self.allowed_length, 0.0)
         worst = torch.zeros_like(scores).scatter_reduce(1, back[:, : count - 1], penalty.to(scores.dtype), "amax")
         return scores - worst
