@@ -35,7 +35,6 @@ def build(name: str, length: int) -> tuple[nn.Module, Loss]:
         hidden_size=WIDTH,
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
-        local_window=128,
         chunk_size_feed_forward=2048,
         loss_chunk=2048,
     )
