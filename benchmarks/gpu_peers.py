@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reformer.ops.arguments import NO_LIMIT, Hashing
 from reformer.ops.attention import local_attention, lsh_attention
+from reformer.ops.hashing import Rotations
+from reformer.ops.spec import LSH, Octaves
 
 WINDOW, ROUNDS, WIDTH = 64, 4, 64
 Forward = Callable[[Tensor, Tensor], Tensor]
@@ -155,9 +156,9 @@ def sorted_rows(q: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     if key not in _orders:
         _orders.clear()
         sequences = kernels.describe(q, None, None)
-        hashing = Hashing(ROUNDS, None, 0, False, 256, ())
-        buckets = kernels.hash_rows(q.detach(), sequences, hashing, "bucket", WINDOW, NO_LIMIT, True)
-        of = layout.octave_layout(sequences, WINDOW, NO_LIMIT, True)
+        spec = LSH(rule=Octaves(WINDOW), rounds=ROUNDS)
+        buckets = kernels.hash_rows(q.detach(), sequences, Rotations(None, 0), spec)
+        of = layout.octave_layout(sequences, spec.rule, True)
         n = of.token.shape[1]
         kind = layout.BUCKET_TYPES[buckets.shape[3] // n]
         token, group, _ = layout.sort_rows(buckets.view(kind), of.base, of.token, of.groups, None)

@@ -6,8 +6,9 @@ from math import prod
 from types import UnionType
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from reformer.ops.bucket_counts import automatic_buckets, check_bucket_limit, check_chunks, check_factors
+from reformer.ops.bucket_counts import automatic_buckets
 from reformer.ops.checks import check_choice, check_integer, check_probability, nearest
+from reformer.ops.spec import LOCAL_RULES, LSH, LSH_RULES, OPTIONS, Local, make_local, make_lsh
 
 RULE_VERSION = 2
 """The meaning of LSH layers that this library computes (`docs/rule.md`)."""
@@ -217,11 +218,11 @@ class ModelSettings(Settings):
         self._check_tokens()
 
     def _check_numbers(self) -> None:
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_hashes", "window"):
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
             check_integer(name, getattr(self, name), 1)
-        for name in ("factor_from", "local_window", "max_position_embeddings", "length_multiple"):
+        for name in ("max_position_embeddings", "length_multiple"):
             check_integer(name, getattr(self, name), 1)
-        for name in ("embedding_size", "num_decoder_layers", "head_dim", "intermediate_size", "num_hashes_eval"):
+        for name in ("embedding_size", "num_decoder_layers", "head_dim", "intermediate_size"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), 1)
         for name in ("chunk_size_feed_forward", "loss_chunk", "conv_size"):
@@ -250,20 +251,13 @@ class ModelSettings(Settings):
         for kind in self.attention_pattern:
             check_choice("attention_pattern", kind, ATTENTION_KINDS)
         check_rule_version(self.rule_version)
-        if self.bucket_size is not None:
-            check_integer("bucket_size", self.bucket_size, 1)
-        check_chunks(self.chunk_length, self.chunks_before, self.chunks_after)
-        check_chunks(self.local_chunk_length, self.local_chunks_before, self.local_chunks_after)
-        if self.rule == "bucket":
-            check_bucket_limit(self.num_buckets)
-            if self.hash_rotations == "transformers":
-                raise ValueError("hash_rotations='transformers' goes with rule='chunk'; choose one of the two")
-        elif self.num_buckets is None:
+        if self.rule == "bucket" and self.hash_rotations == "transformers":
+            raise ValueError("hash_rotations='transformers' goes with rule='chunk'; choose one of the two")
+        if self.rule == "chunk" and self.num_buckets is None:
             limit = 2 * max(int((self.max_position_embeddings // self.chunk_length) ** 0.5), self.chunk_length)
             buckets = automatic_buckets(self.max_position_embeddings, self.chunk_length, limit)
             self.num_buckets = tuple(buckets) if isinstance(buckets, list) else buckets
-        else:
-            check_factors(self.num_buckets)
+        _ = self.lsh, self.local  # they check their own fields
 
     def _check_positions(self) -> None:
         if self.lsh_rotary and self.rule != "chunk":
@@ -296,6 +290,23 @@ class ModelSettings(Settings):
         for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), 0, self.vocab_size - 1)
+
+    @property
+    def lsh(self) -> LSH:
+        """What LSH layers are."""
+        dropout = self.attention_dropout if self.lsh_dropout is None else self.lsh_dropout
+        names = {**OPTIONS[LSH], **OPTIONS[LSH_RULES[self.rule]]}
+        options = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        return make_lsh(**options, scale=self.attention_scale, dropout=dropout)
+
+    @property
+    def local(self) -> Local:
+        """What local layers are."""
+        rule: str = self.local_rule
+        own = {name: getattr(self, f"local_{name}", None) for name in OPTIONS[LOCAL_RULES[rule]]}
+        if rule == "chunk":
+            own["length_multiple"] = self.length_multiple
+        return make_local(rule, **own, causal=self.causal, dropout=self.attention_dropout)
 
     @property
     def delivers_successors(self) -> bool:

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from reformer.ops import attention
+from reformer.ops.flat import flatten
 from reformer.ops.hashing import draw_rotations
+from reformer.ops.spec import LSH, Band, Local, Octaves
 from tests.gpu.cases import compare, documents, padded, vectors, with_gradients
 
 CASES: dict[str, dict[str, Any]] = {
@@ -197,19 +199,17 @@ def test_compiles_as_one_graph(device: str) -> None:
 
 
 def test_operators_keep_the_rules_of_torch_library(device: str) -> None:
-    from reformer.ops.arguments import NO_LIMIT, Attending
     from reformer.ops.gpu.backend import operators
 
     q, k, v = (x.requires_grad_() for x in vectors((1, 1, 40, 16), 3, torch.float32, device))
     mask = (torch.arange(40, device=device) % 5 > 0)[None]
-    hashing = (None, 5, [1, False, 256], "bucket", [8, NO_LIMIT, True])
-    buckets = operators.hash_tokens(q.detach(), mask, None, *hashing)
-    attending = Attending("bucket", 8, 8, NO_LIMIT, 64, 1, 0, True, False, True, 1.0, 0.0, 0).packed()
+    spec = flatten(LSH(rule=Octaves(8), rounds=1))
+    buckets = operators.hash_tokens(q.detach(), mask, None, None, 5, spec)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(operators.hash_tokens, (q.detach(), mask, None, *hashing), test_utils=checks)
-    torch.library.opcheck(operators.attend, (q, None, v, buckets, mask, None, *attending), test_utils=checks)
-    local = ("local window", *attending[1:])
-    torch.library.opcheck(operators.attend, (q, k, v, None, None, None, *local), test_utils=checks)
+    torch.library.opcheck(operators.hash_tokens, (q.detach(), mask, None, None, 5, spec), test_utils=checks)
+    torch.library.opcheck(operators.attend, (q, None, v, buckets, mask, None, spec, 0), test_utils=checks)
+    local = flatten(Local(rule=Band(8)))
+    torch.library.opcheck(operators.attend, (q, k, v, None, None, None, local, 0), test_utils=checks)
 
 
 def test_what_the_kernels_do_not_do_is_refused(device: str) -> None:

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from reformer.ops.arguments import NO_LIMIT, Hashing
-from reformer.ops.hashing import columns_for, draw_rotations, hash_factors, hash_octaves
+from reformer.ops.hashing import Rotations, columns_for, draw_rotations, hash_factors, hash_octaves
 from reformer.ops.neighbourhoods import local_window_rows, octave_rows, row_buckets
 from reformer.ops.ranks import compute_ranks
+from reformer.ops.spec import LSH, Chunks, Octaves
 from tests.gpu.cases import documents, padded, vectors
 
 
@@ -17,12 +17,12 @@ def test_hashes_of_all_octaves(causal: bool, factor_from: int, device: str) -> N
 
     (q,) = vectors((2, 2, 140, 24), 1, torch.float32, device)
     sequences = kernels.describe(q, padded(2, 140, device), documents(2, 140, device))
-    names = layout.octave_layout(sequences, 2, NO_LIMIT, causal).names[:, None, None]
+    spec = LSH(rule=Octaves(2, factor_from=factor_from), rounds=3, causal=causal)
+    names = layout.octave_layout(sequences, spec.rule, causal).names[:, None, None]
     octaves = range(names.shape[3])
     rotations = draw_rotations(1, 2, 3, 24, columns_for(octaves, factor_from))
     expected = hash_octaves(q.double(), rotations.to(device), octaves, factor_from)
-    hashing = Hashing(3, rotations, 0, False, factor_from, ())
-    found = kernels.hash_rows(q, sequences, hashing, "bucket", 2, NO_LIMIT, causal)
+    found = kernels.hash_rows(q, sequences, Rotations(rotations, 0), spec)
     found = found.view(kernels.bucket_type(1 << octaves[-1])).int()
     names = names.expand_as(expected)
     found = found.gather(3, names.clamp(min=0).flatten(3).long()).view_as(expected)
@@ -30,20 +30,19 @@ def test_hashes_of_all_octaves(causal: bool, factor_from: int, device: str) -> N
 
 
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("limit", [NO_LIMIT, 2])
+@pytest.mark.parametrize("limit", [None, 4])
 @pytest.mark.parametrize("masks", ["neither", "padding", "documents", "both"])
-def test_rows_of_octaves(causal: bool, limit: int, masks: str, device: str) -> None:
+def test_rows_of_octaves(causal: bool, limit: int | None, masks: str, device: str) -> None:
     """Each token once in its own octave and, as a key, in those behind it; in time order, in groups of their own."""
     from reformer.ops.gpu import kernels, layout
 
     b, length = 3, 90
     mask = padded(b, length, device).t().contiguous().t() if masks in ("padding", "both") else None
     ids = documents(b, length, device) if masks in ("documents", "both") else None
-    found = layout.octave_layout(
-        kernels.describe(torch.empty(b, 1, length, 1, device=device), mask, ids), 4, limit, causal
-    )
+    rule = Octaves(4, num_buckets=limit)
+    found = layout.octave_layout(kernels.describe(torch.empty(b, 1, length, 1, device=device), mask, ids), rule, causal)
     ranks = compute_ranks(b, length, mask, ids, torch.device(device))
-    expected = octave_rows(ranks, 4, None if limit == NO_LIMIT else 1 << limit, causal)
+    expected = octave_rows(ranks, rule, causal)
     assert all(x.is_contiguous() for x in (found.token, found.base, found.names, found.alive))
     there = (found.names >= 0).sum((1, 2))
     assert torch.equal(there, expected.exists.sum(1))
@@ -67,13 +66,13 @@ def test_in_a_cuda_graph_padding_does_not_wait_for_the_gpu(causal: bool) -> None
 
     mask = torch.ones(2, 300, dtype=torch.bool, device="meta")
     ranks = compute_ranks(2, 300, mask, device=mask.device)
-    whole = layout._octave_layout(ranks, 4, NO_LIMIT, causal, True)
-    plain = layout._plain_layout(300, 4, NO_LIMIT, causal, torch.device("cpu"))
+    whole = layout._octave_layout(ranks, Octaves(4), causal, True)
+    plain = layout._plain_layout(300, Octaves(4), causal, torch.device("cpu"))
     assert whole.token.shape == (2, *plain.token.shape[1:])
     assert whole.names.shape == (2, *plain.names.shape[1:])
     local_window_rows(ranks)
     with pytest.raises(NotImplementedError):
-        layout._octave_layout(ranks, 4, NO_LIMIT, causal, False)
+        layout._octave_layout(ranks, Octaves(4), causal, False)
 
 
 def test_rows_are_no_more_than_the_longest_text_needs(device: str) -> None:
@@ -82,8 +81,8 @@ def test_rows_are_no_more_than_the_longest_text_needs(device: str) -> None:
     mask = torch.zeros(2, 300, dtype=torch.bool, device=device)
     mask[0, 50:70] = True
     sequences = kernels.describe(torch.empty(2, 1, 300, 1, device=device), mask, None)
-    found = layout.octave_layout(sequences, 4, NO_LIMIT, True)
-    alone = layout._plain_layout(20, 4, NO_LIMIT, True, torch.device(device))
+    found = layout.octave_layout(sequences, Octaves(4), True)
+    alone = layout._plain_layout(20, Octaves(4), True, torch.device(device))
     assert found.token.shape[1] == alone.token.shape[1]
     assert found.names.shape[1] == alone.names.shape[1]
     assert found.groups == alone.groups
@@ -98,12 +97,12 @@ def test_hashes_of_more_columns_than_a_block(factor_from: int, device: str, monk
 
     monkeypatch.setattr(hash_kernels.hash_octaves, "configs", [triton.Config({"C": 16}, num_warps=4)])
     (q,) = vectors((1, 1, 1100, 16), 1, torch.float32, device)
-    layout = octave_rows(compute_ranks(1, 1100, device=torch.device(device)), 1, None, True)
+    layout = octave_rows(compute_ranks(1, 1100, device=torch.device(device)), Octaves(1), True)
     octaves = list(range(12))
     rotations = draw_rotations(1, 1, 1, 16, columns_for(octaves, factor_from))
     expected = row_buckets(hash_octaves(q.double(), rotations.to(device), octaves, factor_from), layout)
-    hashing = Hashing(1, rotations, 0, False, factor_from, ())
-    found = kernels.hash_rows(q, kernels.describe(q, None, None), hashing, "bucket", 1, NO_LIMIT, True)
+    spec = LSH(rule=Octaves(1, factor_from=factor_from), rounds=1)
+    found = kernels.hash_rows(q, kernels.describe(q, None, None), Rotations(rotations, 0), spec)
     assert torch.equal(found.view(kernels.bucket_type(1 << 11)).int(), expected)
 
 
@@ -113,8 +112,8 @@ def test_hashes_of_factors(factors: tuple[int, ...], device: str) -> None:
 
     (q,) = vectors((1, 2, 100, 16), 1, torch.float32, device)
     rotations = draw_rotations(1, 2, 2, 16, sum(factors) // 2)
-    hashing = Hashing(2, rotations, 0, False, 256, factors)
-    found = kernels.hash_rows(q, kernels.describe(q, None, None), hashing, "chunk", 1, NO_LIMIT, True)
+    spec = LSH(rule=Chunks(factors=factors), rounds=2)
+    found = kernels.hash_rows(q, kernels.describe(q, None, None), Rotations(rotations, 0), spec)
     count = 1
     for factor in factors:
         count *= factor

@@ -1,6 +1,5 @@
 """Models of reformer-pytorch and ours compute the same, under the same rotations."""
 
-from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +9,8 @@ from torch import Tensor
 import reformer.layers.attention as layers
 from reformer.interop.reformer_pytorch import accelerate, from_reformer_pytorch
 from reformer.models import ReformerForCausalLM, ReformerModel
-from reformer.ops.attention import lsh_attention
+from reformer.ops.attention import attend_by_content, lsh_attention
+from reformer.ops.spec import LSH
 
 theirs = pytest.importorskip("reformer_pytorch.reformer_pytorch")
 bridge = pytest.importorskip("reformer.interop.reformer_pytorch.accelerate")
@@ -48,12 +48,18 @@ def same_rotations(monkeypatch: pytest.MonkeyPatch) -> None:
         one = torch.randn(shape[1:], generator=generator, dtype=torch.float64)
         return one.expand(shape)
 
-    def attend(qk: Tensor, v: Tensor, pairs_apart: bool = False, **options: Any) -> Tensor:
-        rounds, buckets = options["num_hashes"], options["num_buckets"]
-        rotations = drawn((1, qk.shape[-1], rounds, buckets // 2)).transpose(1, 2).expand(qk.shape[1], -1, -1, -1)
-        if pairs_apart and options["hashed"] is not None:  # a model with rotary positions has its rows in another order
-            rotations = rotations[:, :, torch.arange(qk.shape[-1]).view(-1, 2).T.flatten()]
-        return lsh_attention(qk, v, **{**options, "seed": None, "rotations": rotations})
+    def rotations(qk: Tensor, rounds: int, buckets: int) -> Tensor:
+        return drawn((1, qk.shape[-1], rounds, buckets // 2)).transpose(1, 2).expand(qk.shape[1], -1, -1, -1)
+
+    def theirs_now(qk: Tensor, v: Tensor, **options: Any) -> Tensor:
+        given = rotations(qk, options["num_hashes"], options["num_buckets"])
+        return lsh_attention(qk, v, **{**options, "rotations": given})
+
+    def of_a_layer(qk: Tensor, v: Tensor, spec: LSH, *masks: Tensor | None, **options: Any) -> Tensor:
+        given = rotations(qk, spec.rounds, spec.rule.factors[0])
+        if options["hashed"] is not None:  # a model with rotary positions has its rows in another order
+            given = given[:, :, torch.arange(qk.shape[-1]).view(-1, 2).T.flatten()]
+        return attend_by_content(qk, v, spec, *masks, **{**options, "seed": None, "rotations": given})
 
     class Torch:
         """torch, but for `randn`."""
@@ -62,8 +68,8 @@ def same_rotations(monkeypatch: pytest.MonkeyPatch) -> None:
             return drawn if name == "randn" else getattr(torch, name)
 
     monkeypatch.setattr(theirs, "torch", Torch())
-    monkeypatch.setattr(bridge, "lsh_attention", attend)
-    monkeypatch.setattr(layers, "lsh_attention", partial(attend, pairs_apart=True))
+    monkeypatch.setattr(bridge, "lsh_attention", theirs_now)
+    monkeypatch.setattr(layers, "attend_by_content", of_a_layer)
 
 
 OPTIONS = [
@@ -110,7 +116,7 @@ def test_duplicates_once() -> None:
     model = make().reformer
     for block in model.layers.blocks:
         block.f.net.fn.lsh_attn._allow_duplicate_attention = False
-    assert from_reformer_pytorch(model, 48).blocks[0].f.attention.options["duplicates"] == "once"
+    assert from_reformer_pytorch(model, 48).blocks[0].f.attention.spec.once
 
 
 @pytest.mark.parametrize(

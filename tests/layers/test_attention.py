@@ -21,10 +21,13 @@ def test_lsh_layer_in_training_and_evaluation() -> None:
     assert not torch.equal(layer(x), layer(x))
     layer.eval()
     assert torch.equal(layer(x), layer(x))
-    layer.num_hashes_eval = None
-    few = layer(x)
-    layer.num_hashes_eval = 5
-    assert not torch.equal(layer(x), few)
+    many = layer(x)
+    few = LSHAttention(16, 2, num_hashes=2, window=4).eval()
+    few.load_state_dict(layer.state_dict())
+    assert not torch.equal(few(x), many)
+    few = LSHAttention(16, 2, num_hashes=5, window=4).eval()
+    few.load_state_dict(layer.state_dict())
+    assert torch.equal(few(x), many)
 
 
 def test_rotations_as_transformers_draws_them() -> None:
@@ -33,7 +36,7 @@ def test_rotations_as_transformers_draws_them() -> None:
     )
     torch.manual_seed(3)
     expected = torch.randn(2, 8, 4, 3)
-    assert torch.equal(layer._transformers_rotations(4, expected), expected.transpose(1, 2))
+    assert torch.equal(layer._transformers_rotations(layer.spec, expected), expected.transpose(1, 2))
 
 
 def dense_full(layer: FullAttention, x: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:

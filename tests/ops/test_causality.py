@@ -10,6 +10,7 @@ from reformer.ops.attention import lsh_attention
 from reformer.ops.hashing import columns_for, draw_rotations, hash_octaves
 from reformer.ops.neighbourhoods import octave_rows, row_buckets, sort_bucket_rows
 from reformer.ops.ranks import compute_ranks
+from reformer.ops.spec import Octaves
 
 OPTIONS: dict[str, Any] = {"num_hashes": 2, "window": 4, "factor_from": 8, "seed": 0}
 
@@ -22,7 +23,7 @@ def selected_keys(q: Tensor, mask: Tensor | None, segments: Tensor | None, upto:
     """(row, head, round, query, key) of every pair that the sorted rows offer to queries before `upto`."""
     b, h, length, d = q.shape
     ranks = compute_ranks(b, length, mask, segments)
-    layout = octave_rows(ranks, 4, None, causal=True)
+    layout = octave_rows(ranks, Octaves(4), causal=True)
     octaves = list(range(int(layout.octave.max()) + 1))
     rotations = draw_rotations(0, h, 2, d, columns_for(octaves, 8))
     rows = sort_bucket_rows(row_buckets(hash_octaves(q, rotations, octaves, 8), layout), layout, name_rows=False)

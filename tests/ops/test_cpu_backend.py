@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from reformer.ops import attention, backends
-from reformer.ops.arguments import NO_LIMIT, Attending, Hashing
 from reformer.ops.attention import local_attention, lsh_attention
 from reformer.ops.cpu import backend as cpu
 from reformer.ops.cpu import kernels
@@ -22,10 +21,12 @@ from reformer.ops.cpu.jit import VECTOR_BYTES
 from reformer.ops.cpu.products import multiply, transpose
 from reformer.ops.cpu.rows import KEYS
 from reformer.ops.cpu.simd import exp, lanes
-from reformer.ops.hashing import columns_for, draw_rotations, hash_octaves
+from reformer.ops.flat import flatten
+from reformer.ops.hashing import Rotations, columns_for, draw_rotations, hash_octaves
 from reformer.ops.neighbourhoods import octave_rows, row_buckets
 from reformer.ops.ranks import compute_ranks
 from reformer.ops.reference import lsh_attention_reference
+from reformer.ops.spec import LSH, Band, Local, Octaves
 
 
 @pytest.fixture(autouse=True)
@@ -110,12 +111,12 @@ def test_hashes_equal_those_of_matrix_products(causal: bool, factor_from: int) -
     mask = torch.rand(2, 700) < 0.8
     segments = (torch.rand(2, 700) < 0.01).long().cumsum(1)
     ranks = compute_ranks(2, 700, mask, segments)
-    layout = octave_rows(ranks, 4, None, causal)
+    spec = LSH(rule=Octaves(4, factor_from=factor_from), rounds=2, causal=causal)
+    layout = octave_rows(ranks, spec.rule, causal)
     octaves = list(range(int(layout.octave.max()) + 1))
     rotations = draw_rotations(1, 3, 2, 24, columns_for(octaves, factor_from))
     expected = row_buckets(hash_octaves(q, rotations, octaves, factor_from), layout)
-    hashing = Hashing(2, rotations, 0, False, factor_from, ())
-    found = kernels.hash_rows(q, ranks.document.int(), hashing, "bucket", 4, NO_LIMIT, causal)
+    found = kernels.hash_rows(q, ranks.document.int(), Rotations(rotations, 0), spec)
     # the layouts differ in order: compare the bucket of each (token, octave)
     for row in range(2):
         places = torch.arange(int(layout.exists[row].sum()))
@@ -163,10 +164,11 @@ def test_a_failing_task_is_raised_and_ends_the_others() -> None:
 def test_a_longer_sequence_hashes_its_beginning_alike_to_the_bit(factor_from: int) -> None:
     torch.manual_seed(0)
     q = torch.randn(1, 2, 500, 20)
-    hashing = Hashing(3, draw_rotations(1, 2, 3, 20, 300), 0, False, factor_from, ())
+    spec = LSH(rule=Octaves(4, factor_from=factor_from), rounds=3)
+    rotations = Rotations(draw_rotations(1, 2, 3, 20, 300), 0)
     whole, slots = {}, torch.zeros(1, 500, dtype=torch.int32)
     for length in (500, 65, 64, 63, 17, 1):
-        found = kernels.hash_rows(q[:, :, :length], slots[:, :length], hashing, "bucket", 4, NO_LIMIT, True)
+        found = kernels.hash_rows(q[:, :, :length], slots[:, :length], rotations, spec)
         octaves, base = range((length - 1 >> 2).bit_length() + 1), 0
         for octave in octaves:
             rows = length if octave == octaves[-1] else min(4 << octave, length)
@@ -196,12 +198,12 @@ def test_memory_may_lie_anyhow() -> None:
 def test_operators_keep_the_rules_of_torch_library() -> None:
     q, k, v = (torch.randn(1, 2, 40, 8, requires_grad=True) for _ in range(3))
     mask = torch.rand(1, 40) < 0.7
-    hashing = (None, 5, [2, False, 256], "bucket", [8, NO_LIMIT, True])
-    torch.library.opcheck(cpu.operators.hash_tokens, (q.detach(), mask, None, *hashing))
-    buckets = cpu.operators.hash_tokens(q.detach(), mask, None, *hashing)
-    attending = Attending("bucket", 8, 8, NO_LIMIT, 64, 1, 0, True, False, True, 1.0, 0.0, 0).packed()
-    torch.library.opcheck(cpu.operators.attend, (q, None, v, buckets, mask, None, *attending))
-    torch.library.opcheck(cpu.operators.attend, (q, k, v, None, None, None, "local window", *attending[1:]))
+    spec = flatten(LSH(rule=Octaves(8), rounds=2))
+    torch.library.opcheck(cpu.operators.hash_tokens, (q.detach(), mask, None, None, 5, spec))
+    buckets = cpu.operators.hash_tokens(q.detach(), mask, None, None, 5, spec)
+    torch.library.opcheck(cpu.operators.attend, (q, None, v, buckets, mask, None, spec, 0))
+    local = flatten(Local(rule=Band(8)))
+    torch.library.opcheck(cpu.operators.attend, (q, k, v, None, None, None, local, 0))
 
 
 def test_compiling_keeps_one_graph() -> None:
@@ -254,11 +256,10 @@ def test_without_numba_the_plain_backend_serves_and_says_so_once(
 
 def test_the_environment_says_what_auto_is(monkeypatch: pytest.MonkeyPatch) -> None:
     q = torch.randn(1, 1, 90, 8)
-    at = Attending("bucket", 64, 64, NO_LIMIT, 64, 1, 0, True, False, True, 1.0, 0.0, 0)
     for name, expected in (("plain", backends.plain), ("numba", cpu)):
         monkeypatch.setenv("REFORMER_BACKEND", name)
-        assert backends.choose_backend("auto", q, at) is expected
-    assert backends.choose_backend("plain", q, at) is backends.plain
+        assert backends.choose_backend("auto", q, LSH()) is expected
+    assert backends.choose_backend("plain", q, LSH()) is backends.plain
     assert backends.choose_decoder(q) is not backends.plain_decoder
     monkeypatch.setenv("REFORMER_BACKEND", "plain")
     assert backends.choose_decoder(q) is backends.plain_decoder

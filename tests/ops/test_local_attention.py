@@ -59,15 +59,13 @@ def test_equals_dense(rule: str, size: int, before: int, after: int, causal: boo
         q, k, v = (torch.randn(2, 2, length, 6, dtype=torch.float64, requires_grad=True) for _ in range(3))
         mask = torch.rand(2, length) < 0.7 if padded else None
         segments = (torch.rand(2, length) < 0.1).long().cumsum(1) if packed else None
+        chunks = {"chunk_length": size, "chunks_before": before, "chunks_after": after}
         out = local_attention(
             q,
             k,
             v,
             rule=rule,
-            window=size,
-            chunk_length=size,
-            chunks_before=before,
-            chunks_after=after,
+            **({"window": size} if rule == "window" else chunks),
             causal=causal,
             key_padding_mask=mask,
             segment_ids=segments,

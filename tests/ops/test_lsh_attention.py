@@ -87,15 +87,22 @@ def test_many_random_settings() -> None:
         rnd = random.Random(seed)
         torch.manual_seed(seed)
         rule = rnd.choice(["bucket", "chunk"])
+        of_rule = {
+            "bucket": {
+                "window": rnd.choice([1, 3, 8, 40]),
+                "bucket_size": rnd.choice([None, 1, 2, 4, 16]),
+                "factor_from": rnd.choice([256, 1, 2, 8]),
+            },
+            "chunk": {
+                "chunk_length": rnd.choice([1, 3, 8]),
+                "chunks_before": rnd.choice([0, 1, 2]),
+                "chunks_after": rnd.choice([0, 1]),
+            },
+        }
         options: dict[str, Any] = {
             "rule": rule,
+            **of_rule[rule],
             "causal": rnd.random() < 0.6,
-            "window": rnd.choice([1, 3, 8, 40]),
-            "bucket_size": rnd.choice([None, 1, 2, 4, 16]),
-            "factor_from": rnd.choice([256, 1, 2, 8]),
-            "chunk_length": rnd.choice([1, 3, 8]),
-            "chunks_before": rnd.choice([0, 1, 2]),
-            "chunks_after": rnd.choice([0, 1]),
             "duplicates": rnd.choice(["count", "once"]),
             "scale": rnd.choice([1.0, 0.5, -2.0]),
             "successor_values": rnd.choice([None, True, False]),

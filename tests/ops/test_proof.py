@@ -1,6 +1,7 @@
 """On a GPU `auto` takes kernels that have shown there that they are right, and no others."""
 
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,14 +10,14 @@ import torch
 from torch import Tensor
 
 from reformer.ops import backends
-from reformer.ops.arguments import NO_LIMIT, Attending
 from reformer.ops.backends import choose_backend
 from reformer.ops.cpu import backend as numba
 from reformer.ops.plain import backend as plain
 from reformer.ops.proof import why_not
+from reformer.ops.spec import LSH
 
 CPU = torch.device("cpu")
-AT = Attending("bucket", 8, 8, NO_LIMIT, 64, 1, 0, True, False, True, 1.0, 0.0, 0)
+SPEC = LSH()
 
 
 class _WrongGradient(torch.autograd.Function):
@@ -35,14 +36,16 @@ def stand_in(lsh: Any = plain.lsh, local: Any = plain.local) -> Any:
 
 def two_sided_only(wrong: Any) -> Any:
     """Wrong in one case of several."""
-    return lambda *given: plain.lsh(*given) if given[-1].causal else wrong(*given)
+    return lambda *given: plain.lsh(*given) if given[-2].causal else wrong(*given)
 
 
 LIARS = {
     "values": stand_in(lambda *given: plain.lsh(*given) * 1.3),
     "gradients": stand_in(lambda *given: _WrongGradient.apply(plain.lsh(*given))),
     "NaN": stand_in(lambda *given: plain.lsh(*given) / 0),
-    "own values": stand_in(lambda *given: plain.lsh(*given[:-1], given[-1]._replace(successors=False))),
+    "own values": stand_in(
+        lambda *given: plain.lsh(*given[:-2], replace(given[-2], successor_values=False), given[-1])
+    ),
     "one case": stand_in(two_sided_only(lambda *given: plain.lsh(*given) + 1)),
     "local": stand_in(local=lambda *given: plain.local(*given) + 0.5),
     "error": stand_in(lambda *given: 1 / 0),
@@ -66,11 +69,11 @@ def test_auto_is_plain_where_kernels_lie(
     monkeypatch.setattr(backends, "capturing", lambda _: False)
     monkeypatch.setattr(backends, "why_not", lambda backend, device, dtype: why_not(backend, CPU, dtype))
     with caplog.at_level(logging.WARNING):
-        assert choose_backend("auto", q, AT) is plain
-        assert choose_backend("auto", q, AT) is plain
+        assert choose_backend("auto", q, SPEC) is plain
+        assert choose_backend("auto", q, SPEC) is plain
     assert len(caplog.records) == 1
     assert "falls back to the slower plain backend" in caplog.text
-    assert choose_backend("triton", q, AT) is LIARS[liar]  # who names it gets it
+    assert choose_backend("triton", q, SPEC) is LIARS[liar]  # who names it gets it
 
 
 def test_auto_takes_what_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,13 +88,13 @@ def test_auto_takes_what_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
         return why_not(backend, CPU, dtype)
 
     monkeypatch.setattr(backends, "why_not", compare)
-    assert choose_backend("auto", q, AT) is numba
-    assert choose_backend("auto", q, AT) is numba
+    assert choose_backend("auto", q, SPEC) is numba
+    assert choose_backend("auto", q, SPEC) is numba
     assert len(calls) == 1
     monkeypatch.setattr(backends, "_doubts", {})
     monkeypatch.setattr(backends, "capturing", lambda _: True)
     with pytest.raises(ValueError, match="run the step once before"):
-        choose_backend("auto", q, AT)
+        choose_backend("auto", q, SPEC)
 
 
 def test_it_leaves_the_caller_s_state_alone() -> None:

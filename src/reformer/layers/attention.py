@@ -11,18 +11,22 @@ from reformer.layers.caches.local import LocalCache
 from reformer.layers.caches.lsh import LSHCache
 from reformer.layers.caches.step import Step
 from reformer.layers.projections import Attention
-from reformer.ops.attention import Duplicates, LocalRule, Rule, local_attention, lsh_attention
-from reformer.ops.checks import check_choice, check_flag, check_integer
-from reformer.ops.hashing import derive_seed, draw_seed
+from reformer.ops.attention import attend_by_content, attend_nearby
+from reformer.ops.checks import check_integer
+from reformer.ops.hashing import draw_seed, layer_seeds
 from reformer.ops.ranks import compute_ranks
 from reformer.ops.shift import shift
 from reformer.ops.softmax_attention import softmax_attention, visible_pairs
+from reformer.ops.spec import LSH, Chunks, Local, make_local, make_lsh
 
 FULL_PIECE = 1024  # queries at a time where exact attention needs a mask
 
 
 class LSHAttention(Attention):
-    """LSH attention with shared queries and keys; options are those of `reformer.lsh_attention`.
+    """LSH attention with shared queries and keys, as `spec` or `options` say.
+
+    Options are those of `reformer.lsh_attention` (its `dropout_p` is `dropout` here), and `num_hashes_eval`,
+    `hash_seed` and `hash_rotations`.
 
     In front of `query_key`, and not of `value`, stands a `ShortConvolution` of `conv_size` tokens (0: none), so that a
     token is matched by some of its past.
@@ -43,55 +47,19 @@ class LSHAttention(Attention):
         num_heads: int,
         head_dim: int | None = None,
         *,
-        num_hashes: int = 4,
-        num_hashes_eval: int | None = None,
-        num_buckets: int | list[int] | None = None,
-        rule: Rule = "bucket",
-        window: int = 32,
-        bucket_size: int | None = None,
-        factor_from: int = 256,
-        chunk_length: int = 64,
-        chunks_before: int = 1,
-        chunks_after: int = 0,
-        length_multiple: int = 1,
-        causal: bool = True,
-        scale: float = 1.0,
-        duplicates: Duplicates = "count",
-        dropout: float = 0.0,
-        successor_values: bool | None = None,
+        spec: LSH | None = None,
         conv_size: int = 8,
-        hash_seed: int = 0,
-        share_rotations: bool = False,
-        hash_rotations: str = "own",
         rotary: bool = False,
         bias: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__(hidden_size, num_heads, head_dim, bias, ("query_key", "value"))
-        check_choice("hash_rotations", hash_rotations, ("own", "transformers"))
-        if hash_rotations == "transformers" and (rule != "chunk" or num_buckets is None):
-            raise ValueError("hash_rotations='transformers' needs rule='chunk' and num_buckets; give both")
-        if rotary and rule != "chunk":
+        self.spec = make_lsh(**options) if spec is None else spec
+        self.spec_in_evaluation = self.spec.in_evaluation()
+        if rotary and not isinstance(self.spec.rule, Chunks):
             raise ValueError("rotary=True in an LSH layer needs rule='chunk'; rule='bucket' sees content only")
-        check_flag("successor_values", successor_values)
-        self._convolve(hidden_size, conv_size, causal)
-        self.num_hashes, self.num_hashes_eval, self.rotary = num_hashes, num_hashes_eval, rotary
-        self.dropout, self.hash_seed, self.hash_rotations = dropout, hash_seed, hash_rotations
-        self.options: dict[str, Any] = {
-            "num_buckets": num_buckets,
-            "rule": rule,
-            "window": window,
-            "bucket_size": bucket_size,
-            "factor_from": factor_from,
-            "chunk_length": chunk_length,
-            "chunks_before": chunks_before,
-            "chunks_after": chunks_after,
-            "length_multiple": length_multiple,
-            "causal": causal,
-            "scale": scale,
-            "duplicates": duplicates,
-            "successor_values": causal if successor_values is None else successor_values,
-            "share_rotations": share_rotations,
-        }
+        self.rotary = rotary
+        self._convolve(hidden_size, conv_size, self.spec.causal)
 
     def forward(
         self,
@@ -112,42 +80,41 @@ class LSHAttention(Attention):
         v = self._heads(self.value, x)
         if cache is not None and step is not None and not step.first:
             return self._merge(cache.attend(q, v, step))
-        rounds = self.num_hashes if self.training else self.num_hashes_eval or self.num_hashes
+        spec = self.spec if self.training else self.spec_in_evaluation
         if seed is None:
-            seed = draw_seed() if self.training else derive_seed(self.hash_seed, 0)
-        transformers = self.hash_rotations == "transformers"
+            seed = draw_seed() if self.training else layer_seeds(spec.hash_seed, 1)[0]
+        transformers = spec.hash_rotations == "transformers"
         if cache is not None and step is not None:
             cache.extend(q, v, step)
         compared = q
         if self.rotary:
             (compared,) = self._rotated((q,), x, key_padding_mask, segment_ids, position_ids, step)
-        out = lsh_attention(
+        out = attend_by_content(
             compared,
             v,
+            spec,
+            key_padding_mask,
+            segment_ids,
             hashed=q if self.rotary else None,
-            num_hashes=rounds,
-            key_padding_mask=key_padding_mask,
-            segment_ids=segment_ids,
-            dropout_p=self.dropout if self.training else 0.0,
-            rotations=self._transformers_rotations(rounds, q) if transformers else None,
+            rotations=self._transformers_rotations(spec, q) if transformers else None,
             seed=None if transformers else seed,
-            **self.options,
         )
         return self._merge(out)
 
-    def _transformers_rotations(self, rounds: int, like: Tensor) -> Tensor:
+    def _transformers_rotations(self, spec: LSH, like: Tensor) -> Tensor:
         """As transformers draws them on a CPU under `hash_seed`: [h, d, r, columns] in the type of the vectors."""
-        buckets = self.options["num_buckets"]
-        columns = (buckets if isinstance(buckets, int) else sum(buckets)) // 2
-        generator = torch.Generator().manual_seed(self.hash_seed)
-        heads = 1 if self.options["share_rotations"] else self.num_heads
-        drawn = torch.randn(heads, self.head_dim, rounds, columns, generator=generator, dtype=like.dtype)
+        assert isinstance(spec.rule, Chunks)
+        columns = sum(spec.rule.factors or ()) // 2
+        generator = torch.Generator().manual_seed(spec.hash_seed)
+        heads = 1 if spec.share_rotations else self.num_heads
+        drawn = torch.randn(heads, self.head_dim, spec.rounds, columns, generator=generator, dtype=like.dtype)
         return drawn.transpose(1, 2).expand(self.num_heads, -1, -1, -1)
 
 
 class LocalAttention(Attention):
-    """Attention to near tokens; options are those of `reformer.ops.attention.local_attention`.
+    """Attention to near tokens, as `spec` or `options` say.
 
+    Options are those of `reformer.ops.attention.local_attention` (its `dropout_p` is `dropout` here).
     `rotary` turns queries and keys by `position_ids`, which are the ranks unless given.
     """
 
@@ -161,28 +128,15 @@ class LocalAttention(Attention):
         num_heads: int,
         head_dim: int | None = None,
         *,
-        rule: LocalRule = "window",
-        window: int = 64,
-        chunk_length: int = 64,
-        chunks_before: int = 1,
-        chunks_after: int = 0,
-        length_multiple: int = 1,
-        causal: bool = True,
-        dropout: float = 0.0,
+        spec: Local | None = None,
         rotary: bool = False,
         bias: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__(hidden_size, num_heads, head_dim, bias, ("query", "key", "value"))
-        self.dropout, self.rotary = dropout, rotary
-        self.options: dict[str, Any] = {
-            "rule": rule,
-            "window": window,
-            "chunk_length": chunk_length,
-            "chunks_before": chunks_before,
-            "chunks_after": chunks_after,
-            "length_multiple": length_multiple,
-            "causal": causal,
-        }
+        self.spec = make_local(**options) if spec is None else spec
+        self.spec_in_evaluation = self.spec.in_evaluation()
+        self.rotary = rotary
 
     def forward(
         self,
@@ -204,16 +158,8 @@ class LocalAttention(Attention):
             if not step.first:
                 return self._merge(cache.attend(q, k, v, step))
             cache.extend(k, v, step)
-        out = local_attention(
-            q,
-            k,
-            v,
-            key_padding_mask=key_padding_mask,
-            segment_ids=segment_ids,
-            dropout_p=self.dropout if self.training else 0.0,
-            **self.options,
-        )
-        return self._merge(out)
+        spec = self.spec if self.training else self.spec_in_evaluation
+        return self._merge(attend_nearby(q, k, v, spec, key_padding_mask, segment_ids))
 
 
 class FullAttention(Attention):

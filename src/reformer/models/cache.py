@@ -16,9 +16,9 @@ from reformer.layers.caches.local import LocalCache
 from reformer.layers.caches.lsh import LSHCache
 from reformer.layers.caches.step import Step, cut_into_octaves
 from reformer.models.config import ReformerConfig
-from reformer.ops.arguments import NO_LIMIT, Attending, Hashing
 from reformer.ops.checks import check_integer
-from reformer.ops.hashing import derive_seed
+from reformer.ops.hashing import layer_seeds
+from reformer.ops.spec import Octaves
 from reformer.settings import ModelSettings
 
 CROP_LIMIT = 64
@@ -86,8 +86,14 @@ class ReformerCache(Cache):
         super().__init__(layers=self._make_layers())  # type: ignore[arg-type]
 
     def _make_layers(self) -> list[CacheLayer]:
-        kinds, depth = self.settings.attention_pattern, self.settings.num_hidden_layers
-        return [_make_layer(self.settings, kinds[i % len(kinds)], i, self.crop_limit, self.room) for i in range(depth)]
+        kinds, seeds = (
+            self.settings.attention_pattern,
+            layer_seeds(self.settings.hash_seed, self.settings.num_hidden_layers),
+        )
+        return [
+            _make_layer(self.settings, kinds[i % len(kinds)], seed, self.crop_limit, self.room)
+            for i, seed in enumerate(seeds)
+        ]
 
     def _parts(self) -> Iterable[CacheLayer | CrossCache]:
         yield from self.layers
@@ -127,8 +133,9 @@ class ReformerCache(Cache):
         else:
             rank = self.rank + real.cumsum(1) - real.long()
             after = tuple((self.rank + real.sum(1, keepdim=True))[:, 0].tolist())
-        bucket_size = self.settings.bucket_size or self.settings.window
-        segments = cut_into_octaves(self.lengths, real, count, bucket_size, _log2_limit(self.settings))
+        rule = self.settings.lsh.rule
+        octaves = rule if isinstance(rule, Octaves) else Octaves(num_buckets=1)  # no layer hashes
+        segments = cut_into_octaves(self.lengths, real, count, octaves)
         step = Step(rank, real, self.lengths, after, segments)
         for layer in self.layers:
             layer.prepare(step)
@@ -291,38 +298,10 @@ class ReformerCache(Cache):
         raise ValueError("a ReformerCache belongs to the layers of a Reformer; give other models a cache of theirs")
 
 
-def _make_layer(settings: ModelSettings, kind: str, index: int, crop_limit: int, room: int) -> CacheLayer:
+def _make_layer(settings: ModelSettings, kind: str, seed: int, crop_limit: int, room: int) -> CacheLayer:
     inputs = {"inputs": settings.conv_size - 1} if settings.conv_size > 1 else {}
     if kind == "full":
         return FullCache(crop_limit, room, {**inputs, "keys": 1} if settings.shifted_keys else {})
     if kind == "local":
-        return LocalCache(crop_limit, settings.local_window)
-    hashing = Hashing(
-        rounds=settings.num_hashes_eval or settings.num_hashes,
-        rotations=None,
-        seed=derive_seed(settings.hash_seed, index),
-        share_rotations=settings.share_rotations,
-        factor_from=settings.factor_from,
-        factors=(),
-    )
-    at = Attending(
-        rule="bucket",
-        window=settings.window,
-        bucket_size=settings.bucket_size or settings.window,
-        log2_limit=_log2_limit(settings),
-        chunk_length=1,
-        chunks_before=0,
-        chunks_after=0,
-        causal=True,
-        once=settings.duplicates == "once",
-        successors=settings.delivers_successors,
-        scale=settings.attention_scale,
-        dropout_p=0.0,
-        dropout_seed=0,
-    )
-    return LSHCache(crop_limit, hashing, at, room if settings.num_buckets is None else 0, inputs)
-
-
-def _log2_limit(settings: ModelSettings) -> int:
-    limit = settings.num_buckets
-    return limit.bit_length() - 1 if isinstance(limit, int) else NO_LIMIT
+        return LocalCache(crop_limit, settings.local.in_evaluation())
+    return LSHCache(crop_limit, settings.lsh.in_evaluation(), seed, room, inputs)

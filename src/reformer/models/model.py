@@ -21,7 +21,7 @@ from reformer.models.config import ReformerConfig
 from reformer.models.embeddings import Embeddings
 from reformer.models.stack import make_stack
 from reformer.ops.capture import capturing
-from reformer.ops.hashing import derive_seed, draw_seed
+from reformer.ops.hashing import draw_seed, layer_seeds
 from reformer.ops.ranks import check_masks, compute_ranks
 from reformer.ops.shared_masks import share_masks
 
@@ -205,7 +205,7 @@ class ReformerModel(ReformerPreTrainedModel):
     def _seeds(self) -> list[int]:
         """One seed a layer: in training from one integer of torch's generator, else from `hash_seed`."""
         seed = draw_seed() if self.training else self.config.hash_seed
-        return [derive_seed(seed, layer) for layer in range(self.layers.depth)]
+        return layer_seeds(seed, self.layers.depth)
 
     def _source(self, states: Tensor | None, mask: Tensor | None, b: int) -> dict[str, Any]:
         """What the attention branches of a decoder need."""

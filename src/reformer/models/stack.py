@@ -83,54 +83,18 @@ def make_attention(settings: ModelSettings, kind: str) -> nn.Module:
     """The attention layer of that kind."""
     size = (settings.hidden_size, settings.num_attention_heads, settings.head_dim)
     rotary, bias = settings.position_embedding == "rotary", settings.attention_bias
-    if kind == "full":
-        return FullAttention(
-            *size,
-            causal=settings.causal,
-            dropout=settings.attention_dropout,
-            shifted_keys=settings.shifted_keys,
-            conv_size=settings.conv_size,
-            rotary=rotary,
-            bias=bias,
-        )
+    if kind == "lsh":
+        conv_size = settings.conv_size
+        return LSHAttention(*size, spec=settings.lsh, conv_size=conv_size, rotary=settings.lsh_rotary, bias=bias)
     if kind == "local":
-        return LocalAttention(
-            *size,
-            rule=settings.local_rule,
-            window=settings.local_window,
-            chunk_length=settings.local_chunk_length,
-            chunks_before=settings.local_chunks_before,
-            chunks_after=settings.local_chunks_after,
-            length_multiple=settings.length_multiple,
-            causal=settings.causal,
-            dropout=settings.attention_dropout,
-            rotary=rotary,
-            bias=bias,
-        )
-    buckets = settings.num_buckets
-    return LSHAttention(
+        return LocalAttention(*size, spec=settings.local, rotary=rotary, bias=bias)
+    return FullAttention(
         *size,
-        num_hashes=settings.num_hashes,
-        num_hashes_eval=settings.num_hashes_eval,
-        num_buckets=list(buckets) if isinstance(buckets, tuple) else buckets,
-        rule=settings.rule,
-        window=settings.window,
-        bucket_size=settings.bucket_size,
-        factor_from=settings.factor_from,
-        chunk_length=settings.chunk_length,
-        chunks_before=settings.chunks_before,
-        chunks_after=settings.chunks_after,
-        length_multiple=settings.length_multiple,
         causal=settings.causal,
-        scale=settings.attention_scale,
-        duplicates=settings.duplicates,
-        dropout=settings.attention_dropout if settings.lsh_dropout is None else settings.lsh_dropout,
-        successor_values=settings.delivers_successors,
+        dropout=settings.attention_dropout,
+        shifted_keys=settings.shifted_keys,
         conv_size=settings.conv_size,
-        hash_seed=settings.hash_seed,
-        share_rotations=settings.share_rotations,
-        hash_rotations=settings.hash_rotations,
-        rotary=settings.lsh_rotary,
+        rotary=rotary,
         bias=bias,
     )
 

@@ -9,13 +9,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reformer.ops import exact
-from reformer.ops.arguments import NO_LIMIT, Attending, make_hashing
 from reformer.ops.backends import BACKENDS, choose_backend
-from reformer.ops.bucket_counts import automatic_buckets, check_bucket_limit, check_chunks, check_factors
-from reformer.ops.checks import check_choice, check_flag, check_integer, check_probability
+from reformer.ops.checks import check_choice
 from reformer.ops.exact import sees_all
-from reformer.ops.hashing import draw_seed
+from reformer.ops.hashing import draw_seed, make_rotations
 from reformer.ops.ranks import check_masks
+from reformer.ops.spec import LSH, Chunks, Local, make_local, make_lsh
 
 Rule = Literal["bucket", "chunk"]
 Duplicates = Literal["count", "once"]
@@ -27,16 +26,16 @@ def lsh_attention(
     qk: Float[Tensor, "b h l d"],
     v: Float[Tensor, "b h l d"],
     *,
-    num_hashes: int = 4,
+    num_hashes: int | None = None,
     num_buckets: int | Sequence[int] | None = None,
     rule: Rule = "bucket",
-    window: int = 32,
+    window: int | None = None,
     bucket_size: int | None = None,
-    factor_from: int = 256,
-    chunk_length: int = 64,
-    chunks_before: int = 1,
-    chunks_after: int = 0,
-    length_multiple: int = 1,
+    factor_from: int | None = None,
+    chunk_length: int | None = None,
+    chunks_before: int | None = None,
+    chunks_after: int | None = None,
+    length_multiple: int | None = None,
     causal: bool = True,
     key_padding_mask: Bool[Tensor, "b l"] | None = None,
     segment_ids: Int[Tensor, "b l"] | None = None,
@@ -55,19 +54,19 @@ def lsh_attention(
     Args:
         qk: shared queries and keys; keys are normalised inside.
         v: values.
-        num_hashes: hash rounds `r`; all of them form one softmax.
+        num_hashes: hash rounds `r`, 4 unless given; all of them form one softmax.
         num_buckets: `rule="bucket"`: the most buckets, a power of two, or None for no limit. `rule="chunk"`: the
             number of buckets, even, or a list of even factors, or None for the largest power of two
             <= 2 * floor(l / chunk_length).
         rule: "bucket": the last `window` tokens of the query's bucket, strictly causal, the number of buckets
             growing with the position. "chunk": equal chunks of the sorted tokens, as in trax, Hugging Face and
             reformer-pytorch; there, which earlier tokens a query sees depends on later ones.
-        window: the most neighbours on a side, tokens (`rule="bucket"`).
+        window: the most neighbours on a side, tokens, 32 unless given (`rule="bucket"`).
         bucket_size: mean tokens of a bucket at its fullest; `window` unless given (`rule="bucket"`).
-        factor_from: buckets above which two hashes combine into one (`rule="bucket"`).
-        chunk_length: tokens of a chunk (`rule="chunk"`).
-        chunks_before: chunks seen in front of the own one (`rule="chunk"`).
-        chunks_after: chunks seen behind it (`rule="chunk"`).
+        factor_from: buckets above which two hashes combine into one, 256 unless given (`rule="bucket"`).
+        chunk_length: tokens of a chunk, 64 unless given (`rule="chunk"`).
+        chunks_before: chunks seen in front of the own one, 1 unless given (`rule="chunk"`).
+        chunks_after: chunks seen behind it, none unless given (`rule="chunk"`).
         length_multiple: lengthen the ring by padding until its slots are a multiple of this (`rule="chunk"`); it is
             a multiple of the chunk anyway.
         causal: see no later tokens.
@@ -91,56 +90,17 @@ def lsh_attention(
         implementations have it, its own value.
 
     Raises:
-        ValueError: shapes that do not fit, settings out of range, rotations with too few columns.
+        ValueError: shapes that do not fit, settings out of range, options of the other rule, rotations with too few
+            columns.
     """
-    _check_tensors(qk, v)
-    if hashed is not None:
-        _check_tensors(hashed, v)
-    check_choice("rule", rule, ("bucket", "chunk"))
-    check_choice("duplicates", duplicates, ("count", "once"))
-    check_choice("backend", backend, BACKENDS)
-    check_integer("num_hashes", num_hashes, 1)
-    check_integer("factor_from", factor_from, 1)
-    check_probability("dropout_p", dropout_p)
-    check_flag("successor_values", successor_values)
-    check_masks(qk.shape[0], qk.shape[2], key_padding_mask, segment_ids)
-    limit: int | None = None
-    factors: list[int] = []
-    if rule == "bucket":
-        check_integer("window", window, 1)
-        check_integer("bucket_size", bucket_size := window if bucket_size is None else bucket_size, 1)
-        limit = check_bucket_limit(num_buckets)
-    else:
-        check_chunks(chunk_length, chunks_before, chunks_after)
-        check_integer("length_multiple", length_multiple, 1)
-        factors = check_factors(automatic_buckets(qk.shape[2], chunk_length) if num_buckets is None else num_buckets)
-    shape = (qk.shape[1], num_hashes, qk.shape[3])
-    hashing = make_hashing(rotations, seed, share_rotations, factor_from, tuple(factors), shape)
-    at = Attending(
-        rule=rule,
-        window=min(window, max(qk.shape[2], 1)),
-        bucket_size=bucket_size or 1,
-        log2_limit=NO_LIMIT if limit is None else limit.bit_length() - 1,
-        chunk_length=chunk_length,
-        chunks_before=chunks_before,
-        chunks_after=chunks_after,
-        causal=causal,
-        once=duplicates == "once",
-        successors=causal if successor_values is None else successor_values,
-        scale=float(scale),
-        dropout_p=float(dropout_p),
-        dropout_seed=draw_seed() if dropout_p else 0,
-    )
-    if not qk.numel():
-        return qk * v
-    length = qk.shape[2]
-    missing = -length % length_multiple if rule == "chunk" else 0
-    (qk, v, hashed), masks = _lengthen(
-        missing, (qk, v, qk if hashed is None else hashed), key_padding_mask, segment_ids
-    )
-    chosen = exact if backend == "auto" and sees_all(at, length) else choose_backend(backend, qk, at)
-    out = chosen.lsh(qk, v, hashed, *masks, hashing, at).to(v.dtype)
-    return out[:, :, :length] if missing else out
+    spec = make_lsh(
+        rule=rule, window=window, bucket_size=bucket_size, num_buckets=num_buckets, factor_from=factor_from,
+        chunk_length=chunk_length, chunks_before=chunks_before, chunks_after=chunks_after,
+        length_multiple=length_multiple, causal=causal, num_hashes=num_hashes, share_rotations=share_rotations,
+        scale=scale, duplicates=duplicates, successor_values=successor_values, dropout=dropout_p,
+    )  # fmt: skip
+    masks = key_padding_mask, segment_ids
+    return attend_by_content(qk, v, spec, *masks, hashed=hashed, rotations=rotations, seed=seed, backend=backend)
 
 
 def local_attention(
@@ -149,11 +109,11 @@ def local_attention(
     v: Float[Tensor, "b h l d"],
     *,
     rule: LocalRule = "window",
-    window: int = 64,
-    chunk_length: int = 64,
-    chunks_before: int = 1,
-    chunks_after: int = 0,
-    length_multiple: int = 1,
+    window: int | None = None,
+    chunk_length: int | None = None,
+    chunks_before: int | None = None,
+    chunks_after: int | None = None,
+    length_multiple: int | None = None,
     causal: bool = True,
     key_padding_mask: Bool[Tensor, "b l"] | None = None,
     segment_ids: Int[Tensor, "b l"] | None = None,
@@ -163,45 +123,74 @@ def local_attention(
 ) -> Float[Tensor, "b h l d"]:
     """Attend to near tokens, self included.
 
-    `rule="window"`: the last `window` tokens; without `causal` `window - 1` on each side. `rule="chunk"`: the own
-    chunk of `chunk_length` slots and `chunks_before` / `chunks_after` around it, on a ring (Hugging Face's local
-    layers). `scale` is 1/sqrt(d) unless given; the other arguments are those of `lsh_attention`.
+    `rule="window"`: the last `window` tokens, 64 unless given; without `causal` `window - 1` on each side.
+    `rule="chunk"`: the own chunk of `chunk_length` slots and `chunks_before` / `chunks_after` around it, on a ring
+    (Hugging Face's local layers). `scale` is 1/sqrt(d) unless given; the other arguments are those of `lsh_attention`.
 
-    Raises ValueError for shapes that do not fit and settings out of range.
+    Raises ValueError for shapes that do not fit, settings out of range and options of the other rule.
     """
+    spec = make_local(
+        rule=rule, window=window, chunk_length=chunk_length, chunks_before=chunks_before, chunks_after=chunks_after,
+        length_multiple=length_multiple, causal=causal, scale=scale, dropout=dropout_p,
+    )  # fmt: skip
+    return attend_nearby(q, k, v, spec, key_padding_mask, segment_ids, backend=backend)
+
+
+def attend_by_content(
+    qk: Float[Tensor, "b h l d"],
+    v: Float[Tensor, "b h l d"],
+    spec: LSH,
+    key_padding_mask: Bool[Tensor, "b l"] | None = None,
+    segment_ids: Int[Tensor, "b l"] | None = None,
+    *,
+    hashed: Float[Tensor, "b h l d"] | None = None,
+    rotations: Float[Tensor, "h r d columns"] | None = None,
+    seed: int | None = None,
+    backend: Backend = "auto",
+) -> Float[Tensor, "b h l d"]:
+    """`lsh_attention` as a spec says."""
+    _check_tensors(qk, v)
+    if hashed is not None:
+        _check_tensors(hashed, v)
+    check_choice("backend", backend, BACKENDS)
+    check_masks(qk.shape[0], qk.shape[2], key_padding_mask, segment_ids)
+    drawn = make_rotations(rotations, seed, (qk.shape[1], spec.rounds, qk.shape[3]))
+    dropout_seed = draw_seed() if spec.dropout else 0
+    if not qk.numel():
+        return qk * v
+    length, spec = qk.shape[2], spec.fitted(qk.shape[2])
+    missing = -length % spec.rule.multiple if isinstance(spec.rule, Chunks) else 0
+    (qk, v, hashed), masks = _lengthen(
+        missing, (qk, v, qk if hashed is None else hashed), key_padding_mask, segment_ids
+    )
+    chosen = exact if backend == "auto" and sees_all(spec, length) else choose_backend(backend, qk, spec)
+    out = chosen.lsh(qk, v, hashed, *masks, drawn, spec, dropout_seed).to(v.dtype)
+    return out[:, :, :length] if missing else out
+
+
+def attend_nearby(
+    q: Float[Tensor, "b h l d"],
+    k: Float[Tensor, "b h l d"],
+    v: Float[Tensor, "b h l d"],
+    spec: Local,
+    key_padding_mask: Bool[Tensor, "b l"] | None = None,
+    segment_ids: Int[Tensor, "b l"] | None = None,
+    *,
+    backend: Backend = "auto",
+) -> Float[Tensor, "b h l d"]:
+    """`local_attention` as a spec says."""
     _check_tensors(q, v)
     _check_tensors(k, v)
-    check_choice("rule", rule, ("window", "chunk"))
     check_choice("backend", backend, BACKENDS)
-    check_probability("dropout_p", dropout_p)
     check_masks(q.shape[0], q.shape[2], key_padding_mask, segment_ids)
-    if rule == "window":
-        check_integer("window", window, 1)
-    else:
-        check_chunks(chunk_length, chunks_before, chunks_after)
-        check_integer("length_multiple", length_multiple, 1)
-    at = Attending(
-        rule=f"local {rule}",
-        window=min(window, max(q.shape[2], 1)),
-        bucket_size=1,
-        log2_limit=0,
-        chunk_length=chunk_length,
-        chunks_before=chunks_before,
-        chunks_after=chunks_after,
-        causal=causal,
-        once=False,
-        successors=False,
-        scale=q.shape[-1] ** -0.5 if scale is None else float(scale),
-        dropout_p=float(dropout_p),
-        dropout_seed=draw_seed() if dropout_p else 0,
-    )
+    dropout_seed = draw_seed() if spec.dropout else 0
     if not q.numel():
         return q * k * v
-    length = q.shape[2]
-    missing = -length % length_multiple if rule == "chunk" else 0
+    length, spec = q.shape[2], spec.fitted(q.shape[2])
+    missing = -length % spec.rule.multiple if isinstance(spec.rule, Chunks) else 0
     (q, k, v), masks = _lengthen(missing, (q, k, v), key_padding_mask, segment_ids)
-    chosen = exact if backend == "auto" and sees_all(at, length) else choose_backend(backend, q, at)
-    out = chosen.local(q, k, v, *masks, at).to(v.dtype)
+    chosen = exact if backend == "auto" and sees_all(spec, length) else choose_backend(backend, q, spec)
+    out = chosen.local(q, k, v, *masks, spec, dropout_seed).to(v.dtype)
     return out[:, :, :length] if missing else out
 
 

@@ -10,12 +10,12 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from reformer.ops.arguments import Attending
 from reformer.ops.capture import capturing
 from reformer.ops.checks import check_choice
 from reformer.ops.plain import backend as plain
 from reformer.ops.plain import decode as plain_decoder
 from reformer.ops.proof import why_not
+from reformer.ops.spec import LSH, Local
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ WIDEST = 128
 """Numbers of a head in the Triton kernels: tiles of wider ones do not fit into registers."""
 
 
-def choose_backend(name: str, q: Tensor, at: Attending) -> ModuleType:
+def choose_backend(name: str, q: Tensor, spec: LSH | Local) -> ModuleType:
     """The backend of that name; "auto" is the fastest that the device, the installation and the settings allow.
 
     Raises ValueError for one that is not to be had there.
@@ -38,7 +38,7 @@ def choose_backend(name: str, q: Tensor, at: Attending) -> ModuleType:
         name = preferred()
     if name == "numba" and device != "cpu":
         raise ValueError(f"backend='numba' computes on the CPU and the tensors are on {device}; choose 'auto'")
-    if name == "triton" and (reason := _not_for_triton(q, at)):
+    if name == "triton" and (reason := _not_for_triton(q, spec)):
         raise ValueError(f"backend='triton' {reason}; choose 'auto'")
     if name == "triton":
         backend = _gpu_backend()
@@ -47,7 +47,7 @@ def choose_backend(name: str, q: Tensor, at: Attending) -> ModuleType:
                 f"backend='triton' is not to be had ({_missing['triton']}); install triton, or choose 'auto'"
             )
         return backend
-    if name == "auto" and device == "cuda" and not _not_for_triton(q, at):
+    if name == "auto" and device == "cuda" and not _not_for_triton(q, spec):
         backend = _gpu_backend()
         return backend if backend is not None and _proven(q.device, q.dtype) else plain
     if name == "plain" or device != "cpu":
@@ -65,7 +65,7 @@ def preferred() -> str:
     return name
 
 
-def _not_for_triton(q: Tensor, at: Attending) -> str:
+def _not_for_triton(q: Tensor, spec: LSH | Local) -> str:
     """What the Triton kernels do not do, or nothing."""
     if q.device.type != "cuda" and not interpreted():
         return f"computes on a CUDA device and the tensors are on {q.device.type}"
@@ -73,7 +73,7 @@ def _not_for_triton(q: Tensor, at: Attending) -> str:
         return f"computes in fp32, bf16 or fp16 and the tensors are {q.dtype}"
     if q.shape[3] > WIDEST:
         return f"takes heads of up to {WIDEST} numbers and these have {q.shape[3]}"
-    return "has no duplicates='once'" if at.once else ""
+    return "has no duplicates='once'" if spec.once else ""
 
 
 def interpreted() -> bool:

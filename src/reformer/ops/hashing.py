@@ -7,7 +7,7 @@ one and more, so a running argmax gives all n in one pass.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,11 @@ def derive_seed(seed: int, *path: int) -> int:
         state = ((state ^ state >> 27) * 0x94D049BB133111EB) & _MASK64
         state ^= state >> 31
     return state >> 1
+
+
+def layer_seeds(seed: int, depth: int) -> list[int]:
+    """The seed of each layer's rotations under that of a model, in evaluation its `hash_seed`."""
+    return [derive_seed(seed, layer) for layer in range(depth)]
 
 
 def draw_seed() -> int:
@@ -55,6 +60,38 @@ def draw_rotations(
             drawn[head, i] = normal[: columns * width].reshape(columns, width)
     rotations = torch.from_numpy(drawn).transpose(2, 3).contiguous()
     return rotations.expand(heads, -1, -1, -1)
+
+
+class Rotations(NamedTuple):
+    """Those of one call: given, or drawn from a seed."""
+
+    given: Float[Tensor, "h r d columns"] | None
+    seed: int
+
+    def columns(self, count: int, heads: int, rounds: int, width: int, share: bool) -> Float[Tensor, "h r d columns"]:
+        """At least so many columns of them; ValueError if those that were given have fewer."""
+        if self.given is None:
+            return draw_rotations(self.seed, heads, rounds, width, count, share)
+        if self.given.shape[3] < count:
+            raise ValueError(
+                f"rotations have {self.given.shape[3]} columns; the largest number of buckets here needs {count}"
+            )
+        return self.given
+
+
+def make_rotations(given: Tensor | None, seed: int | None, shape: tuple[int, int, int]) -> Rotations:
+    """Check rotations against `shape` (heads, rounds, width); without them and a seed, one integer of torch's."""
+    if given is not None and seed is not None:
+        raise ValueError("rotations and seed are both given; give one of them")
+    if given is not None and (given.dim() != 4 or given.shape[:3] != shape):
+        raise ValueError(
+            f"rotations have shape {list(given.shape)}; they must be [h, r, d, columns] = "
+            f"{[*shape, 'any']}, with r = num_hashes"
+        )
+    if seed is None:
+        seed = draw_seed() if given is None else 0
+    seed = (seed + (1 << 63)) % (1 << 64) - (1 << 63)  # operators take 64 bits with a sign; `derive_seed` takes 64 bits
+    return Rotations(given, seed)
 
 
 def split_buckets(log2_buckets: int, factor_from: int) -> tuple[int, int]:

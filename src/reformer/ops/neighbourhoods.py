@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from reformer.ops.ranks import NO_DOCUMENT, Ranks
+from reformer.ops.spec import Chunks, Octaves
 
 NOBODY = NO_DOCUMENT  # the group of a row that nobody sees and that sees nobody
 
@@ -68,19 +69,18 @@ class OctaveRows:
     """False for rows that only fill a shorter batch row up."""
 
 
-def octave_of(rank: Tensor, bucket_size: int, num_buckets: int | None) -> Tensor:
-    """log2 of n(t) = min(2 ** (t // c).bit_length(), num_buckets)."""
-    octave = torch.frexp((rank // bucket_size).double()).exponent.long()
-    return octave if num_buckets is None else octave.clamp(max=num_buckets.bit_length() - 1)
+def octaves_of(rank: Tensor, rule: Octaves) -> Tensor:
+    """`Octaves.octave_of` of each rank."""
+    return torch.frexp((rank // rule.bucket_size).double()).exponent.long().clamp(max=rule.last_octave)
 
 
-def octave_rows(ranks: Ranks, bucket_size: int, num_buckets: int | None, causal: bool) -> OctaveRows:
+def octave_rows(ranks: Ranks, rule: Octaves, causal: bool) -> OctaveRows:
     """Lay out the rows of `rule="bucket"`: (octave, time) order, the groups of a document after the previous one's.
 
     Key-only rows are not trimmed to the last w of a bucket: there are at most 2l of them as it is.
     """
-    last = octave_of(ranks.last, bucket_size, num_buckets)
-    own = octave_of(ranks.rank, bucket_size, num_buckets) if causal else last
+    last = octaves_of(ranks.last, rule)
+    own = octaves_of(ranks.rank, rule) if causal else last
     octaves = torch.arange(int(last.max()) + 1 if last.numel() else 1, device=last.device)[:, None]
     exists = ranks.real[:, None] & (octaves >= own[:, None]) & (octaves <= last[:, None])  # [b, octaves, l]
     starts = ranks.real & (ranks.rank == 0)
@@ -185,9 +185,10 @@ def local_window_pattern(window: int, causal: bool) -> Pattern:
     return Pattern(_tile(window), reach, 0 if causal else reach, causal, include_self=True, window=reach)
 
 
-def chunk_pattern(chunk_length: int, before: int, after: int, causal: bool, include_self: bool) -> Pattern:
-    """The own chunk, `before` chunks in front of it and `after` behind it, on a ring."""
-    return Pattern(chunk_length, before * chunk_length, after * chunk_length, causal, include_self, ring=True)
+def chunk_pattern(rule: Chunks, causal: bool, include_self: bool) -> Pattern:
+    """The own chunk and those around it, on a ring."""
+    m = rule.length
+    return Pattern(m, rule.before * m, rule.after * m, causal, include_self, ring=True)
 
 
 def _tile(window: int) -> int:

@@ -10,16 +10,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from reformer.ops.arguments import Attending, Hashing
+from reformer.ops.flat import flatten, unflatten
+from reformer.ops.hashing import Rotations
 from reformer.ops.replay import remembered
+from reformer.ops.spec import LSH, Local
 
-ATTENDING = "str rule, int[] sizes, float[] factors, SymInt dropout_seed"
+SPEC = "str spec, SymInt dropout_seed"
 MASKS = "Tensor? key_padding_mask, Tensor? segment_ids"
-HASH = f"(Tensor q, {MASKS}, Tensor? rotations, SymInt seed, int[] hashing, str rule, int[] rows) -> Tensor"
-ATTEND = f"(Tensor q, Tensor? k, Tensor v, Tensor? buckets, {MASKS}, {ATTENDING}) -> (Tensor, Tensor)"
+HASH = f"(Tensor q, {MASKS}, Tensor? rotations, SymInt seed, str spec) -> Tensor"
+ATTEND = f"(Tensor q, Tensor? k, Tensor v, Tensor? buckets, {MASKS}, {SPEC}) -> (Tensor, Tensor)"
 BACKWARD = (
     "(Tensor grad, Tensor q, Tensor? k, Tensor v, Tensor? buckets, Tensor out, Tensor logsumexp, "
-    f"{MASKS}, {ATTENDING}) -> Tensor[]"
+    f"{MASKS}, {SPEC}) -> Tensor[]"
 )
 
 
@@ -38,13 +40,18 @@ class Kernels(Protocol):
     def empty_heads(self, like: Tensor) -> Tensor:
         """Fresh memory for outputs and gradients."""
 
-    def hash_rows(
-        self, q: Tensor, masks: Any, hashing: Hashing, rule: str, bucket_size: int, log2_limit: int, causal: bool
-    ) -> Tensor:
+    def hash_rows(self, q: Tensor, masks: Any, rotations: Rotations, spec: LSH) -> Tensor:
         """Buckets [b, h, r, bytes]; in bytes, so that the type does not depend on the length."""
 
     def attend(
-        self, q: Tensor, k: Tensor | None, v: Tensor, buckets: Tensor | None, masks: Any, at: Attending
+        self,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor,
+        buckets: Tensor | None,
+        masks: Any,
+        spec: LSH | Local,
+        dropout_seed: int,
     ) -> tuple[Tensor, Tensor]:
         """Outputs and log-sum-exps; without `k`, keys are the normalised queries."""
 
@@ -58,7 +65,8 @@ class Kernels(Protocol):
         masks: Any,
         out: Tensor,
         logsumexp: Tensor,
-        at: Attending,
+        spec: LSH | Local,
+        dropout_seed: int,
     ) -> list[Tensor]:
         """Gradients of queries, of values, and of keys that are not the queries."""
 
@@ -85,15 +93,14 @@ class Operators:
         hashed: Float[Tensor, "b h l d"],
         key_padding_mask: Bool[Tensor, "b l"] | None,
         segment_ids: Int[Tensor, "b l"] | None,
-        hashing: Hashing,
-        at: Attending,
+        rotations: Rotations,
+        spec: LSH,
+        dropout_seed: int,
     ) -> Float[Tensor, "b h l d"]:
         """LSH attention."""
-        masks = key_padding_mask, segment_ids
-        numbers = [hashing.rounds, int(hashing.share_rotations), hashing.factor_from, *hashing.factors]
-        rows = [at.bucket_size, at.log2_limit, int(at.causal)]
-        buckets = self.hash_tokens(hashed.detach(), *masks, hashing.rotations, hashing.seed, numbers, at.rule, rows)
-        return self.attend(qk, None, v, buckets, *masks, *at.packed())[0]
+        masks, flat = (key_padding_mask, segment_ids), flatten(spec)
+        buckets = self.hash_tokens(hashed.detach(), *masks, *rotations, flat)
+        return self.attend(qk, None, v, buckets, *masks, flat, dropout_seed)[0]
 
     def local(
         self,
@@ -102,10 +109,11 @@ class Operators:
         v: Float[Tensor, "b h l d"],
         key_padding_mask: Bool[Tensor, "b l"] | None,
         segment_ids: Int[Tensor, "b l"] | None,
-        at: Attending,
+        spec: Local,
+        dropout_seed: int,
     ) -> Float[Tensor, "b h l d"]:
         """Attention to near tokens, self included."""
-        return self.attend(q, k, v, None, key_padding_mask, segment_ids, *at.packed())[0]
+        return self.attend(q, k, v, None, key_padding_mask, segment_ids, flatten(spec), dropout_seed)[0]
 
     @staticmethod
     def _define(name: str, function: Any, device_type: str | None, schema: str) -> Any:
@@ -121,20 +129,14 @@ class Operators:
         segment_ids: Tensor | None,
         rotations: Tensor | None,
         seed: int,
-        numbers: list[int],
-        rule: str,
-        rows: list[int],
+        spec: str,
     ) -> Tensor:
         """The buckets of all rows; in a reversible block's second run those of the first."""
 
         def buckets() -> Tensor:
-            rounds, share_rotations, factor_from, *factors = numbers
-            hashing = Hashing(rounds, rotations, seed, bool(share_rotations), factor_from, tuple(factors))
-            bucket_size, log2_limit, causal = rows
             masks = self._kernels.describe(q, key_padding_mask, segment_ids)
-            return self._kernels.hash_rows(
-                self._kernels.in_kernel_type(q), masks, hashing, rule, bucket_size, log2_limit, bool(causal)
-            )
+            drawn = Rotations(rotations, seed)
+            return self._kernels.hash_rows(self._kernels.in_kernel_type(q), masks, drawn, unflatten(spec))
 
         return remembered(buckets)
 
@@ -146,11 +148,12 @@ class Operators:
         buckets: Tensor | None,
         key_padding_mask: Tensor | None,
         segment_ids: Tensor | None,
-        *attending: Any,
+        spec: str,
+        dropout_seed: int,
     ) -> tuple[Tensor, Tensor]:
         masks = self._kernels.describe(q, key_padding_mask, segment_ids)
         q, k, v = self._in_kernel_type(q, k, v)
-        return self._kernels.attend(q, k, v, buckets, masks, Attending.unpacked(*attending))
+        return self._kernels.attend(q, k, v, buckets, masks, unflatten(spec), dropout_seed)
 
     def _differentiate(
         self,
@@ -163,13 +166,14 @@ class Operators:
         logsumexp: Tensor,
         key_padding_mask: Tensor | None,
         segment_ids: Tensor | None,
-        *attending: Any,
+        spec: str,
+        dropout_seed: int,
     ) -> list[Tensor]:
         masks = self._kernels.describe(q, key_padding_mask, segment_ids)
         grad = self._kernels.in_kernel_type(grad)
         q, k, v = self._in_kernel_type(q, k, v)
         return self._kernels.attend_backward(
-            grad, q, k, v, buckets, masks, out, logsumexp, Attending.unpacked(*attending)
+            grad, q, k, v, buckets, masks, out, logsumexp, unflatten(spec), dropout_seed
         )
 
     def _in_kernel_type(self, q: Tensor, k: Tensor | None, v: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -180,7 +184,7 @@ class Operators:
         saved = ctx.saved_tensors  # once: activation checkpointing hands each out a single time
         q, k, v = saved[:3]
         dq, dv, *dk = self.attend_backward(grad, *saved, *ctx.attending)
-        nothing = (None,) * (3 + len(ctx.attending))
+        nothing = (None,) * 5  # buckets, masks, spec and seed
         return dq.to(q.dtype), dk[0].to(q.dtype) if k is not None else None, dv.to(v.dtype), *nothing
 
     def _fake_output(self, q: Tensor, k: Any, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -191,8 +195,8 @@ class Operators:
         return [self._kernels.empty_heads(q) for _ in range(2 if k is None else 3)]
 
 
-def _fake_buckets(q: Tensor, *inputs: Any) -> Tensor:
-    rounds, *_ = inputs[4]
+def _fake_buckets(q: Tensor, key_padding_mask: Any, segment_ids: Any, rotations: Any, seed: Any, spec: str) -> Tensor:
+    rounds = unflatten(spec).rounds
     rows = torch.library.get_ctx().new_dynamic_size()
     return q.new_empty(q.shape[0], q.shape[1], rounds, rows, dtype=torch.uint8)
 

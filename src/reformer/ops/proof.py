@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reformer.ops.arguments import NO_LIMIT, Attending, Hashing
+from reformer.ops.hashing import Rotations
 from reformer.ops.plain import backend as plain
+from reformer.ops.spec import LSH, Band, Local, Octaves
 
 LENGTH, HEADS, WIDTH = 160, 2, 32
 
@@ -42,40 +43,37 @@ def why_not(backend: ModuleType, device: torch.device, dtype: torch.dtype) -> st
 def _compare(backend: ModuleType, device: torch.device, dtype: torch.dtype) -> str:
     mask = torch.ones(1, LENGTH, dtype=torch.bool)
     mask[0, :3], mask[0, 50:60] = False, False
-    cases: list[tuple[str, bool, Tensor | None]] = [
-        ("bucket", True, None),
-        ("bucket", False, mask.to(device)),
-        ("local window", True, None),
+    cases: list[tuple[LSH | Local, Tensor | None]] = [
+        (LSH(rule=Octaves(16), rounds=2, successor_values=True), None),
+        (LSH(rule=Octaves(16), rounds=2, successor_values=True, causal=False), mask.to(device)),
+        (Local(rule=Band(16), scale=1.0), None),
     ]
-    for rule, causal, padding in cases:
-        expected = _results(plain, rule, causal, padding, device, torch.float32, dtype)
-        for a, b in zip(_results(backend, rule, causal, padding, device, dtype, dtype), expected, strict=True):
+    for spec, padding in cases:
+        expected = _results(plain, spec, padding, device, torch.float32, dtype)
+        for a, b in zip(_results(backend, spec, padding, device, dtype, dtype), expected, strict=True):
             far = ((a.float() - b).abs() / b.abs().clamp(min=1)).max().item()
             if not far < TOLERANCE[dtype]:  # NaN is not
-                return f"off by {far:.1e} with rule={rule!r}, causal={causal}"
+                return f"off by {far:.1e} with {spec}"
     return ""
 
 
 def _results(
     backend: Any,
-    rule: str,
-    causal: bool,
+    spec: LSH | Local,
     padding: Tensor | None,
     device: torch.device,
     dtype: torch.dtype,
     rounded_to: torch.dtype,
 ) -> list[Tensor]:
     """Output and gradients; inputs are drawn on the CPU, the same for every backend."""
-    local = rule == "local window"
-    at = Attending(rule, 16, 16, NO_LIMIT, 1, 0, 0, causal, False, not local, 1.0, 0.0, 0)
     generator = torch.Generator().manual_seed(0)
     drawn = [torch.randn(1, HEADS, LENGTH, WIDTH, generator=generator) for _ in range(4)]
     grad, *inputs = (x.to(rounded_to).to(device, dtype) for x in drawn)
-    leaves = [x.requires_grad_() for x in inputs[: 3 if local else 2]]
-    if local:
-        out = backend.local(*leaves, padding, None, at)
+    leaves = [x.requires_grad_() for x in inputs[: 3 if isinstance(spec, Local) else 2]]
+    if isinstance(spec, Local):
+        out = backend.local(*leaves, padding, None, spec, 0)
     else:
-        out = backend.lsh(*leaves, leaves[0].detach(), padding, None, Hashing(2, None, 0, False, 256, ()), at)
+        out = backend.lsh(*leaves, leaves[0].detach(), padding, None, Rotations(None, 0), spec, 0)
     if padding is not None:
         grad = grad * padding[:, None, :, None]
     return [out.detach(), *torch.autograd.grad(out, leaves, grad.to(out.dtype))]

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from reformer.ops.arguments import Attending, Hashing
-from reformer.ops.hashing import columns_for
+from reformer.ops.hashing import columns_for, draw_rotations
+from reformer.ops.spec import LSH, Octaves
 
 VECTOR = 16
 """Columns of rotations come in multiples of it."""
@@ -28,8 +28,19 @@ class Rings:
     count: Int[Tensor, "b h r buckets"]
     """Tokens of a bucket so far."""
     rotations: Float[Tensor, "h r d columns"]
-    hashing: Hashing
-    at: Attending
+    spec: LSH
+    seed: int
+    """That the rotations are drawn from."""
+
+    @property
+    def rule(self) -> Octaves:
+        """How tokens fall into buckets."""
+        assert isinstance(self.spec.rule, Octaves)
+        return self.spec.rule
+
+    def draw(self, heads: int, width: int, columns: int) -> Float[Tensor, "h r d columns"]:
+        """So many columns of the rotations."""
+        return draw_rotations(self.seed, heads, self.spec.rounds, width, columns, self.spec.share_rotations)
 
     @property
     def padding_bucket(self) -> int:
@@ -43,16 +54,17 @@ class Rings:
 
 
 @torch.inference_mode(False)  # what is made in inference mode could not be written to outside of it
-def make_rings(like: Float[Tensor, "b h l d"], hashing: Hashing, at: Attending, slots: int, size: int) -> Rings:
+def make_rings(like: Float[Tensor, "b h l d"], spec: LSH, seed: int, slots: int, size: int) -> Rings:
     """Room for `slots` tokens, whose rings hold `size` of a bucket; one bucket as yet."""
     b, h, _, d = like.shape
+    dtype = torch.promote_types(like.dtype, torch.float32)
     return Rings(
         rows=like.new_zeros(b, h, slots + 1, 2, d),
-        ring=torch.zeros(b, h, hashing.rounds, 2, size, dtype=torch.int32, device=like.device),
-        count=torch.zeros(b, h, hashing.rounds, 2, dtype=torch.int32, device=like.device),
-        rotations=_rotations(like, hashing, 0),
-        hashing=hashing,
-        at=at,
+        ring=torch.zeros(b, h, spec.rounds, 2, size, dtype=torch.int32, device=like.device),
+        count=torch.zeros(b, h, spec.rounds, 2, dtype=torch.int32, device=like.device),
+        rotations=torch.zeros(h, spec.rounds, d, VECTOR, dtype=dtype, device=like.device),
+        spec=spec,
+        seed=seed,
     )
 
 
@@ -62,7 +74,7 @@ def widen_rings(rings: Rings, log2_buckets: int, keep: Int[Tensor, "kept"]) -> N
     b, h = rings.rows.shape[:2]
     _, _, rounds, old, size = rings.ring.shape
     buckets = 1 << log2_buckets
-    rings.rotations = _rotations(rings.rows[..., 0, :], rings.hashing, log2_buckets)
+    rings.rotations = _rotations(rings, log2_buckets)
     kept = min(old - 1, buckets)
     ring, count = rings.ring[keep, :, :, :kept], rings.count[keep, :, :, :kept]
     rings.ring, rings.count = ring, count  # the old ones go before the new ones come
@@ -71,16 +83,13 @@ def widen_rings(rings: Rings, log2_buckets: int, keep: Int[Tensor, "kept"]) -> N
     rings.ring[keep, :, :, :kept], rings.count[keep, :, :, :kept] = ring, count
 
 
-def _rotations(like: Float[Tensor, "b h l d"], hashing: Hashing, log2_buckets: int) -> Tensor:
+def _rotations(rings: Rings, log2_buckets: int) -> Tensor:
     """Those that hashing takes, zeros behind them up to a whole number of vectors."""
-    columns = columns_for(range(log2_buckets + 1), hashing.factor_from)
-    drawn = hashing.draw(like.shape[1], like.shape[3], columns)[..., :columns]
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    return (
-        torch.nn.functional.pad(drawn, (0, -columns % VECTOR if columns else VECTOR))
-        .to(like.device, dtype)
-        .contiguous()
-    )
+    columns = columns_for(range(log2_buckets + 1), rings.rule.factor_from)
+    heads, _, width = rings.rotations.shape[:3]
+    drawn = rings.draw(heads, width, columns)[..., :columns]
+    padded = torch.nn.functional.pad(drawn, (0, -columns % VECTOR if columns else VECTOR))
+    return padded.to(rings.rotations.device, rings.rotations.dtype).contiguous()
 
 
 def write_rows(
@@ -91,7 +100,7 @@ def write_rows(
     With successor values that is the slot before; a first token's value goes where padding goes.
     """
     batch, rows = torch.arange(q.shape[0], device=q.device)[:, None], rings.rows
-    if not rings.at.successors:
+    if not rings.spec.successor_values:
         rows[batch, :, slot] = torch.stack((q, v), dim=3).transpose(1, 2).to(rows.dtype)
         return
     first_or_padding = (slot == 0) | (slot == rings.padding_slot)

@@ -7,15 +7,18 @@ from torch import Tensor
 
 from reformer.layers.caches.layer import CacheLayer
 from reformer.layers.caches.step import Step
-from reformer.ops.attention import local_attention
+from reformer.ops.attention import attend_nearby
+from reformer.ops.spec import Band, Local
 
 
 class LocalCache(CacheLayer):
     """Keys and values of the last tokens."""
 
-    def __init__(self, crop_limit: int, window: int) -> None:
+    def __init__(self, crop_limit: int, spec: Local) -> None:
+        assert isinstance(spec.rule, Band)
+        window = spec.rule.window
         super().__init__(crop_limit, {"keys": window - 1, "values": window - 1})
-        self.window, self.size = window, window - 1 + crop_limit
+        self.spec, self.window, self.size = spec, window, window - 1 + crop_limit
 
     def prepare(self, step: Step) -> None:
         """Nothing to do: a ring has its room."""
@@ -46,11 +49,11 @@ class LocalCache(CacheLayer):
         """The last tokens in front of a long piece, and the piece, as a sequence of their own."""
         (before_k, there), (before_v, _) = (recent.before(step, q.dtype) for recent in self.recent.values())
         real = there.new_ones(step.rank.shape) if step.real is None else step.real
-        out = local_attention(
+        out = attend_nearby(
             torch.cat((torch.zeros_like(before_k), q), dim=2),
             torch.cat((before_k, k), dim=2),
             torch.cat((before_v, v), dim=2),
-            window=self.window,
-            key_padding_mask=torch.cat((there, real), dim=1),
+            self.spec,
+            torch.cat((there, real), dim=1),
         )
         return out[:, :, self.window - 1 :]

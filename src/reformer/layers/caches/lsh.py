@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from reformer.layers.caches.layer import CacheLayer, grow, room_for, until
-from reformer.layers.caches.step import Step, octave_of
-from reformer.ops.arguments import Attending, Hashing
+from reformer.layers.caches.step import Step
 from reformer.ops.backends import choose_decoder
 from reformer.ops.rings import Rings, make_rings, widen_rings, write_rows
+from reformer.ops.spec import LSH, Octaves
 
 STALE = -1  # the octave of a batch row whose rings are to be filled anew
 
@@ -24,10 +24,12 @@ class LSHCache(CacheLayer):
     """Decoding is exact: a token's neighbours are the last `window` of its bucket (`rule="bucket"`)."""
 
     def __init__(
-        self, crop_limit: int, hashing: Hashing, at: Attending, room: int = 0, recent: Mapping[str, int] | None = None
+        self, crop_limit: int, spec: LSH, seed: int, room: int = 0, recent: Mapping[str, int] | None = None
     ) -> None:
         super().__init__(crop_limit, recent)
-        self.hashing, self.at, self.room = hashing, at, room
+        assert isinstance(spec.rule, Octaves)
+        self.spec, self.rule, self.seed = spec, spec.rule, seed
+        self.room = room if spec.rule.num_buckets is None else 0  # with a limit memory is bounded anyway
         self.rings: Rings | None = None
         self.octaves: list[int] = []
         self.high: list[int] = []  # the most tokens that each batch row had since its rings were whole
@@ -44,7 +46,7 @@ class LSHCache(CacheLayer):
         self._allocate(q, max(step.after))
         assert self.rings is not None
         if step.real is None:
-            behind = int(self.at.successors)
+            behind = int(self.spec.successor_values)
             self.rings.rows[:, :, : q.shape[2], 0] = q
             self.rings.rows[:, :, : q.shape[2] - behind, 1] = v[:, :, behind:]
         else:
@@ -52,7 +54,7 @@ class LSHCache(CacheLayer):
 
     def _allocate(self, like: Tensor, tokens: int) -> None:
         self.room = room_for(max(tokens, self.room), 0)
-        self.rings = make_rings(like, self.hashing, self.at, self.room, self.at.window + self.crop_limit)
+        self.rings = make_rings(like, self.spec, self.seed, self.room, self.rule.window + self.crop_limit)
         self.octaves, self.dropped = [STALE] * like.shape[0], [0] * like.shape[0]
         with torch.inference_mode(False):
             self.offset = torch.zeros(like.shape[0], 1, dtype=torch.long, device=like.device)
@@ -114,10 +116,8 @@ class LSHCache(CacheLayer):
 
     def _reached_limit(self, lengths: Sequence[int]) -> bool:
         """Whether every ring has its final number of buckets, and no crop leads back from there."""
-        c, limit = self.at.bucket_size, self.at.log2_limit
-        return all(octave_of(max(length - self.crop_limit, 0), c, limit) == limit for length in lengths) and all(
-            octave == limit for octave in self.octaves
-        )
+        earliest = [self.rule.octave_of(max(length - self.crop_limit, 0)) for length in lengths]
+        return all(octave == self.rule.last_octave for octave in (*earliest, *self.octaves))
 
     def _drop(self, lengths: Sequence[int]) -> None:
         """Keep the rows that some ring holds, in their order, aligned at the last of every head."""
@@ -194,7 +194,7 @@ class LSHCache(CacheLayer):
         assert self.rings is not None
         filled = [length - dropped for length, dropped in zip(lengths, self.dropped, strict=True)]
         rows = until(self.rings.rows[:, :, : max(filled)], filled)
-        if self.at.successors:
+        if self.spec.successor_values:
             rows[..., 1, :] = until(rows[..., 1, :], [count - 1 for count in filled])
         high = [
             top if dropped else length for top, dropped, length in zip(self.high, self.dropped, lengths, strict=True)

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from reformer.ops.spec import Octaves
+
 
 class Segment(NamedTuple):
     """New tokens [start, end) of a batch, all of a batch row in one octave."""
@@ -56,16 +58,12 @@ class Step:
         return slot if self.real is None else torch.where(self.real, slot, padding)
 
 
-def octave_of(rank: int, bucket_size: int, log2_limit: int) -> int:
-    """log2 of n(t) = min(2 ** (t // c).bit_length(), num_buckets)."""
-    return min((rank // bucket_size).bit_length(), log2_limit)
-
-
 def cut_into_octaves(
-    before: tuple[int, ...], real: Bool[Tensor, "b k"] | None, count: int, bucket_size: int, log2_limit: int
+    before: tuple[int, ...], real: Bool[Tensor, "b k"] | None, count: int, rule: Octaves
 ) -> tuple[Segment, ...]:
     """Cut `count` new tokens wherever a batch row enters an octave."""
-    limits = [bucket_size << i for i in range(min(log2_limit, 62 - bucket_size.bit_length()))]  # octave i + 1 starts
+    last = rule.octave_of(max(before, default=0) + count)
+    limits = [rule.bucket_size << i for i in range(last)]  # where octave i + 1 starts
     if real is None:
         seen = None
         cuts = {limit - length for length in set(before) for limit in limits if 0 < limit - length < count}
@@ -78,6 +76,6 @@ def cut_into_octaves(
     segments = []
     for start, end in itertools.pairwise(edges):
         lengths = tuple(length + start for length in before) if seen is None else tuple(seen[:, start].tolist())
-        octaves = tuple(octave_of(length, bucket_size, log2_limit) for length in lengths)
+        octaves = tuple(map(rule.octave_of, lengths))
         segments.append(Segment(start, end, octaves, lengths))
     return tuple(segments)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from reformer.ops.cpu import decoding
-from reformer.ops.cpu.kernels import compute_type, kind_of, rotations_by_column, run_tasks
+from reformer.ops.cpu.kernels import compute_type, kind_of, levels_of, rotations_by_column, run_tasks
 from reformer.ops.hashing import columns_for, split_buckets
 from reformer.ops.rings import Rings
 
@@ -32,12 +32,10 @@ def forget(rings: Rings, batch: Int[Tensor, "rows"], log2_buckets: int, start: i
 
 def _enter(rings: Rings, batch: Tensor, log2_buckets: int, start: int, end: int, forget: bool) -> None:
     h, width = rings.rows.shape[1], rings.rows.shape[4]
-    factor_from = rings.hashing.factor_from
+    factor_from = rings.rule.factor_from
     columns = columns_for([log2_buckets], factor_from)
-    matrix = rotations_by_column(rings.hashing.draw(h, width, columns), columns, compute_type(rings.rows))
-    levels = np.array(
-        [(*split_buckets(k, factor_from), columns_for([k], factor_from)) for k in range(log2_buckets + 1)]
-    )
+    matrix = rotations_by_column(rings.draw(h, width, columns), columns, compute_type(rings.rows))
+    levels = levels_of(log2_buckets, factor_from)
     shape = _shape(rings, matrix.shape[2], 0)
     rows, ring, count, flat = (_flat(x) for x in (rings.rows, rings.ring, rings.count, matrix))
     kind, places = kind_of(rings.rows), [row * h + head for row in batch.tolist() for head in range(h)]
@@ -60,11 +58,11 @@ def decode(
     octaves: Sequence[int],
 ) -> Float[Tensor, "b h k d"]:
     """Attend from new tokens to those of their buckets; `octaves` has log2 of the buckets of each batch row."""
-    at = rings.at
+    spec = rings.spec
     run = _decode_op if torch.compiler.is_compiling() else _decode  # the operator costs more than the step's arithmetic
     return run(
-        rings.rows, rings.ring, rings.count, rings.rotations, q, v, slot, list(octaves), rings.hashing.factor_from,
-        at.window, at.scale, at.once, at.successors,
+        rings.rows, rings.ring, rings.count, rings.rotations, q, v, slot, list(octaves), rings.rule.factor_from,
+        rings.rule.window, spec.scale, spec.once, spec.successor_values,
     ).to(v.dtype)  # fmt: skip
 
 
@@ -134,5 +132,5 @@ def _flat(x: Tensor) -> Any:
 def _shape(rings: Rings, columns: int, new: int) -> Any:
     _, h, slots, _, width = rings.rows.shape
     rounds, buckets, size = rings.ring.shape[2:]
-    at = rings.at
-    return decoding.Shape(h, rounds, width, slots, buckets, size, columns, new, at.window, at.scale, at.once, 0)
+    spec, window = rings.spec, rings.rule.window
+    return decoding.Shape(h, rounds, width, slots, buckets, size, columns, new, window, spec.scale, spec.once, 0)

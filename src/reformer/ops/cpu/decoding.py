@@ -7,12 +7,12 @@ from collections import namedtuple
 
 import numpy as np
 
-from reformer.ops.arguments import KEY_EPS
 from reformer.ops.cpu.hashing import LEVELS, TOKENS, _hash_block, _multiply, _turn
 from reformer.ops.cpu.jit import entry_kernel, kernel
 from reformer.ops.cpu.products import ROWS, multiply, multiply_row
 from reformer.ops.cpu.rows import Head, pack, padded, scratch
 from reformer.ops.cpu.simd import dot, exp, lanes, load, number, spread, store, times_plus
+from reformer.ops.spec import KEY_EPS
 
 Shape = namedtuple("Shape", "heads rounds width slots buckets size columns new window scale once successors")
 """Of `Rings`: heads, rounds, head width, slots, buckets and size of a ring, columns of the rotations; new tokens;

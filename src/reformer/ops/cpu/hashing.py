@@ -76,7 +76,7 @@ def _hash_block(products, levels, lowest, last, whole, even, odd):
 
 @entry_kernel
 def hash_octaves(
-    q, slots, starts, rotations, rotations_first, columns, out, bucket_size, limit, causal, levels, width, kind
+    q, slots, starts, rotations, rotations_first, columns, out, bucket_size, last_octave, causal, levels, width, kind
 ):
     """Buckets [r, rows] of every row (see `order`): a token's own octave and all later ones of its document.
 
@@ -93,13 +93,13 @@ def hash_octaves(
     odd, tokens, base = np.empty((LEVELS, TOKENS), np.int32), np.empty(TOKENS, np.int32), np.int64(0)
     for d in range(starts.size - 1):
         length = starts[d + 1] - starts[d]
-        last = octave_of(length - 1, bucket_size, limit)
+        last = octave_of(length - 1, bucket_size, last_octave)
         row = base
         for block in range(0, length, TOKENS):
             count = min(TOKENS, length - block)
             tokens[:count] = slots[starts[d] + block : starts[d] + block + count]
             _turn(q, tokens, count, width, packed, turned)
-            lowest = octave_of(block, bucket_size, limit) if causal else last
+            lowest = octave_of(block, bucket_size, last_octave) if causal else last
             needed = levels[lowest : last + 1, 2].max()
             for i in range(out.shape[0]):
                 _multiply(rotations, rotations_first + i * columns * width, turned, width, needed, products)

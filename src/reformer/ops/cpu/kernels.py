@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reformer.ops.arguments import Attending, Hashing
 from reformer.ops.cpu import hashing as hash_kernels
 from reformer.ops.cpu import order
 from reformer.ops.cpu.backward import differentiate_head
@@ -23,8 +22,9 @@ from reformer.ops.cpu.jit import say_if_not_compiled
 from reformer.ops.cpu.products import ROWS
 from reformer.ops.cpu.rows import Head, Options, Rows
 from reformer.ops.dropout import batch_head_stream, drop_threshold
-from reformer.ops.hashing import columns_for, split_buckets
+from reformer.ops.hashing import Rotations, columns_for, split_buckets
 from reformer.ops.ranks import compute_ranks
+from reformer.ops.spec import LSH, Band, Chunks, Local, Octaves
 
 say_if_not_compiled(attend_head)
 
@@ -93,57 +93,50 @@ def empty_heads(like: Tensor) -> Tensor:
     return like.new_empty(b, length, h, d, dtype=compute_type(like)).transpose(1, 2)
 
 
-def most_rows(sequences: list[Any], bucket_size: int, log2_limit: int, causal: bool) -> int:
+def most_rows(sequences: list[Any], rule: Octaves, causal: bool) -> int:
     """Rows of the batch row that has most of them, and one at least."""
-    return max(1, *(order.count_rows(starts, bucket_size, log2_limit, causal) for _, starts in sequences))
+    size = rule.bucket_size, rule.last_octave, causal
+    return max(1, *(order.count_rows(starts, *size) for _, starts in sequences))
 
 
-def hash_rows(
-    q: Tensor, document: Tensor, hashing: Hashing, rule: str, bucket_size: int, log2_limit: int, causal: bool
-) -> Tensor:
+def hash_rows(q: Tensor, document: Tensor, rotations: Rotations, spec: LSH) -> Tensor:
     """The bucket of every row of `order`'s layout, or, by chunks, of every token: [b, h, r, bytes].
 
     In bytes, so that the type does not depend on the length.
     """
     b, h, length, width = q.shape
     sequences = [order.documents_of(row) for row in document.numpy()]
-    if rule == "bucket":
-        longest = max(int(np.diff(starts).max(initial=1)) for _, starts in sequences)
-        last = min(((longest - 1) // bucket_size).bit_length(), log2_limit)
-        rows = most_rows(sequences, bucket_size, log2_limit, causal)
-        columns, most = columns_for(range(last + 1), hashing.factor_from), 1 << last
+    factors, levels, rule = np.empty(0, np.int64), np.empty((0, 3), np.int64), spec.rule
+    if isinstance(rule, Octaves):
+        last = rule.octave_of(max(int(np.diff(starts).max(initial=1)) for _, starts in sequences) - 1)
+        rows, most = most_rows(sequences, rule, spec.causal), 1 << last
+        columns, levels = columns_for(range(last + 1), rule.factor_from), levels_of(last, rule.factor_from)
     else:
-        rows, columns, most, last = length, sum(hashing.factors) // 2, prod(hashing.factors), 0
-    levels = np.array(
-        [(*split_buckets(k, hashing.factor_from), columns_for([k], hashing.factor_from)) for k in range(last + 1)]
-    )
-    matrix = rotations_by_column(hashing.draw(h, width, columns), columns, compute_type(q))
+        factors = np.array(rule.factors)
+        rows, columns, most = length, int(factors.sum()) // 2, prod(rule.factors or ())
+    drawn = rotations.columns(columns, h, spec.rounds, width, spec.share_rotations)
+    matrix = rotations_by_column(drawn, columns, compute_type(q))
     kept = np.uint8 if most <= 1 << 8 else np.uint16 if most <= 1 << 16 else np.int32  # it grows with depth
-    buckets = np.zeros((b, h, hashing.rounds, rows), kept)
+    buckets = np.zeros((b, h, spec.rounds, rows), kept)
     flat, heads = matrix.flatten().numpy(), Heads(q)
     kind = kind_of(q)
 
     def run(task: int) -> None:
         batch, head = divmod(task, h)
         place = (flat, head * matrix.stride(0), matrix.shape[2], buckets[batch, head])
-        if rule == "bucket":
-            hash_kernels.hash_octaves(
-                heads.head(batch, head),
-                *sequences[batch % len(sequences)],
-                *place,
-                bucket_size,
-                log2_limit,
-                causal,
-                levels,
-                width,
-                kind,
-            )
+        if isinstance(rule, Octaves):
+            size = rule.bucket_size, rule.last_octave, spec.causal, levels, width, kind
+            hash_kernels.hash_octaves(heads.head(batch, head), *sequences[batch % len(sequences)], *place, *size)
         else:
-            factors = np.array(hashing.factors)
             hash_kernels.hash_factors(heads.head(batch, head), length, *place, factors, width, kind)
 
     run_tasks(b * h, run)
     return torch.from_numpy(buckets.view(np.uint8))
+
+
+def levels_of(last: int, factor_from: int) -> Any:
+    """For each octave the log2 of the first and the second hash's buckets, and the columns that they take."""
+    return np.array([(*split_buckets(k, factor_from), columns_for([k], factor_from)) for k in range(last + 1)])
 
 
 def rotations_by_column(rotations: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
@@ -155,77 +148,81 @@ def rotations_by_column(rotations: Tensor, columns: int, dtype: torch.dtype) -> 
     return matrix
 
 
-def sorted_rows(buckets: Tensor | None, document: Tensor, at: Attending) -> Callable[[int, int], Any]:
+def sorted_rows(buckets: Tensor | None, document: Tensor, spec: LSH | Local) -> Callable[[int, int], Any]:
     """A function from (batch, head) to the rows of that head, without a hash the same for all heads."""
-    documents = document.numpy()
+    documents, rule = document.numpy(), spec.rule
     own = np.empty(0, np.int32)
-    successors = [order.successors_of(row) if at.successors else own for row in documents]
-    chunk, before, after = at.chunk_length, at.chunks_before * at.chunk_length, at.chunks_after * at.chunk_length
+    successors = [order.successors_of(row) if spec.successor_values else own for row in documents]
     nothing = np.empty(0, np.int32), np.empty((1, 0), np.int32), np.empty((1, 0), np.int32)
     if buckets is None:
         local = [
-            order.window_rows(row, at.window - 1, at.causal)
-            if at.rule == "local window"
-            else order.local_chunk_rows(row, chunk, before, after)
+            order.window_rows(row, rule.window - 1, spec.causal)
+            if isinstance(rule, Band)
+            else order.local_chunk_rows(row, *chunk_sizes(rule))
             for row in documents
         ]
         return lambda batch, _: Rows(*local[batch % len(local)], documents[batch % len(local)], own, *nothing)  # type: ignore[call-arg]
     sequences = [order.documents_of(row) for row in documents]
     count = document.shape[1]
-    if at.rule == "bucket":
-        count = most_rows(sequences, at.bucket_size, at.log2_limit, at.causal)
+    if isinstance(rule, Octaves):
+        count = most_rows(sequences, rule, spec.causal)
     hashed = buckets.numpy().view({1: np.uint8, 2: np.uint16, 4: np.int32}[buckets.shape[3] // count])
 
     def rows(batch: int, head: int) -> Any:
         one = batch % documents.shape[0]
         row, behind = documents[one], successors[one]
-        if at.rule == "chunk":
-            tokens, names, runs, place = order.sort_chunks(hashed[batch, head], row, chunk, before, after, at.once)
-            return Rows(tokens, runs, row, behind, names, place, place)  # chunks ask for no group
-        tokens, names, runs, place, group = order.sort_buckets(
-            hashed[batch, head],
-            *sequences[one],
-            at.bucket_size,
-            at.log2_limit,
-            at.causal,
-            at.window,
-            at.once,
-        )
-        return Rows(tokens, runs, row, behind, names, place, group)
+        if isinstance(rule, Octaves):
+            size = rule.bucket_size, rule.last_octave, spec.causal, rule.window, spec.once
+            tokens, names, runs, place, group = order.sort_buckets(hashed[batch, head], *sequences[one], *size)
+            return Rows(tokens, runs, row, behind, names, place, group)
+        tokens, names, runs, place = order.sort_chunks(hashed[batch, head], row, *chunk_sizes(rule), spec.once)
+        return Rows(tokens, runs, row, behind, names, place, place)  # chunks ask for no group
 
     return rows
 
 
-def options_of(at: Attending, q: Tensor, rounds: int, shared: bool, task: int) -> Any:
+def chunk_sizes(rule: Any) -> tuple[int, int, int]:
+    """Tokens of a chunk, and of those in front of it and behind it that are seen."""
+    return (rule.length, rule.before * rule.length, rule.after * rule.length) if isinstance(rule, Chunks) else (1, 0, 0)
+
+
+def options_of(spec: LSH | Local, dropout_seed: int, q: Tensor, rounds: int, shared: bool, task: int) -> Any:
     """What kernels need to know besides arrays."""
-    local = at.rule.startswith("local")
+    local, rule = isinstance(spec, Local), spec.rule
+    chunk, before, after = chunk_sizes(rule)
     return Options(
         width=q.shape[3],
         length=q.shape[2],
-        scale=float(at.scale),
-        window=-1 if at.rule.endswith("chunk") else at.window - local,
-        causal=at.causal,
+        scale=spec.scale_at(q.shape[3]),
+        window=-1 if isinstance(rule, Chunks) else rule.window - local,
+        causal=spec.causal,
         include_self=int(local),
-        once=at.once,
-        chunk=at.chunk_length,
-        before=at.chunks_before * at.chunk_length,
-        after=at.chunks_after * at.chunk_length,
+        once=spec.once,
+        chunk=chunk,
+        before=before,
+        after=after,
         rounds=rounds,
-        keep=1.0 - at.dropout_p,
-        threshold=drop_threshold(at.dropout_p),
-        stream=batch_head_stream(at.dropout_seed, task),
+        keep=1.0 - spec.dropout,
+        threshold=drop_threshold(spec.dropout),
+        stream=batch_head_stream(dropout_seed, task),
         shared=shared,
-        keeps_own=at.keeps_own,
+        keeps_own=spec.keeps_own,
     )
 
 
 def attend(
-    q: Tensor, k: Tensor | None, v: Tensor, buckets: Tensor | None, document: Tensor, at: Attending
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor,
+    buckets: Tensor | None,
+    document: Tensor,
+    spec: LSH | Local,
+    dropout_seed: int,
 ) -> tuple[Tensor, Tensor]:
     """Outputs [b, h, l, d] and log-sum-exps [b, h, l]; without `k`, keys are the normalised queries."""
     out, logsumexp = empty_heads(v), torch.empty(v.shape[:3], dtype=compute_type(v))
     heads_q, heads_k, heads_v, heads_out = (Heads(x) for x in (q, q if k is None else k, v, out))
-    rows, z, kind = sorted_rows(buckets, document, at), logsumexp.numpy(), kind_of(q)
+    rows, z, kind = sorted_rows(buckets, document, spec), logsumexp.numpy(), kind_of(q)
     rounds = 1 if buckets is None else buckets.shape[2]
 
     def run(task: int) -> None:
@@ -234,7 +231,7 @@ def attend(
             *(heads.head(*place) for heads in (heads_q, heads_k, heads_v, heads_out)),
             z[place],
             rows(*place),
-            options_of(at, q, rounds, k is None, task),
+            options_of(spec, dropout_seed, q, rounds, k is None, task),
             kind,
         )
 
@@ -251,7 +248,8 @@ def attend_backward(
     document: Tensor,
     out: Tensor,
     logsumexp: Tensor,
-    at: Attending,
+    spec: LSH | Local,
+    dropout_seed: int,
 ) -> list[Tensor]:
     """Gradients of queries, of values, and of keys that are not the queries."""
     dq, dv = empty_heads(q), empty_heads(v)
@@ -259,7 +257,7 @@ def attend_backward(
     inputs = [Heads(x) for x in (q, q if k is None else k, v, out)]
     heads_grad, heads_dq, heads_dv = (Heads(x) for x in (grad, dq, dv))
     heads_dk = None if dk is None else Heads(dk)
-    rows, z, kind = sorted_rows(buckets, document, at), logsumexp.numpy(), kind_of(q)
+    rows, z, kind = sorted_rows(buckets, document, spec), logsumexp.numpy(), kind_of(q)
     rounds = 1 if buckets is None else buckets.shape[2]
 
     def run(task: int) -> None:
@@ -273,7 +271,7 @@ def attend_backward(
             scratch if heads_dk is None else heads_dk.head(*place),
             heads_dv.head(*place),
             rows(*place),
-            options_of(at, q, rounds, k is None, task),
+            options_of(spec, dropout_seed, q, rounds, k is None, task),
             kind,
         )
 

@@ -12,10 +12,10 @@ from reformer.ops.cpu.rows import QUERIES
 
 
 @kernel
-def octave_of(rank, bucket_size, limit):
-    """log2 of n(t) = min(2 ** (t // c).bit_length(), limit); `limit` is a log2 too."""
+def octave_of(rank, bucket_size, last_octave):
+    """`Octaves.octave_of`."""
     octave, quotient = np.int64(0), rank // bucket_size
-    while quotient and octave < limit:
+    while quotient and octave < last_octave:
         quotient >>= 1
         octave += 1
     return octave
@@ -61,12 +61,12 @@ def successors_of(document):
 
 
 @entry_kernel
-def count_rows(starts, bucket_size, limit, causal):
+def count_rows(starts, bucket_size, last_octave, causal):
     """Rows of a sequence in all octaves of all documents."""
     rows = np.int64(0)
     for d in range(starts.size - 1):
         length = starts[d + 1] - starts[d]
-        last = octave_of(length - 1, bucket_size, limit)
+        last = octave_of(length - 1, bucket_size, last_octave)
         for octave in range(0 if causal else last, last + 1):
             rows += octave_rows(octave, last, length, bucket_size)
     return rows
@@ -87,7 +87,7 @@ def _add_runs(runs, count, start, first_query, end, window, causal, include_self
 
 
 @entry_kernel
-def sort_buckets(buckets, slots, starts, bucket_size, limit, causal, window, once):
+def sort_buckets(buckets, slots, starts, bucket_size, last_octave, causal, window, once):
     """Sort the rows of every round by (document, octave, bucket, time).
 
     Returns tokens and names of the sorted rows, runs, and for `once` the place and the group of each name.
@@ -95,18 +95,18 @@ def sort_buckets(buckets, slots, starts, bucket_size, limit, causal, window, onc
     rounds, n = buckets.shape
     tokens, names = np.empty(rounds * n, np.int32), np.empty(rounds * n if once else 0, np.int32)
     place, group = np.full((rounds, n if once else 0), -1, np.int32), np.full((rounds, n if once else 0), -1, np.int32)
-    last_octave, most_groups = np.int64(0), np.int64(0)
+    highest, most_groups = np.int64(0), np.int64(0)
     for d in range(starts.size - 1):
-        last = octave_of(starts[d + 1] - starts[d] - 1, bucket_size, limit)
-        last_octave, most_groups = max(last_octave, last), most_groups + (2 << last)
+        last = octave_of(starts[d + 1] - starts[d] - 1, bucket_size, last_octave)
+        highest, most_groups = max(highest, last), most_groups + (2 << last)
     runs = np.empty((rounds * (slots.size // QUERIES + min(most_groups, slots.size) + 1), 5), np.int32)
-    seen, end = np.empty(1 << last_octave, np.int64), np.empty(1 << last_octave, np.int64)
+    seen, end = np.empty(1 << highest, np.int64), np.empty(1 << highest, np.int64)
     filled, n_runs, groups = np.int64(0), np.int64(0), np.int32(0)
     for i in range(rounds):
         base = np.int64(0)
         for d in range(starts.size - 1):
             length = starts[d + 1] - starts[d]
-            last = octave_of(length - 1, bucket_size, limit)
+            last = octave_of(length - 1, bucket_size, last_octave)
             for octave in range(0 if causal else last, last + 1):
                 count = octave_rows(octave, last, length, bucket_size)
                 only_keys = bucket_size << octave >> 1 if causal and octave else 0

@@ -4,10 +4,10 @@ from collections import namedtuple
 
 import numpy as np
 
-from reformer.ops.arguments import KEY_EPS
 from reformer.ops.cpu.jit import kernel
 from reformer.ops.cpu.products import ROWS
 from reformer.ops.cpu.simd import dot, lanes, load, number, spread, store, times, times_plus
+from reformer.ops.spec import KEY_EPS
 
 QUERIES = 64  # most query rows of a run: its scores against a block of keys stay in L1
 KEYS = 128  # rows of a block of keys; a run may have several

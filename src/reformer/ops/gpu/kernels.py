@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reformer.ops.arguments import KEY_EPS, Attending, Hashing
 from reformer.ops.bucket_counts import MOST_BUCKETS
 from reformer.ops.dropout import drop_threshold, signed
 from reformer.ops.gpu import backward, forward, fused
@@ -27,9 +26,10 @@ from reformer.ops.gpu.layout import (
 from reformer.ops.gpu.rotations import rotations_for
 from reformer.ops.gpu.tiles import BY_ONE, BY_TABLE, OWN, WIDE, Beside, Dropout, Heads, Rows, cdiv
 from reformer.ops.gpu.tuning import size_class
-from reformer.ops.hashing import columns_for
+from reformer.ops.hashing import Rotations, columns_for
 from reformer.ops.plain.backend import bucket_type
 from reformer.ops.replay import recorded
+from reformer.ops.spec import KEY_EPS, LSH, Chunks, Local, Octaves
 
 PARTS = 1 / 3
 """Share of the device's memory for what rounds give before they are added up; beyond, fewer rounds are computed at a
@@ -79,34 +79,33 @@ def on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @on_its_device
-def hash_rows(
-    q: Tensor, sequences: Sequences, hashing: Hashing, rule: str, bucket_size: int, log2_limit: int, causal: bool
-) -> Tensor:
+def hash_rows(q: Tensor, sequences: Sequences, rotations: Rotations, spec: LSH) -> Tensor:
     """The bucket of every row of the layout, or, by chunks, of every token: [b, h, r, bytes]."""
     b, h, length, width = q.shape
-    blocks = cdiv(length, HASHED)
+    rounds, rule, blocks = spec.rounds, spec.rule, cdiv(length, HASHED)
     common: dict[str, Any] = {"D": width, "BD": padded(width), "T": HASHED, "PRECISION": "tf32x3"}
     common["PARTS"] = 1 if q.dtype == torch.float32 else 3
-    grid = (b * h * hashing.rounds * blocks,)
-    if rule == "chunk":
-        matrix = rotations_for(q, hashing, sum(hashing.factors) // 2)
-        buckets = q.new_empty(b, h, hashing.rounds, length, dtype=bucket_type(prod(hashing.factors)))
+    grid = (b * h * rounds * blocks,)
+    if isinstance(rule, Chunks):
+        factors = rule.factors or ()
+        matrix = rotations_for(q, rotations, spec, sum(factors) // 2)
+        buckets = q.new_empty(b, h, rounds, length, dtype=bucket_type(prod(factors)))
         hash_kernels.hash_factors[grid](
-            heads_of(q), matrix, buckets, h, length, blocks, hashing.rounds, *matrix.stride(),
-            **common, C=COLUMNS, FACTORS=hashing.factors,
+            heads_of(q), matrix, buckets, h, length, blocks, rounds, *matrix.stride(),
+            **common, C=COLUMNS, FACTORS=factors,
         )  # fmt: skip
         return buckets.view(torch.uint8)
-    layout = octave_layout(sequences, bucket_size, log2_limit, causal)
+    layout = octave_layout(sequences, rule, spec.causal)
     assert layout.alive is not None
     octaves, n = layout.names.shape[1], layout.token.shape[1]
-    direct = min(octaves, hashing.factor_from.bit_length())
-    columns = max(columns_for(range(octaves), hashing.factor_from), 1)
-    matrix = rotations_for(q, hashing, columns)
-    buckets = q.new_empty(b, h, hashing.rounds, n, dtype=bucket_type(1 << octaves - 1))
+    direct = min(octaves, rule.factor_from.bit_length())
+    columns = max(columns_for(range(octaves), rule.factor_from), 1)
+    matrix = rotations_for(q, rotations, spec, columns)
+    buckets = q.new_empty(b, h, rounds, n, dtype=bucket_type(1 << octaves - 1))
     need, need_more = hash_kernels.doublings(octaves, direct)
     hash_kernels.hash_octaves[grid](
         heads_of(q), matrix, layout.names, layout.alive, buckets, h, length, blocks, size_class(grid[0]),
-        hashing.rounds, n, batch_step(layout.names), batch_step(layout.alive), *matrix.stride(), **common,
+        rounds, n, batch_step(layout.names), batch_step(layout.alive), *matrix.stride(), **common,
         COLUMNS=columns, OCTAVES=octaves, DIRECT=direct, NEED=need, NEED_MORE=need_more,
     )  # fmt: skip
     return buckets.view(torch.uint8)
@@ -131,30 +130,39 @@ def batch_step(x: Tensor) -> int:
 class Launch:
     """One attention: its rows, the numbers that all kernels need, and how its rounds are grouped."""
 
-    def __init__(self, q: Tensor, shared: bool, buckets: Tensor | None, sequences: Sequences, at: Attending) -> None:
-        self.at, self.shared, self.sequences = at, shared, sequences
+    def __init__(
+        self,
+        q: Tensor,
+        shared: bool,
+        buckets: Tensor | None,
+        sequences: Sequences,
+        spec: LSH | Local,
+        dropout_seed: int,
+    ) -> None:
+        self.spec, self.shared, self.sequences = spec, shared, sequences
         self.b, self.h, self.length, self.width = q.shape
         self.layout: Layout | None = None
         if buckets is None:
-            self.rounds, self.rows = 1, local_rows(sequences, at)
+            assert isinstance(spec, Local)
+            self.rounds, self.rows = 1, local_rows(sequences, spec)
         else:
             self.rounds = buckets.shape[2]
             kept = buckets.__dict__.pop(IN_ORDER, None)
-            self.layout, self.rows = kept[1:] if kept and kept[0] == at else self._sorted(buckets)
+            self.layout, self.rows = kept[1:] if kept and kept[0] == spec else self._sorted(buckets)
         all_rows = self.b * self.h * self.rounds * max(self.rows.each, self.length)
         self.rows = self.rows._replace(wide=WIDE[all_rows >= 1 << 31])
-        band = not at.rule.endswith("chunk")
-        reach = at.window if band else at.chunk_length
+        rule, band = spec.rule, not isinstance(spec.rule, Chunks)
+        reach = rule.length if isinstance(rule, Chunks) else rule.window
         self.tile = 64 if reach > 32 and q.dtype in NARROW else 32
-        self.fused = band and at.causal and not at.dropout_p and q.dtype in NARROW and padded(self.width) <= 64
-        seen = reach_of(at, self.tile, 0, 0).before + (buckets is None)  # keys of a query, itself included or not
-        self.fused &= seen <= self.tile <= self.rows.each and at.scale > 0
-        seed = at.dropout_seed
-        self.dropout = Dropout(signed(seed), signed(seed >> 32), drop_threshold(at.dropout_p), 1.0 - at.dropout_p)
+        self.fused = band and spec.causal and not spec.dropout and q.dtype in NARROW and padded(self.width) <= 64
+        seen = reach_of(spec, self.tile, 0, 0).before + (buckets is None)  # keys of a query, itself included or not
+        self.fused &= seen <= self.tile <= self.rows.each and spec.scale_at(self.width) > 0
+        words = signed(dropout_seed), signed(dropout_seed >> 32)
+        self.dropout = Dropout(*words, drop_threshold(spec.dropout), 1.0 - spec.dropout)
         self.common: dict[str, Any] = {
             "D": self.width, "BD": padded(self.width), "M": self.tile, "BAND": band,
-            "CAUSAL": at.causal, "SELF": buckets is None, "SHARED": shared, "DROP": at.dropout_p > 0, "EPS": KEY_EPS,
-            "DELIVERS": (OWN if not at.successors else BY_TABLE if sequences.masked else BY_ONE).value,
+            "CAUSAL": spec.causal, "SELF": buckets is None, "SHARED": shared, "DROP": spec.dropout > 0, "EPS": KEY_EPS,
+            "DELIVERS": (OWN if not spec.successor_values else BY_TABLE if sequences.masked else BY_ONE).value,
             "PRECISION": precision(q),
         }  # fmt: skip
 
@@ -171,9 +179,10 @@ class Launch:
         return Beside(slot, batch_step(slot))
 
     def _sorted(self, buckets: Tensor) -> tuple[Layout, Rows]:
-        at, most = self.at, None
-        if at.rule == "bucket":
-            layout = octave_layout(self.sequences, at.bucket_size, at.log2_limit, at.causal)
+        spec, most = self.spec, None
+        assert isinstance(spec, LSH)
+        if isinstance(spec.rule, Octaves):
+            layout = octave_layout(self.sequences, spec.rule, spec.causal)
             buckets = buckets.view(BUCKET_TYPES[buckets.shape[3] // layout.token.shape[1]])
         else:
             buckets = buckets.view(BUCKET_TYPES[buckets.shape[3] // self.length])
@@ -181,11 +190,11 @@ class Launch:
                 most = {torch.uint8: 1 << 8, torch.int16: 1 << 15, torch.int32: MOST_BUCKETS}[buckets.dtype]
             else:  # documents times buckets have to be few
                 most = int(buckets.max()) + 1
-            layout = chunk_layout(self.sequences, at.chunk_length, most)
+            layout = chunk_layout(self.sequences, spec.rule.length, most)
         missing = layout.token.shape[1] - buckets.shape[3]
         if missing:
             buckets = torch.nn.functional.pad(buckets, (0, missing))
-        return layout, hashed_rows(buckets, layout, at, most)
+        return layout, hashed_rows(buckets, layout, spec, most)
 
     def groups(self, bytes_of_round: int) -> list[tuple[int, int]]:
         """Rounds that are computed together; a ring has all of them in one."""
@@ -199,7 +208,7 @@ class Launch:
     def tiles(self, rounds: tuple[int, int]) -> tuple[Any, int]:
         """The reach of some rounds' rows and how many tiles they are."""
         first, end = (i * self.rows.each for i in rounds)
-        reach = reach_of(self.at, self.tile, first, end)
+        reach = reach_of(self.spec, self.tile, first, end)
         return reach, -(-(end - first) // reach.chunk) * cdiv(reach.chunk, self.tile)
 
     @property
@@ -229,12 +238,18 @@ def precision(x: Tensor) -> str:
 
 @on_its_device
 def attend(
-    q: Tensor, k: Tensor | None, v: Tensor, buckets: Tensor | None, sequences: Sequences, at: Attending
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor,
+    buckets: Tensor | None,
+    sequences: Sequences,
+    spec: LSH | Local,
+    dropout_seed: int,
 ) -> tuple[Tensor, Tensor]:
     """Outputs [b, h, l, d] and log-sum-exps [b, h, l]; without `k`, keys are the normalised queries."""
-    launch = Launch(q, k is None, buckets, sequences, at)
+    launch = Launch(q, k is None, buckets, sequences, spec, dropout_seed)
     if buckets is not None and not recorded():
-        setattr(buckets, IN_ORDER, (at, launch.layout, launch.rows))
+        setattr(buckets, IN_ORDER, (spec, launch.layout, launch.rows))
     b, h, length, width = v.shape
     out, z = empty_heads(v), v.new_empty(b, h, length, dtype=torch.float32)
     real, real_step = launch.real()
@@ -245,7 +260,7 @@ def attend(
     def attend_rounds(rounds: tuple[int, int], out: Tensor, z: Tensor, keeps_own: bool) -> None:
         reach, tiles = launch.tiles(rounds)
         first, count = rounds[0], rounds[1] - rounds[0]
-        numbers = at.scale, h, length, tiles, size_class(launch.heads * tiles), first, count
+        numbers = spec.scale_at(width), h, length, tiles, size_class(launch.heads * tiles), first, count
         if launch.fused:
             fused.attend_runs[lambda meta: (launch.heads * cdiv(tiles, meta["RUN"]),)](
                 *inputs, heads_of(out), z, reach, *numbers, **launch.fused_options
@@ -266,7 +281,7 @@ def attend(
     if launch.rounds == 1:
         if sequences.key_padding_mask is not None:
             out.zero_(), z.fill_(-torch.inf)
-        attend_rounds((0, 1), out, z, at.keeps_own)
+        attend_rounds((0, 1), out, z, spec.keeps_own)
         return out, z
     groups = launch.groups(launch.heads * length * (width * v.element_size() + 4))
     summed = out if len(groups) == 1 else empty_heads(v, torch.float32)
@@ -277,7 +292,7 @@ def attend(
         last = end == launch.rounds
         forward.merge_rounds[(launch.heads * blocks,)](
             heads_of(parts), part_z, values, real, heads_of(summed), heads_of(out if last else summed), z, h,
-            length, blocks, end - first, real_step, **launch.merging, MORE=first > 0, KEEPS_OWN=last and at.keeps_own,
+            length, blocks, end - first, real_step, **launch.merging, MORE=first > 0, KEEPS_OWN=last and spec.keeps_own,
         )  # fmt: skip
     return out, z
 
@@ -292,10 +307,11 @@ def attend_backward(
     sequences: Sequences,
     out: Tensor,
     logsumexp: Tensor,
-    at: Attending,
+    spec: LSH | Local,
+    dropout_seed: int,
 ) -> list[Tensor]:
     """Gradients of queries, of values, and of keys that are not the queries."""
-    launch = Launch(q, k is None, buckets, sequences, at)
+    launch = Launch(q, k is None, buckets, sequences, spec, dropout_seed)
     b, h, length, width = v.shape
     deltas = torch.empty_like(logsumexp)
     blocks = cdiv(length, MERGED)
@@ -308,7 +324,7 @@ def attend_backward(
     def differentiate(rounds: tuple[int, int], dq: Tensor, dk: Tensor, dv: Tensor, each: int) -> None:
         reach, tiles = launch.tiles(rounds)
         gradients = [heads_of(x) for x in (dq, dk, dv)]
-        numbers = at.scale, h, length, tiles, size_class(launch.heads * tiles), rounds[0]
+        numbers = spec.scale_at(width), h, length, tiles, size_class(launch.heads * tiles), rounds[0]
         if launch.fused:
             fused.differentiate_tiles[lambda meta: (launch.heads * cdiv(tiles, meta["RUN"]),)](
                 *inputs, *gradients, reach, *numbers, each, **launch.fused_options
@@ -341,6 +357,6 @@ def attend_backward(
             heads_of(dq_parts), heads_of(dk_parts), heads_of(dv_parts), queries, slopes, logsumexp,
             real, names, launch.beside(-1), *(heads_of(x) for x in (*sums, *results)), h, length, blocks, end - first,
             each, names.shape[1], batch_step(names), real_step, **launch.merging, MORE=first > 0,
-            DELIVERS=launch.common["DELIVERS"], KEEPS_OWN=at.keeps_own, EPS=KEY_EPS,
+            DELIVERS=launch.common["DELIVERS"], KEEPS_OWN=spec.keeps_own, EPS=KEY_EPS,
         )  # fmt: skip
     return [dq, dv]

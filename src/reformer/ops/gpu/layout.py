@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from reformer.ops.arguments import NO_LIMIT, Attending
 from reformer.ops.capture import cached, capturing
 from reformer.ops.gpu.order import row_bounds, sort_rows
 from reformer.ops.gpu.tiles import NOBODY, Reach, Rows
-from reformer.ops.neighbourhoods import local_chunk_rows, local_window_rows, octave_of
+from reformer.ops.neighbourhoods import local_chunk_rows, local_window_rows, octaves_of
 from reformer.ops.ranks import Ranks, compute_ranks
 from reformer.ops.shared_masks import worked_out
 from reformer.ops.shift import masked_slots_at
+from reformer.ops.spec import LSH, Band, Chunks, Local, Octaves
 
 HASHED = 128
 """Tokens that are hashed together."""
@@ -62,38 +62,36 @@ class Layout:
     """The octaves, as bits, that tokens have which are hashed together."""
 
 
-def octave_layout(sequences: Sequences, bucket_size: int, log2_limit: int, causal: bool) -> Layout:
+def octave_layout(sequences: Sequences, rule: Octaves, causal: bool) -> Layout:
     """Rows of `rule="bucket"`. Without masks nothing depends on the data, and the layout is kept."""
-    pattern = bucket_size, log2_limit, causal
     if not sequences.masked:
-        return _plain_layout(sequences.length, *pattern, sequences.device)
+        return _plain_layout(sequences.length, rule, causal, sequences.device)
     whole = sequences.segment_ids is None and capturing(sequences.device)
     return worked_out(
         sequences.masks,
-        ("octaves", *pattern, sequences.device),
-        lambda: _octave_layout(sequences.ranks(), *pattern, whole),
+        ("octaves", rule, causal, sequences.device),
+        lambda: _octave_layout(sequences.ranks(), rule, causal, whole),
     )
 
 
 @cached(8)
-def _plain_layout(length: int, bucket_size: int, log2_limit: int, causal: bool, device: torch.device) -> Layout:
-    return _octave_layout(compute_ranks(1, length, device=device), bucket_size, log2_limit, causal, True)
+def _plain_layout(length: int, rule: Octaves, causal: bool, device: torch.device) -> Layout:
+    return _octave_layout(compute_ranks(1, length, device=device), rule, causal, True)
 
 
-def _octave_layout(ranks: Ranks, bucket_size: int, log2_limit: int, causal: bool, whole: bool) -> Layout:
+def _octave_layout(ranks: Ranks, rule: Octaves, causal: bool, whole: bool) -> Layout:
     """Document by document, octave by octave, and there by rank.
 
     Octave k has all tokens of rank below `bucket_size * 2**k`, so where it starts follows from k alone. `whole`: as
     many rows and octaves as one document without padding has, since to count fewer is to wait for the GPU.
     """
-    length = ranks.rank.shape[1]
-    limit = None if log2_limit == NO_LIMIT else 1 << log2_limit
-    last = octave_of(ranks.last, bucket_size, limit)
-    own = octave_of(ranks.rank, bucket_size, limit) if causal else last
+    length, bucket_size = ranks.rank.shape[1], rule.bucket_size
+    last = octaves_of(ranks.last, rule)
+    own = octaves_of(ranks.rank, rule) if causal else last
     starts = ranks.real & (ranks.rank == 0)
     rows, groups = ranks.last + 1 + _rows_before(last, bucket_size, causal), 2 << last  # of each token's document
     if whole:
-        octaves = min(((length - 1) // bucket_size).bit_length(), log2_limit) + 1
+        octaves = rule.octave_of(length - 1) + 1
         n, group_count = length + _rows_before(octaves - 1, bucket_size, causal), 1 << octaves
     else:
         counts = last.max() + 1, *(torch.where(starts, x, 0).sum(1).max() for x in (rows, groups))
@@ -144,43 +142,42 @@ def chunk_layout(sequences: Sequences, chunk: int, most: int) -> Layout:
     )
 
 
-def hashed_rows(buckets: Int[Tensor, "b h r n"], layout: Layout, at: Attending, most: int | None) -> Rows:
+def hashed_rows(buckets: Int[Tensor, "b h r n"], layout: Layout, spec: LSH, most: int | None) -> Rows:
     """The rows of all rounds in the order of their buckets."""
     base = layout.base
     token, group, name = sort_rows(buckets, base, layout.token.expand_as(base).contiguous(), layout.groups, most)
     _, h, rounds, n = buckets.shape
-    bounds = row_bounds(group.flatten(2), at.window, at.causal) if at.rule == "bucket" else (group, group)
+    rule, bounds = spec.rule, (group, group)
+    if isinstance(rule, Octaves):
+        bounds = row_bounds(group.flatten(2), rule.window, spec.causal)
     return Rows(token, *bounds, name, h * rounds * n, rounds * n, rounds * n, n)
 
 
-def local_rows(sequences: Sequences, at: Attending) -> Rows:
+def local_rows(sequences: Sequences, spec: Local) -> Rows:
     """The rows of local attention, alike for all heads; without masks they are kept."""
-    pattern = at.rule, at.window, at.causal, at.chunk_length
     if not sequences.masked:
-        return _plain_local_rows(sequences.length, *pattern, sequences.device)
-    return worked_out(sequences.masks, (*pattern, sequences.device), lambda: _local_rows(sequences.ranks(), *pattern))
+        return _plain_local_rows(sequences.length, spec.rule, spec.causal, sequences.device)
+    key = spec.rule, spec.causal, sequences.device
+    return worked_out(sequences.masks, key, lambda: _local_rows(sequences.ranks(), spec.rule, spec.causal))
 
 
 @cached(8)
-def _plain_local_rows(
-    length: int, rule: str, window: int, causal: bool, chunk_length: int, device: torch.device
-) -> Rows:
-    return _local_rows(compute_ranks(1, length, device=device), rule, window, causal, chunk_length)
+def _plain_local_rows(length: int, rule: Band | Chunks, causal: bool, device: torch.device) -> Rows:
+    return _local_rows(compute_ranks(1, length, device=device), rule, causal)
 
 
-def _local_rows(ranks: Ranks, rule: str, window: int, causal: bool, chunk_length: int) -> Rows:
-    band = rule == "local window"
-    rows = local_window_rows(ranks) if band else local_chunk_rows(ranks, chunk_length)
+def _local_rows(ranks: Ranks, rule: Band | Chunks, causal: bool) -> Rows:
+    rows = local_window_rows(ranks) if isinstance(rule, Band) else local_chunk_rows(ranks, rule.length)
     token = rows.token.expand_as(rows.group).masked_fill(~rows.query, NOBODY.value)
     group, n = rows.group.contiguous(), token.shape[-1]
-    bounds = row_bounds(group, window - 1, causal) if band else (group, group)
+    bounds = row_bounds(group, rule.window - 1, causal) if isinstance(rule, Band) else (group, group)
     return Rows(token, *bounds, token, n if token.shape[0] > 1 else 0, 0, n, n)
 
 
-def reach_of(at: Attending, tile: int, first: int, end: int) -> Reach:
+def reach_of(spec: LSH | Local, tile: int, first: int, end: int) -> Reach:
     """What the tiles of rows [first, end) may see; the chunk of a band is its tile."""
-    if at.rule.endswith("chunk"):
-        chunk = at.chunk_length
-        return Reach(first, end, chunk, at.chunks_before * chunk, at.chunks_after * chunk)
-    reach = at.window if at.rule == "bucket" else at.window - 1
-    return Reach(first, end, tile, reach, 0 if at.causal else reach)
+    rule = spec.rule
+    if isinstance(rule, Chunks):
+        return Reach(first, end, rule.length, rule.before * rule.length, rule.after * rule.length)
+    reach = rule.window - isinstance(rule, Band)
+    return Reach(first, end, tile, reach, 0 if spec.causal else reach)

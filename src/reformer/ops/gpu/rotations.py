@@ -3,20 +3,21 @@
 import torch
 from torch import Tensor
 
-from reformer.ops.arguments import Hashing
 from reformer.ops.capture import cached
-from reformer.ops.hashing import draw_rotations
+from reformer.ops.hashing import Rotations, draw_rotations
+from reformer.ops.spec import LSH
 
 
-def rotations_for(q: Tensor, hashing: Hashing, columns: int) -> Tensor:
+def rotations_for(q: Tensor, rotations: Rotations, spec: LSH, columns: int) -> Tensor:
     """Rotations [h, r, parts, d, columns], the sum of whose parts is as exact as fp32, in the type of the queries.
 
     At least one column of them; those drawn from a seed are kept on the device.
     """
     heads, width = q.shape[1], q.shape[3]
-    if hashing.rotations is not None:
-        return _in_parts(hashing.draw(heads, width, columns).to(q.device, torch.float32), q.dtype)
-    drawn = hashing.seed, heads, hashing.rounds, width, max(columns, 1), hashing.share_rotations
+    if rotations.given is not None:
+        given = rotations.columns(columns, heads, spec.rounds, width, spec.share_rotations)
+        return _in_parts(given.to(q.device, torch.float32), q.dtype)
+    drawn = rotations.seed, heads, spec.rounds, width, max(columns, 1), spec.share_rotations
     return _drawn(*drawn, q.dtype, q.device)
 
 

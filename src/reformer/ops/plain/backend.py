@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from reformer.ops.arguments import KEY_EPS, NO_LIMIT, Attending, Hashing
-from reformer.ops.hashing import columns_for, hash_factors, hash_octaves
+from reformer.ops.hashing import Rotations, columns_for, hash_factors, hash_octaves
 from reformer.ops.neighbourhoods import (
     Pattern,
     SortedRows,
@@ -26,6 +25,7 @@ from reformer.ops.plain.core import CoreOptions, neighbour_attention
 from reformer.ops.ranks import Ranks, compute_ranks
 from reformer.ops.replay import remembered
 from reformer.ops.shift import shift
+from reformer.ops.spec import KEY_EPS, LSH, Band, Chunks, Local, Octaves
 
 
 def lsh(
@@ -34,21 +34,24 @@ def lsh(
     hashed: Float[Tensor, "b h l d"],
     key_padding_mask: Bool[Tensor, "b l"] | None,
     segment_ids: Int[Tensor, "b l"] | None,
-    hashing: Hashing,
-    at: Attending,
+    rotations: Rotations,
+    spec: LSH,
+    dropout_seed: int,
 ) -> Float[Tensor, "b h l d"]:
     """LSH attention."""
     ranks = compute_ranks(qk.shape[0], qk.shape[2], key_padding_mask, segment_ids, qk.device)
     other = None if hashed is qk else _without_padding(hashed, key_padding_mask)
     qk = _without_padding(qk, key_padding_mask)
-    v = shift(v, 1, key_padding_mask, segment_ids) if at.successors else _without_padding(v, key_padding_mask)
+    v = shift(v, 1, key_padding_mask, segment_ids) if spec.successor_values else _without_padding(v, key_padding_mask)
     hashed = qk if other is None else other
-    if at.rule == "bucket":
-        rows, pattern = _bucket_rows(hashed, ranks, hashing, at), bucket_pattern(at.window, at.causal)
+    if isinstance(spec.rule, Octaves):
+        rows = _bucket_rows(hashed, ranks, rotations, spec, spec.rule)
+        pattern = bucket_pattern(spec.rule.window, spec.causal)
     else:
-        rows, pattern = _chunk_rows(hashed, ranks, hashing, at), _chunk_pattern(at, include_self=False)
-    out, nothing_offered = _attend(qk, normalise_keys(qk), v, rows, pattern, at, keys_bounded=True)
-    if not at.keeps_own:
+        rows = _chunk_rows(hashed, ranks, rotations, spec, spec.rule)
+        pattern = chunk_pattern(spec.rule, spec.causal, include_self=False)
+    out, nothing_offered = _attend(qk, normalise_keys(qk), v, rows, pattern, spec, dropout_seed)
+    if not spec.keeps_own:
         return out
     return torch.where((nothing_offered & ranks.real[:, None]).unsqueeze(-1), v.to(out.dtype), out)
 
@@ -59,16 +62,18 @@ def local(
     v: Float[Tensor, "b h l d"],
     key_padding_mask: Bool[Tensor, "b l"] | None,
     segment_ids: Int[Tensor, "b l"] | None,
-    at: Attending,
+    spec: Local,
+    dropout_seed: int,
 ) -> Float[Tensor, "b h l d"]:
     """Attention to near tokens, self included."""
     ranks = compute_ranks(q.shape[0], q.shape[2], key_padding_mask, segment_ids, q.device)
     q, k, v = (_without_padding(x, key_padding_mask) for x in (q, k, v))
-    if at.rule == "local window":
-        rows, pattern = local_window_rows(ranks), local_window_pattern(at.window, at.causal)
+    if isinstance(spec.rule, Band):
+        rows, pattern = local_window_rows(ranks), local_window_pattern(spec.rule.window, spec.causal)
     else:
-        rows, pattern = local_chunk_rows(ranks, at.chunk_length), _chunk_pattern(at, include_self=True)
-    return _attend(q, k, v, rows, pattern, at, keys_bounded=False)[0]
+        rows = local_chunk_rows(ranks, spec.rule.length)
+        pattern = chunk_pattern(spec.rule, spec.causal, include_self=True)
+    return _attend(q, k, v, rows, pattern, spec, dropout_seed)[0]
 
 
 def normalise_keys(q: Float[Tensor, "b h l d"]) -> Float[Tensor, "b h l d"]:
@@ -77,25 +82,30 @@ def normalise_keys(q: Float[Tensor, "b h l d"]) -> Float[Tensor, "b h l d"]:
     return F.rms_norm(wide, (q.shape[-1],), eps=KEY_EPS) * q.shape[-1] ** -0.5
 
 
-def _bucket_rows(x: Tensor, ranks: Ranks, hashing: Hashing, at: Attending) -> SortedRows:
-    limit = None if at.log2_limit == NO_LIMIT else 1 << at.log2_limit
-    layout = octave_rows(ranks, at.bucket_size, limit, at.causal)
+def _bucket_rows(x: Tensor, ranks: Ranks, rotations: Rotations, spec: LSH, rule: Octaves) -> SortedRows:
+    layout = octave_rows(ranks, rule, spec.causal)
     octaves = list(range(int(layout.octave.max()) + 1 if layout.octave.numel() else 1))
 
     def buckets() -> Tensor:
-        rotations = hashing.draw(x.shape[1], x.shape[3], columns_for(octaves, hashing.factor_from))
-        hashed = hash_octaves(x, rotations, octaves, hashing.factor_from)
+        matrix = _columns(rotations, columns_for(octaves, rule.factor_from), x, spec)
+        hashed = hash_octaves(x, matrix, octaves, rule.factor_from)
         return row_buckets(hashed, layout).to(bucket_type(1 << octaves[-1]))
 
-    return sort_bucket_rows(remembered(buckets), layout, name_rows=at.once)
+    return sort_bucket_rows(remembered(buckets), layout, name_rows=spec.once)
 
 
-def _chunk_rows(x: Tensor, ranks: Ranks, hashing: Hashing, at: Attending) -> SortedRows:
+def _chunk_rows(x: Tensor, ranks: Ranks, rotations: Rotations, spec: LSH, rule: Chunks) -> SortedRows:
+    factors = rule.factors or ()
+
     def buckets() -> Tensor:
-        rotations = hashing.draw(x.shape[1], x.shape[3], sum(hashing.factors) // 2)
-        return hash_factors(x, rotations, hashing.factors).to(bucket_type(prod(hashing.factors)))
+        matrix = _columns(rotations, sum(factors) // 2, x, spec)
+        return hash_factors(x, matrix, factors).to(bucket_type(prod(factors)))
 
-    return sort_chunk_rows(remembered(buckets), ranks, at.chunk_length, name_rows=at.once)
+    return sort_chunk_rows(remembered(buckets), ranks, rule.length, name_rows=spec.once)
+
+
+def _columns(rotations: Rotations, count: int, x: Tensor, spec: LSH) -> Tensor:
+    return rotations.columns(count, x.shape[1], spec.rounds, x.shape[3], spec.share_rotations)
 
 
 def bucket_type(count: int) -> torch.dtype:
@@ -103,15 +113,14 @@ def bucket_type(count: int) -> torch.dtype:
     return torch.uint8 if count <= 1 << 8 else torch.int16 if count <= 1 << 15 else torch.int32
 
 
-def _chunk_pattern(at: Attending, include_self: bool) -> Pattern:
-    return chunk_pattern(at.chunk_length, at.chunks_before, at.chunks_after, at.causal, include_self)
-
-
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, rows: SortedRows, pattern: Pattern, at: Attending, keys_bounded: bool
+    q: Tensor, k: Tensor, v: Tensor, rows: SortedRows, pattern: Pattern, spec: LSH | Local, dropout_seed: int
 ) -> tuple[Tensor, Tensor]:
     """Outputs, and where nothing was offered."""
-    options = CoreOptions(pattern, at.scale, at.once, at.dropout_p, at.dropout_seed, keys_bounded)
+    hashed = isinstance(spec, LSH)
+    options = CoreOptions(
+        pattern, spec.scale_at(q.shape[3]), spec.once, spec.dropout, dropout_seed, keys_bounded=hashed
+    )
     with torch.autocast(q.device.type, enabled=False):
         out, logsumexp = neighbour_attention(q, k, v, rows, options)
     return out, logsumexp == -torch.inf

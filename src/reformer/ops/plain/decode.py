@@ -44,7 +44,7 @@ def decode(
     What padding gets has no meaning.
     """
     write_rows(rings, q, v, slot)
-    most = rings.ring.shape[4] - rings.at.window  # that may enter before the first of them attends
+    most = rings.ring.shape[4] - rings.rule.window  # that may enter before the first of them attends
     pieces = [_decode_block(rings, *part, octaves) for part in zip(q.split(most, 2), slot.split(most, 1), strict=True)]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
@@ -60,7 +60,7 @@ def _decode_block(rings: Rings, q: Tensor, slot: Tensor, octaves: Sequence[int])
 def hash_into(rings: Rings, q: Float[Tensor, "b h k d"], octaves: Sequence[int]) -> Int[Tensor, "b h r k"]:
     """Buckets of tokens, each batch row hashed into as many as its octave has."""
     distinct = sorted(set(octaves))
-    buckets = hash_octaves(q, rings.rotations, distinct, rings.hashing.factor_from)
+    buckets = hash_octaves(q, rings.rotations, distinct, rings.rule.factor_from)
     if len(distinct) == 1:
         return buckets[:, :, :, 0].long()
     return torch.stack([buckets[b, :, :, distinct.index(octave)] for b, octave in enumerate(octaves)]).long()
@@ -92,12 +92,12 @@ def _earlier(buckets: Int[Tensor, "b h r k"]) -> Int[Tensor, "b h r k"]:
 
 def _candidates(rings: Rings, buckets: Tensor, place: Tensor) -> Int[Tensor, "b h k candidates"]:
     """Slots of the last `window` tokens before each in its bucket, of all rounds; -1 for none."""
-    size, window = rings.ring.shape[4], rings.at.window
+    size, window = rings.ring.shape[4], rings.rule.window
     number = place.unsqueeze(-1) - torch.arange(1, window + 1, device=place.device)
     index = buckets.unsqueeze(-1) * size + number % size
     slots = rings.ring.flatten(3).gather(3, index.flatten(3)).view_as(index)
     slots = torch.where(number >= 0, slots, -1).permute(0, 1, 3, 2, 4).flatten(3)
-    if not rings.at.once:
+    if not rings.spec.once:
         return slots
     slots = slots.sort(-1).values
     again = slots[..., 1:] == slots[..., :-1]
@@ -112,7 +112,7 @@ def _attend(rings: Rings, q: Tensor, slots: Int[Tensor, "b h k candidates"]) -> 
     keys, values = rows.view(*slots.shape, 2, -1).unbind(-2)
     with torch.autocast(q.device.type, enabled=False):
         keys = normalise_keys(keys)
-        scores = (keys @ (q.to(keys.dtype) * rings.at.scale).unsqueeze(-1)).squeeze(-1)
+        scores = (keys @ (q.to(keys.dtype) * rings.spec.scale).unsqueeze(-1)).squeeze(-1)
         scores = scores.masked_fill(slots < 0, -torch.inf)
         p = (scores - scores.amax(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)).exp()
         out = (p.unsqueeze(-2) @ values.to(p.dtype)).squeeze(-2) / p.sum(-1, keepdim=True)
