@@ -15,8 +15,8 @@ from machine import save
 
 from reformer.cli.quiet import quiet_libraries
 from reformer.data.corpus import split_held_out, standard_library
-from reformer.data.settings import DataSettings
 from reformer.models import ReformerForCausalLM
+from reformer.settings.data import DataSettings
 from reformer.training.checkpoint import load_model, need_language_model
 from reformer.training.generate import Sampling, generate_text
 

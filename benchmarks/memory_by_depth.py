@@ -38,8 +38,8 @@ def measure(mode: str, layers: int, length: int, width: int) -> dict[str, float]
         inner = ReversibleBlock.forward
         ReversibleBlock.forward = lambda *args: checkpoint(inner, *args, use_reentrant=False)  # type: ignore[method-assign]
     if mode == "lora":
+        from reformer.settings.lora import LoraSettings
         from reformer.training.finetune import add_lora
-        from reformer.training.lora_settings import LoraSettings
 
         model = add_lora(model, LoraSettings(r=8))
     for p in filter(lambda p: p.requires_grad, model.parameters()):

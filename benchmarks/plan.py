@@ -19,10 +19,10 @@ from reformer.cli.quiet import quiet_libraries
 from reformer.data.corpus import Document
 from reformer.data.prepare import Corpus
 from reformer.settings import ModelSettings
+from reformer.settings.training import TrainingSettings
 from reformer.training.finetune import add_lora
 from reformer.training.plan import plan
 from reformer.training.run import build_model, train
-from reformer.training.settings import TrainingSettings
 
 CONFIGURATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "books": (
@@ -71,7 +71,7 @@ def measure(name: str) -> dict[str, Any]:
     weights = build_model(settings, 0)
     assert planned.weights == weights.num_parameters(), (planned.weights, weights.num_parameters())
     if run.lora:
-        from reformer.training.lora_settings import LoraSettings
+        from reformer.settings.lora import LoraSettings
 
         adapted = add_lora(weights, LoraSettings.parse(run.lora))
         assert planned.trained == sum(p.numel() for p in adapted.parameters() if p.requires_grad)

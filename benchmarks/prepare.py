@@ -20,7 +20,7 @@ from memory import MIB, in_fresh_process, resident
 
 from reformer.data.corpus import standard_library
 from reformer.data.prepare import prepare
-from reformer.data.settings import DataSettings
+from reformer.settings.data import DataSettings
 
 CASES: dict[str, dict[str, Any]] = {
     "one text, bytes": {"files": ("one.txt",)},

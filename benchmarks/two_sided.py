@@ -31,13 +31,13 @@ from reformer.data.classify import encode_labelled, read_labelled
 from reformer.data.examples import Examples
 from reformer.data.masking import MaskedWindows
 from reformer.data.question import encode_questions, read_questions
-from reformer.data.settings import DataSettings
 from reformer.data.tokens import ByteTokens
 from reformer.layers.convolution import ShortConvolution
 from reformer.models.model import ReformerPreTrainedModel
 from reformer.settings import ModelSettings
+from reformer.settings.data import DataSettings
+from reformer.settings.training import TrainingSettings
 from reformer.training.run import build_model, train
-from reformer.training.settings import TrainingSettings
 from reformer.training.task_evaluation import evaluate_task
 
 CONVOLUTIONS = ("none", "identity", "neighbours")

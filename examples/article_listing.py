@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 from reformer import ReformerLM
 from reformer.data.byte_tokens import VOCABULARY
 from reformer.data.corpus import split_held_out, standard_library
-from reformer.data.phases import Phase
 from reformer.data.stream import join_documents
 from reformer.data.windows import HeldOutWindows, TrainingWindows
+from reformer.settings.phases import Phase
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--epochs", type=int, default=2)

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader
 
 from reformer.data.byte_tokens import VOCABULARY
 from reformer.data.corpus import split_held_out, standard_library
-from reformer.data.phases import Phase
 from reformer.data.stream import join_documents
 from reformer.data.windows import HeldOutWindows, TrainingWindows
 from reformer.keras import ReformerLM  # in front of keras: it chooses the torch backend
+from reformer.settings.phases import Phase
 
 import keras  # isort: skip
 

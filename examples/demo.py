@@ -15,13 +15,13 @@ from reformer.cli.quiet import quiet_libraries
 from reformer.data.byte_model import ByteModel, lzma_bits_per_byte
 from reformer.data.corpus import Document, split_held_out, standard_library, standard_library_sources
 from reformer.data.prepare import prepare
-from reformer.data.settings import DataSettings
-from reformer.presets import load_preset
 from reformer.settings import ModelSettings
+from reformer.settings.data import DataSettings
+from reformer.settings.presets import load_preset
+from reformer.settings.training import TrainingSettings
 from reformer.training.evaluate import Evaluation, evaluate
 from reformer.training.generate import Sampling, generate_text
 from reformer.training.run import Interrupted, build_model, train
-from reformer.training.settings import TrainingSettings
 
 PROMPT = "def "
 SAMPLING = Sampling(temperature=0.8, dry_multiplier=1.0, seed=0)

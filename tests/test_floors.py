@@ -1,6 +1,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -8,44 +9,65 @@ import pytest
 import reformer
 
 ROOT = Path(reformer.__file__).parent
-FLOORS = ["ops", "settings", "layers", "models", "data", "presets", "training", "interop", "report", "keras", "cli"]
-SAME_FLOOR = [{"interop", "report", "keras"}, {"data", "presets"}]
-SOURCES = sorted(ROOT.rglob("*.py"))
+FLOORS = ["version", "ops", "settings", "layers", "models", "data", "training", "interop", "report", "keras", "cli"]
+SAME_FLOOR = [{"interop", "report", "keras"}]
+
+
+def name_of(source: Path) -> str:
+    """The module of a file, below the package."""
+    return ".".join(source.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(source): source for source in sorted(ROOT.rglob("*.py"))}
+"""All but `__init__`, the package's front, which stands above the floors."""
+del MODULES["__init__"], MODULES["__main__"]
 
 
 def imported(source: Path) -> set[str]:
-    """First names below `reformer` that a file imports."""
-    names = set()
+    """Modules below `reformer` that a file imports, wherever in it; the front is the empty name."""
+    found: set[str] = set()
     for node in ast.walk(ast.parse(source.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "reformer":
-            names |= {node.module.split(".")[1]} if "." in node.module else {alias.name for alias in node.names}
+            home = node.module.removeprefix("reformer").removeprefix(".")
+            inside = {f"{home}.{alias.name}".removeprefix(".") for alias in node.names}
+            found |= (inside & MODULES.keys()) or {home}
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("reformer.")}
-    return names & set(FLOORS)
+            found |= {
+                alias.name.removeprefix("reformer.") for alias in node.names if alias.name.startswith("reformer.")
+            }
+    return found
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_go_down_only(source: Path) -> None:
-    parts = source.relative_to(ROOT).parts
-    if parts[0] in ("__init__.py", "__main__.py"):
-        return
-    own = parts[0].removesuffix(".py")
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down_only(module: str) -> None:
+    own = module.split(".")[0]
     assert own in FLOORS, f"{own} stands on no floor"
-    for other in imported(source) - {own}:
-        assert FLOORS.index(other) < FLOORS.index(own), f"{source} imports {other}, which is not below {own}"
-        assert not any({own, other} <= same for same in SAME_FLOOR), f"{own} and {other} are on one floor"
+    for name in imported(MODULES[module]):
+        other = name.split(".")[0]
+        assert other in FLOORS, f"{module} imports the front of the package, which is above all floors"
+        assert FLOORS.index(other) <= FLOORS.index(own), f"{module} imports {name}, which is above {own}"
+        assert other == own or not any({own, other} <= same for same in SAME_FLOOR), f"{own}, {other}: one floor"
 
 
-def test_the_check_sees_an_import_that_goes_up(tmp_path: Path) -> None:
+def test_no_imports_go_round() -> None:
+    """Those within functions count too."""
+    TopologicalSorter({name: imported(source) & MODULES.keys() for name, source in MODULES.items()}).prepare()
+
+
+def test_the_check_sees_an_import_that_goes_up_and_one_that_goes_round(tmp_path: Path) -> None:
     source = tmp_path / "x.py"
     source.write_text("from reformer.models.config import ReformerConfig\nimport reformer.cli.main\n")
-    assert imported(source) == {"models", "cli"}
+    assert imported(source) == {"models.config", "cli.main"}
+    source.write_text("from reformer.ops import exact\n\ndef f():\n    from reformer import __version__\n")
+    assert imported(source) == {"ops.exact", ""}
+    with pytest.raises(CycleError):
+        TopologicalSorter({"a": {"b"}, "b": {"c"}, "c": {"a"}}).prepare()
 
 
 def test_import_loads_neither_torch_nor_transformers() -> None:
     code = (
         "import sys, reformer; "
-        "from reformer import __version__, settings, presets; "
+        "from reformer import __version__, settings; "
         "from reformer.cli import convert, evaluate, generate, main, train; "
         "assert 'lsh_attention' in dir(reformer); "
         "loaded = {'torch', 'transformers'} & set(sys.modules); assert not loaded, loaded"

@@ -6,6 +6,8 @@ Names load torch and transformers on first use.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from reformer.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from reformer.layers.attention import FullAttention, LocalAttention, LSHAttention
     from reformer.layers.reversible import ReversibleSequence
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
         ReformerModel,
     )
     from reformer.ops.attention import lsh_attention
-
-__version__ = "0.1.0"
 
 __all__ = [
     "FullAttention",

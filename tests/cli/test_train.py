@@ -26,6 +26,33 @@ def test_presets_are_listed_and_planned() -> None:
             assert word in planned.stdout
 
 
+def test_another_rule_than_the_preset_s_or_the_run_file_s(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text("[model]\nhidden_size = 32\nnum_attention_heads = 2\nwindow = 8\n")
+    flags = ("train", "--config", "small.toml", "--dry-run", "--rule", "chunk")
+    planned = reformer(*flags, cwd=tmp_path)
+    assert planned.returncode == 0
+    assert planned.stderr.splitlines() == ["window=8 is dropped: it goes with another rule than rule='chunk'"]
+    refused = reformer(*flags, "--window", "16", cwd=tmp_path)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "window=16 goes with rule='bucket' and the rule is 'chunk': leave one out" in refused.stderr
+
+
+def test_a_run_without_positions_goes_on_and_is_repeated(run: Path) -> None:
+    flags = ("train", "text.txt", "--save-steps", "2", *TINY.split(), "--position-embedding", "none")
+    assert reformer(*flags, "--out", "bare", cwd=run).returncode == 0
+    on = reformer("train", "--out", "bare", "--resume", "auto", cwd=run)
+    assert on.returncode == 0, on.stderr
+    again = reformer("train", "--out", "bare-again", "--config", "bare/run.toml", cwd=run)
+    assert again.returncode == 0, again.stderr
+    weights = [(run / name / "model.safetensors").read_bytes() for name in ("bare", "bare-again")]
+    assert weights[0] == weights[1]
+    wider = reformer("train", "--out", "wider", "--config", "bare/run.toml", "--hidden-size", "64", cwd=run)
+    assert wider.returncode == 0, wider.stderr
+    config = json.loads((run / "wider" / "config.json").read_text())
+    assert (config["head_dim"], config["intermediate_size"], config["position_embedding"]) == (32, 256, "none")
+    assert {"head_dim", "intermediate_size"} <= set(config["left_open"])
+
+
 def test_the_run_file_and_flags_over_it(run: Path) -> None:
     (run / "more.toml").write_text("[training]\nsteps = 3\nlength = 48\n")
     done = reformer("train", "text.txt", "--out", "again", "--config", "model/run.toml", "--steps", "2", cwd=run)
@@ -40,7 +67,7 @@ def test_the_run_file_and_flags_over_it(run: Path) -> None:
     third = (run / "third" / "run.toml").read_text()
     assert "steps = 4" in third  # the flag
     assert "length = 64" in third
-    assert "local_window = 64" in third  # the preset
+    assert "loss_chunk = 2048" in third  # the preset
 
 
 def test_a_tokenizer_goes_with_its_model(run: Path) -> None:

@@ -8,10 +8,10 @@ import torch
 from reformer.data.byte_model import ByteModel
 from reformer.data.byte_tokens import END, ByteDecoder, encode
 from reformer.data.corpus import Document, read_documents, split_held_out, standard_library
-from reformer.data.phases import Phase
 from reformer.data.stream import TokenStream, join_documents
 from reformer.data.tokens import ByteTokens
 from reformer.data.windows import Collate, HeldOutWindows, TrainingWindows, evaluation_windows
+from reformer.settings.phases import Phase
 
 
 def test_files_and_folders(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from reformer.data.cutting import SHORTEST, CutWindows
-from reformer.data.phases import Phase
-from reformer.data.settings import DataSettings
 from reformer.data.stream import TokenStream
 from reformer.data.tokens import ByteTokens
 from reformer.data.windows import Collate, TrainingWindows
+from reformer.settings.data import DataSettings
+from reformer.settings.phases import Phase
 
 
 def windows(length: int, count: int) -> TrainingWindows:

@@ -18,12 +18,12 @@ from reformer.data.examples import Example, ExampleCollate
 from reformer.data.masking import MaskedWindows
 from reformer.data.question import question_examples
 from reformer.data.rows import read_rows
-from reformer.data.settings import DataSettings
 from reformer.data.stream import join_documents
 from reformer.data.tag import tag_examples
 from reformer.data.tokens import ByteTokens
 from reformer.data.translate import translate_examples
 from reformer.data.windows import HeldOutWindows
+from reformer.settings.data import DataSettings
 
 ROWS = [{"text": f'text, "{i}"\nof two lines', "label": "abc"[i % 3]} for i in range(40)]
 

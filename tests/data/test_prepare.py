@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerFast
 from reformer.data import prepare as preparing
 from reformer.data.corpus import read_documents, split_held_out
 from reformer.data.prepare import Corpus, prepare
-from reformer.data.settings import DataSettings
 from reformer.data.stream import join_documents
 from reformer.data.tokens import ByteTokens, load_tokens, tokens_of, train_bpe
+from reformer.settings.data import DataSettings
 
 
 def whole(corpus: Corpus) -> tuple[list[int], list[int]]:

@@ -183,7 +183,7 @@ def test_what_they_lack_is_listed() -> None:
     with pytest.raises(ValueError, match="hidden_act='gelu_new'"):
         from_transformers(random_model(random_config(1, hidden_act="gelu_new")))
     mixed = {"position_embedding": "learned", "max_position_embeddings": 64, "hidden_size": 16}
-    with pytest.raises(ValueError, match=r"conv_size=4, not 0.*successor_values=None, not False"):
+    with pytest.raises(ValueError, match=r"conv_size=4, not 0.*successor_values=True, not False"):
         to_transformers(chunked(conv_size=4, successor_values=None))
     chunks = {"rule": "chunk", "local_rule": "chunk", "chunk_length": 4, "local_chunk_length": 6, **AS_THEIRS}
     wrong = ReformerForCausalLM(ReformerConfig(**mixed, **chunks, num_hidden_layers=2, num_attention_heads=2))

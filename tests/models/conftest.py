@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from reformer.models import ReformerConfig, ReformerForCausalLM
+from tests.over import over
 
 Make = Callable[..., ReformerForCausalLM]
 
@@ -25,6 +26,6 @@ def make() -> Make:
             "pad_token_id": 0,
         }
         torch.manual_seed(0)
-        return ReformerForCausalLM(ReformerConfig(**{**small, **settings})).to(dtype)
+        return ReformerForCausalLM(ReformerConfig(**over(small, settings))).to(dtype)
 
     return build

@@ -1,5 +1,5 @@
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,6 @@ OTHER_VALUES: dict[str, Any] = {
     "share_rotations": True,
     "num_buckets": (4, 6),
     "rule": "chunk",
-    "window": 13,
-    "bucket_size": 5,
-    "factor_from": 17,
     "rule_version": 2,
     "successor_values": False,
     "conv_size": 7,
@@ -53,7 +50,6 @@ OTHER_VALUES: dict[str, Any] = {
     "hash_seed": 5,
     "hash_rotations": "transformers",
     "local_rule": "chunk",
-    "local_window": 19,
     "local_chunk_length": 21,
     "local_chunks_before": 0,
     "local_chunks_after": 2,
@@ -77,17 +73,21 @@ OTHER_VALUES: dict[str, Any] = {
 }
 
 
-def test_every_field_survives_its_round_trip(tmp_path: Path) -> None:
+OF_THE_OTHER_RULE: dict[str, Any] = {"window": 13, "bucket_size": 5, "factor_from": 17, "local_window": 19}
+
+
+@pytest.mark.parametrize("values", [OTHER_VALUES, OF_THE_OTHER_RULE], ids=["other values", "of the other rule"])
+def test_every_field_survives_its_round_trip(values: dict[str, Any], tmp_path: Path) -> None:
     names = {field.name for field in fields(ModelSettings)}
-    assert names == set(OTHER_VALUES), "a new field belongs into this test"
-    config = ReformerConfig(**OTHER_VALUES)
+    assert names == {*OTHER_VALUES, *OF_THE_OTHER_RULE}, "a new field belongs into this test"
+    config = ReformerConfig(**values)
     config.save_pretrained(tmp_path)
     for loaded in (
         ReformerConfig.from_pretrained(tmp_path),
         AutoConfig.from_pretrained(tmp_path),
         ReformerConfig(**json.loads(config.to_json_string(use_diff=False))),
     ):
-        for name, value in OTHER_VALUES.items():
+        for name, value in values.items():
             assert getattr(loaded, name) == value, name
         assert loaded.settings == config.settings
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "reformer_torch"
@@ -96,6 +96,75 @@ def test_every_field_survives_its_round_trip(tmp_path: Path) -> None:
 def test_defaults_survive_too(tmp_path: Path) -> None:
     ReformerConfig().save_pretrained(tmp_path)
     assert ReformerConfig.from_pretrained(tmp_path).settings == ModelSettings()
+
+
+def test_what_is_left_open_follows_the_others(tmp_path: Path) -> None:
+    """By every way: a changed field, `replace`, a loaded folder, a file that was edited."""
+    asked = ReformerConfig(hidden_size=512)
+    expected = asked.settings.worked_out()
+    assert (expected.head_dim, expected.intermediate_size) == (128, 2048)
+    config = ReformerConfig()
+    config.save_pretrained(tmp_path)
+    loaded = ReformerConfig.from_pretrained(tmp_path, hidden_size=512)
+    assert (loaded.head_dim, loaded.intermediate_size) == (128, 2048)
+    assert AutoConfig.from_pretrained(tmp_path, hidden_size=512).settings == asked.settings
+    assert replace(config.settings, hidden_size=512) == asked.settings
+    config.hidden_size = 512
+    assert config.settings == asked.settings
+    assert config.to_dict() == asked.to_dict()
+    assert ReformerModel(config).config.head_dim == 128
+
+
+def test_what_was_asked_for_stays(tmp_path: Path) -> None:
+    ReformerConfig(head_dim=64, vocab_size=259).save_pretrained(tmp_path)
+    loaded = ReformerConfig.from_pretrained(tmp_path, hidden_size=512)
+    assert (loaded.head_dim, loaded.intermediate_size) == (64, 2048)
+    assert "vocab_size" not in loaded.to_dict()["left_open"]
+    config = ReformerConfig()
+    config.head_dim = 32
+    assert config.settings == ModelSettings(head_dim=32)
+
+
+def test_a_number_that_somebody_wrote_into_the_file_counts(tmp_path: Path) -> None:
+    ReformerConfig().save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["head_dim"] == 64  # for other libraries to read
+    assert written["vocab_size"] == 259
+    assert {"head_dim", "vocab_size", "window"} <= set(written["left_open"])
+    (tmp_path / "config.json").write_text(json.dumps(written | {"head_dim": 32}))
+    assert ReformerConfig.from_pretrained(tmp_path).settings == ModelSettings(head_dim=32)
+
+
+def test_another_rule_takes_no_number_along(tmp_path: Path) -> None:
+    chunks = ReformerConfig(rule="chunk")
+    assert (chunks.num_buckets, chunks.window) == ((32, 64), None)
+    assert replace(chunks.settings, rule="bucket") == ModelSettings()
+    chunks.save_pretrained(tmp_path)
+    assert ReformerConfig.from_pretrained(tmp_path, rule="bucket").settings == ModelSettings()
+    chunks.rule = "bucket"
+    assert chunks.settings == ModelSettings()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rule": "chunk", "window": 8}, "window=8 goes with rule='bucket' and the rule is 'chunk': leave one out"),
+        ({"chunks_before": 1}, "chunks_before=1 goes with rule='chunk' and the rule is 'bucket'"),
+        ({"local_rule": "chunk", "local_window": 8}, "local_window=8 goes with local_rule='window' and the rule is"),
+        ({"local_chunk_length": 8}, "local_chunk_length=8 goes with local_rule='chunk' and the rule is 'window'"),
+        ({"length_multiple": 2}, "length_multiple=2 goes with rule='chunk'"),
+        ({"local_window": 0}, "local_window=0 must be an integer of at least 1"),
+    ],
+)
+def test_options_of_the_other_rule_are_refused(settings: dict[str, Any], message: str) -> None:
+    for kind in (ModelSettings, ReformerConfig):
+        with pytest.raises(ValueError, match=message):
+            kind(**settings)
+
+
+def test_length_multiple_is_for_either_kind_of_chunks() -> None:
+    assert ModelSettings(local_rule="chunk", length_multiple=6).local.rule.multiple == 6  # type: ignore[union-attr]
+    assert ModelSettings(rule="chunk", length_multiple=6).lsh.rule.multiple == 6  # type: ignore[union-attr]
 
 
 def test_derived_values() -> None:

@@ -13,6 +13,7 @@ from transformers import AutoModelForSeq2SeqLM
 from reformer.layers import cross_attention
 from reformer.layers.cross_attention import CrossAttention
 from reformer.models import ReformerCache, ReformerConfig, ReformerForConditionalGeneration, save_cache
+from tests.over import over
 
 VARIANTS: list[dict[str, Any]] = [
     {},
@@ -35,7 +36,7 @@ def make(**settings: Any) -> ReformerForConditionalGeneration:
         "num_hashes": 2,
     }
     torch.manual_seed(0)
-    return ReformerForConditionalGeneration(ReformerConfig(**{**small, **settings})).double()
+    return ReformerForConditionalGeneration(ReformerConfig(**over(small, settings))).double()
 
 
 def pairs() -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from reformer.models import (
     ReformerPreTrainedModel,
 )
 from reformer.models.model import pool
+from tests.over import over
 
 HEADS: dict[type[ReformerPreTrainedModel], Any] = {
     ReformerForMaskedLM: AutoModelForMaskedLM,
@@ -51,7 +52,7 @@ def make(kind: Any, **settings: Any) -> Any:
         "max_position_embeddings": 64,
     }
     torch.manual_seed(0)
-    return kind(ReformerConfig(**{**small, **settings})).double()
+    return kind(ReformerConfig(**over(small, settings))).double()
 
 
 def labels_for(kind: Any, ids: Tensor) -> dict[str, Tensor]:

@@ -5,13 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reformer.ops import backends
+from reformer.ops import environment
 from reformer.ops.convolution import short_convolution, tap_offsets
 
 
 @pytest.fixture(autouse=True)
 def _backend(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(backends.PREFERENCE, backend)
+    monkeypatch.setenv(environment.PREFERENCE, backend)
 
 
 def dense(x: Tensor, weight: Tensor, causal: bool) -> Tensor:

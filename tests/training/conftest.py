@@ -10,9 +10,10 @@ from reformer.data.corpus import Document
 from reformer.data.prepare import Corpus
 from reformer.models import ReformerForCausalLM
 from reformer.settings import ModelSettings
+from reformer.settings.training import TrainingSettings
 from reformer.training.job import Job
-from reformer.training.settings import TrainingSettings
 from reformer.training.trainer import ReformerTrainer
+from tests.over import over
 
 TEXT = [Document("a", b"the quick brown fox jumps over the lazy dog. " * 200)]
 MODEL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "window": 8}
@@ -23,7 +24,7 @@ def corpus(documents: Sequence[Document] = TEXT, held_out: Sequence[Document] = 
 
 
 def settings(**changes: Any) -> ModelSettings:
-    return ModelSettings(**{**MODEL, **changes})
+    return ModelSettings(**over(MODEL, changes))
 
 
 def training(**changes: Any) -> TrainingSettings:

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from reformer.data.corpus import Document
-from reformer.data.settings import DataSettings
+from reformer.settings.data import DataSettings
+from reformer.settings.run_file import Run
 from reformer.training.checkpoint import checkpoints, load_checkpoint
 from reformer.training.evaluate import evaluate
 from reformer.training.folder import RunFolder
 from reformer.training.run import Interrupted, find_checkpoint, train
-from reformer.training.run_file import Run
 from reformer.training.trainer import NotSaved, ReformerTrainer
 from tests.training.conftest import TEXT, corpus, settings, stop_behind, training
 

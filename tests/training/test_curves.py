@@ -3,10 +3,10 @@
 import torch
 
 from reformer.data.corpus import split_held_out, standard_library
-from reformer.data.phases import Phase
 from reformer.data.stream import join_documents
 from reformer.data.windows import TrainingWindows
 from reformer.settings import ModelSettings
+from reformer.settings.phases import Phase
 from reformer.training.run import build_model
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from reformer.settings import ModelSettings
+from reformer.settings.lora import LoraSettings
 from reformer.training.checkpoint import checkpoints, load_checkpoint
 from reformer.training.evaluate import evaluate
 from reformer.training.finetune import adapt, add_lora
-from reformer.training.lora_settings import LoraSettings
 from reformer.training.run import Interrupted, build_model, find_checkpoint, train
 from tests.training.conftest import TEXT, corpus, settings, training
 from tests.training.test_checkpoints import stop_behind

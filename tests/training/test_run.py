@@ -8,15 +8,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from reformer.data.corpus import Document
-from reformer.data.settings import DataSettings
 from reformer.settings import ModelSettings
+from reformer.settings.data import DataSettings
+from reformer.settings.run_file import Run, check_same_run, read_run_file, write_run_file
+from reformer.settings.training import TrainingSettings
 from reformer.training.checkpoint import load_checkpoint
 from reformer.training.evaluate import evaluate
 from reformer.training.folder import RunFolder
 from reformer.training.generate import Sampling, generate_text
 from reformer.training.run import Interrupted, build_model, train
-from reformer.training.run_file import Run, check_same_run, read_run_file, write_run_file
-from reformer.training.settings import TrainingSettings
 from reformer.training.trainer import NonFiniteLoss, ReformerTrainer
 from tests.training.conftest import TEXT, corpus, settings, training
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from reformer.data.examples import Examples
-from reformer.data.settings import DataSettings
 from reformer.data.tasks import read_examples, read_to_evaluate
 from reformer.models import ReformerForConditionalGeneration
+from reformer.settings.data import DataSettings
 from reformer.training.checkpoint import load_checkpoint, load_model
 from reformer.training.evaluate import evaluate_masked
 from reformer.training.job import make_job, with_tokens

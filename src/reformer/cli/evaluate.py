@@ -75,8 +75,8 @@ def run(argv: Sequence[str]) -> None:
 
     from reformer.cli.quiet import quiet_libraries
     from reformer.data.corpus import read_documents, split_held_out, standard_library
-    from reformer.data.settings import DataSettings
     from reformer.report.evaluation import Measured, as_json, as_text
+    from reformer.settings.data import DataSettings
 
     quiet_libraries()
     folders = [command.model, *command.against]
@@ -114,10 +114,10 @@ def _task_of(folder: Path) -> str:
 
 def _run_task(command: Evaluate, task: str, run: dict[str, dict[str, Any]]) -> None:
     """Measure a model of another task than the next token."""
-    from reformer.data.settings import DataSettings
     from reformer.data.tasks import read_to_evaluate
     from reformer.data.tokens import tokens_of
     from reformer.report.tasks import task_as_json, task_as_text, write_answers
+    from reformer.settings.data import DataSettings
     from reformer.training.checkpoint import load_model
     from reformer.training.task_evaluation import evaluate_task
 
@@ -174,17 +174,13 @@ def _check(command: Evaluate) -> None:
 
 
 def _run_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """The run file of a model, if it has one; lists as tuples."""
+    """The run file of a model, if it has one."""
+    from reformer.settings.run_file import read_run_file
     from reformer.training.checkpoint import read_config
-    from reformer.training.run_file import read_run_file
 
     read_config(folder)
     path = folder / "run.toml"
-    tables = read_run_file(path) if path.exists() else {}
-    return {
-        table: {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        for table, values in tables.items()
-    }
+    return read_run_file(path) if path.exists() else {}
 
 
 def _run_masked(command: Evaluate, model: Any, tokens: Any, length: int, share: float) -> None:

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from reformer import __version__
 from reformer.ops.checks import nearest
+from reformer.version import __version__
 
 VERBS = {
     "train": "train a language model on text",

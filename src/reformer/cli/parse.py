@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import tyro
 
-from reformer.settings import RENAMED
+from reformer.settings.base import RENAMED
 
 T = TypeVar("T")
 

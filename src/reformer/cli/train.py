@@ -9,13 +9,37 @@ from typing import Annotated, Any
 import tyro
 
 from reformer.cli.parse import parse
-from reformer.data.settings import BPE, EXAMPLES, DataSettings
 from reformer.data.sources import STANDARD_INPUT
-from reformer.presets import describe_presets, load_preset
-from reformer.settings import ModelSettings
+from reformer.settings.data import BPE, EXAMPLES, DataSettings
+from reformer.settings.model import ModelSettings
+from reformer.settings.presets import describe_presets, load_preset
+from reformer.settings.run_file import RUN_FILE, Run, Tables, lay, read_run_file
+from reformer.settings.training import TrainingSettings
 from reformer.training.processes import is_main_process, process_count
-from reformer.training.run_file import RUN_FILE, check_tables, read_run_file
-from reformer.training.settings import TrainingSettings
+
+
+@dataclass(kw_only=True)
+class ModelFlags(ModelSettings):
+    """A model as flags and what lies below them say; values are checked when all are together."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+@dataclass(kw_only=True)
+class DataFlags(DataSettings):
+    """The same of its text."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+@dataclass(kw_only=True)
+class TrainingFlags(TrainingSettings):
+    """The same of its training."""
+
+    def __post_init__(self) -> None:
+        pass
 
 
 @dataclass
@@ -41,9 +65,9 @@ class Train:
     """Replace the run that the folder holds."""
     dry_run: bool = False
     """Print the plan, in memory and FLOPs, and train nothing."""
-    training: TrainingSettings = field(default_factory=TrainingSettings.unchecked)
-    data: DataSettings = field(default_factory=DataSettings.unchecked)
-    model: ModelSettings = field(default_factory=ModelSettings.unchecked)
+    training: TrainingFlags = field(default_factory=TrainingFlags)
+    data: DataFlags = field(default_factory=DataFlags)
+    model: ModelFlags = field(default_factory=ModelFlags)
 
 
 def run(argv: Sequence[str]) -> None:
@@ -52,15 +76,13 @@ def run(argv: Sequence[str]) -> None:
         print(describe_presets())
         return
     tables = _tables(argv)
-    default = Train(
-        model=ModelSettings.unchecked(**_tuples(tables.get("model", {}))),
-        data=DataSettings.unchecked(**_tuples(tables.get("data", {}))),
-        training=TrainingSettings.unchecked(**_tuples(tables.get("training", {}))),
-    )
+    flags = {"model": ModelFlags, "data": DataFlags, "training": TrainingFlags}
+    default = Train(**{table: kind(**tables.get(table, {})) for table, kind in flags.items()})
     command = parse(Train, argv, "train", default)
+    run = Run.of({table: vars(getattr(command, table)) for table in flags})
     if command.paths:
-        command.data = replace(command.data, files=command.paths)
-    _check(command)
+        run = replace(run, data=replace(run.data, files=command.paths))
+    _check(command, run)
 
     from reformer.cli.quiet import quiet_libraries
     from reformer.training.run import check_fit
@@ -71,18 +93,18 @@ def run(argv: Sequence[str]) -> None:
     if command.dry_run:
         from reformer.training.plan import plan
 
-        settings = for_task(command.model, command.data.task)
-        check_fit(settings, command.training, 0, command.data.task)
-        print(plan(_with_vocabulary(settings, command.data.tokenizer), command.training))
+        settings = for_task(run.model, run.data.task)
+        check_fit(settings, run.training, 0, run.data.task)
+        print(plan(_with_vocabulary(settings, run.data.tokenizer), run.training))
         return
-    _train(command)
+    _train(command, run)
 
 
-def _train(command: Train) -> None:
+def _train(command: Train, run: Run) -> None:
     from reformer.data.tokens import tokens_of
     from reformer.training.finetune import check_init
     from reformer.training.folder import check_out
-    from reformer.training.job import MODELS, for_task, with_tokens
+    from reformer.training.job import MODELS, for_task
     from reformer.training.run import check_fit, find_checkpoint, train
 
     assert command.out is not None
@@ -91,31 +113,29 @@ def _train(command: Train) -> None:
     resume = find_checkpoint(command.out, command.resume) if command.resume else None
     if command.resume and resume is None:
         say(f"{command.out} has no checkpoint yet: starting afresh")
-    data, init = command.data, command.training.init
-    settings = for_task(command.model, data.task)
-    check_fit(settings, command.training, 0, data.task)
+    data, init = run.data, run.training.init
+    settings = for_task(run.model, data.task)
+    check_fit(settings, run.training, 0, data.task)
     if init is not None:
         check_init(init, settings, MODELS[data.task])
-    text = _read(data, command.training.length)
-    if init is None:
-        settings = with_tokens(settings, text.tokens)
-    elif tokens_of(Path(init)).identity != text.tokens.identity:
+    text = _read(data, run.training.length)
+    if init is not None and tokens_of(Path(init)).identity != text.tokens.identity:
         raise ValueError(f"tokenizer={data.tokenizer!r} is not that of {init}; leave it out")
     trained = train(
         text,
         settings,
-        command.training,
+        run.training,
         command.out,
         data=data,
         overwrite=command.overwrite,
         resume=resume,
         say=say,
     )
-    measured = data.task in EXAMPLES and data.task != "translate" and not command.training.fsdp
+    measured = data.task in EXAMPLES and data.task != "translate" and not run.training.fsdp
     if measured and text.held_out and is_main_process():
         from reformer.training.task_evaluation import evaluate_task
 
-        rows = command.training.batch_size
+        rows = run.training.batch_size
         scores = evaluate_task(data.task, trained, text.held_out, text.tokens, batch_size=rows).scores
         say("held out: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
 
@@ -137,20 +157,20 @@ def _read(data: DataSettings, length: int) -> Any:
     return corpus
 
 
-def _check(command: Train) -> None:
+def _check(command: Train, run: Run) -> None:
     if command.resume is not None and command.overwrite:
         raise ValueError("resume goes on with a run and overwrite replaces it; give one of them")
-    if command.dry_run and command.data.task in EXAMPLES:
-        raise ValueError(f"dry-run plans lm and mlm, not task={command.data.task!r}; train a few --steps instead")
+    if command.dry_run and run.data.task in EXAMPLES:
+        raise ValueError(f"dry-run plans lm and mlm, not task={run.data.task!r}; train a few --steps instead")
     if command.dry_run:
         return
     if command.out is None:
         raise ValueError("--out is missing; name the folder for the model")
     if not command.out.name:
         raise ValueError(f"--out {command.out} has no name of its own; name a folder for the model")
-    if command.training.lora and command.training.init is None:
+    if run.training.lora and run.training.init is None:
         raise ValueError("lora trains beside frozen weights; name the model that has them with --init")
-    if STANDARD_INPUT in (*command.data.files, *command.data.held_out_files) and process_count() > 1:
+    if STANDARD_INPUT in (*run.data.files, *run.data.held_out_files) and process_count() > 1:
         raise ValueError("- is standard input, which several processes cannot share; write the text to a file")
 
 
@@ -160,7 +180,7 @@ def _with_vocabulary(settings: ModelSettings, tokenizer: str) -> ModelSettings:
 
     bpe = tokenizer.startswith(BPE)
     size = int(tokenizer.removeprefix(BPE)) if bpe else load_tokens(tokenizer).vocabulary
-    return replace(settings, vocab_size=size) if settings.vocab_size == ModelSettings.vocab_size else settings
+    return replace(settings, vocab_size=size) if settings.vocab_size is None else settings
 
 
 def say(message: str) -> None:
@@ -177,34 +197,34 @@ def _lists_presets(argv: Sequence[str]) -> bool:
     )
 
 
-def _tables(argv: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _tables(argv: Sequence[str]) -> Tables:
     """What the resumed run, the preset, the model to go on from and the run file say, each above those before."""
     out, init = _value(argv, "--out"), _value(argv, "--init")
     preset, config = _value(argv, "--preset"), _value(argv, "--config")
-    layers: list[dict[str, dict[str, Any]]] = []
+    layers: list[Tables] = []
     if _value(argv, "--resume") and out and (Path(out) / RUN_FILE).exists():
         layers.append(read_run_file(Path(out) / RUN_FILE))
     if preset:
         layers.append(load_preset(preset))
-        check_tables(layers[-1], f"preset {preset}")
     if init:
         layers.append(_model_of(Path(init)))
     if config:
         layers.append(read_run_file(Path(config)))
-    tables: dict[str, dict[str, Any]] = {}
+    tables: Tables = {}
     for layer in layers:
-        for table, values in layer.items():
-            tables[table] = {**tables.get(table, {}), **values}
-    return tables
+        tables = lay(tables, layer, say)
+    rules = {name: _value(argv, f"--{name.replace('_', '-')}") for name in ("rule", "local_rule")}
+    return lay(tables, {"model": {name: value for name, value in rules.items() if value}}, say)
 
 
-def _model_of(folder: Path) -> dict[str, dict[str, Any]]:
+def _model_of(folder: Path) -> Tables:
     """What a trained model is, and its tokenizer."""
     from reformer.training.checkpoint import read_config
 
     config = read_config(folder)
     names = {entry.name for entry in fields(ModelSettings)}
-    model = {key: value for key, value in config.items() if key in names}
+    model = {key: tuple(x) if isinstance(x, list) else x for key, x in config.items() if key in names}
+    model = ModelSettings.as_asked(model, config.get("left_open", ()))
     tokenizer = str(folder) if (folder / "tokenizer.json").exists() else "bytes"
     return {"model": model, "data": {"tokenizer": tokenizer}}
 
@@ -217,7 +237,3 @@ def _value(argv: Sequence[str], flag: str) -> str | None:
         if word.startswith(f"{flag}="):
             return word.removeprefix(f"{flag}=")
     return None
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

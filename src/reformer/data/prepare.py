@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from reformer.data.corpus import MANY, Document
 from reformer.data.reading import Piece, read_pieces
-from reformer.data.settings import BPE, DataSettings
 from reformer.data.sources import Source, find_sources
 from reformer.data.stream import MappedStream, TokenStream, join_documents
 from reformer.data.tokens import ByteTokens, TokenArray, Tokens, load_tokens, train_bpe
+from reformer.settings.data import BPE, DataSettings
 
 LAYOUT = 1
 """Changes when prepared files are written otherwise."""

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from reformer.data.examples import Example, Examples, hold_out
 from reformer.data.rows import Row, read_rows
-from reformer.data.settings import DataSettings
 from reformer.data.tokens import TokenArray, Tokens, as_text, tokens_for
 from reformer.models.loss import IGNORED
+from reformer.settings.data import DataSettings
 
 _WORD = re.compile(r"\s?\w+|\s?[^\w\s]|\s")
 """A word or a mark with the space in front of it: what tokenizers do not join either."""

@@ -8,9 +8,9 @@ import numpy as np
 from reformer.data.examples import Example, Examples, hold_out
 from reformer.data.reading import take
 from reformer.data.rows import read_rows
-from reformer.data.settings import DataSettings
 from reformer.data.tokens import Tokens, as_text, tokens_for
 from reformer.models.loss import IGNORED
+from reformer.settings.data import DataSettings
 
 Tagged = list[tuple[list[str], list[str]]]
 

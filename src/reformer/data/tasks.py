@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from reformer.data.classify import classify_examples, encode_labelled, read_labelled
 from reformer.data.examples import Example, Examples
 from reformer.data.question import encode_questions, question_examples, read_questions
-from reformer.data.settings import DataSettings
 from reformer.data.tag import encode_tagged, read_tagged, tag_examples
 from reformer.data.tokens import Tokens
 from reformer.data.translate import encode_pairs, read_pairs, translate_examples
+from reformer.settings.data import DataSettings
 
 _READERS: dict[str, Callable[[DataSettings, int], Examples]] = {
     "classify": classify_examples,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer.data.byte_tokens import END, FIRST_BYTE, PAD, UNKNOWN, VOCABULARY, ByteDecoder, encode
-from reformer.data.settings import BPE, BYTES
+from reformer.settings.data import BPE, BYTES
 
 TokenArray = NDArray[np.unsignedinteger[Any]]
 

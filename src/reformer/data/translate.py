@@ -8,9 +8,9 @@ import numpy as np
 
 from reformer.data.examples import Example, Examples, hold_out
 from reformer.data.reading import opened
-from reformer.data.settings import DataSettings
 from reformer.data.sources import find_sources
 from reformer.data.tokens import Tokens, as_text, tokens_for
+from reformer.settings.data import DataSettings
 
 Pairs = list[tuple[str, str]]
 

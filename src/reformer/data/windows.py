@@ -10,10 +10,10 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from reformer.data.corpus import Document
-from reformer.data.phases import Phase
 from reformer.data.stream import TokenStream, join_documents
 from reformer.data.tokens import Tokens
 from reformer.models.loss import IGNORED
+from reformer.settings.phases import Phase
 
 
 class TrainingWindows(Dataset[dict[str, Tensor]]):

@@ -13,7 +13,7 @@ from reformer.layers.caches.step import Step
 from reformer.layers.projections import Attention
 from reformer.ops.attention import attend_by_content, attend_nearby
 from reformer.ops.checks import check_integer
-from reformer.ops.hashing import draw_seed, layer_seeds
+from reformer.ops.hashing import KeptRotations, draw_seed, layer_seeds
 from reformer.ops.ranks import compute_ranks
 from reformer.ops.shift import shift
 from reformer.ops.softmax_attention import softmax_attention, visible_pairs
@@ -58,7 +58,7 @@ class LSHAttention(Attention):
         self.spec_in_evaluation = self.spec.in_evaluation()
         if rotary and not isinstance(self.spec.rule, Chunks):
             raise ValueError("rotary=True in an LSH layer needs rule='chunk'; rule='bucket' sees content only")
-        self.rotary = rotary
+        self.rotary, self.rotations = rotary, KeptRotations()
         self._convolve(hidden_size, conv_size, self.spec.causal)
 
     def forward(
@@ -83,7 +83,11 @@ class LSHAttention(Attention):
         spec = self.spec if self.training else self.spec_in_evaluation
         if seed is None:
             seed = draw_seed() if self.training else layer_seeds(spec.hash_seed, 1)[0]
-        transformers = spec.hash_rotations == "transformers"
+        rotations = None
+        if spec.hash_rotations == "transformers":
+            rotations = self._transformers_rotations(spec, q)
+        elif not self.training and not torch.compiler.is_compiling():  # a graph draws them where it hashes
+            rotations = self.rotations.of(seed, self.num_heads, spec, self.head_dim, x.shape[1], x.device)
         if cache is not None and step is not None:
             cache.extend(q, v, step)
         compared = q
@@ -96,8 +100,8 @@ class LSHAttention(Attention):
             key_padding_mask,
             segment_ids,
             hashed=q if self.rotary else None,
-            rotations=self._transformers_rotations(spec, q) if transformers else None,
-            seed=None if transformers else seed,
+            rotations=rotations,
+            seed=seed if rotations is None else None,
         )
         return self._merge(out)
 

@@ -49,8 +49,7 @@ class CrossAttention(Attention):
             k, v = self._heads(self.key, source), self._heads(self.value, source)
             return self._merge(self._attend(q, k, v, source_mask))
         if cache.keys is None or cache.values is None:
-            cache.begin(source, source_mask)
-            distinct = source[:: cache.repeats]
+            distinct = cache.distinct(source, source_mask)
             cache.keys, cache.values = self._heads(self.key, distinct), self._heads(self.value, distinct)
         out = self._attend(cache.fold(q), cache.keys.to(q.dtype), cache.values.to(q.dtype), cache.mask)
         return self._merge(cache.unfold(out))

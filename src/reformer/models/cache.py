@@ -75,14 +75,19 @@ class ReformerCache(Cache):
         if reason := why_not_cached(settings):
             raise ValueError(f"this model has no cache ({reason}); pass use_cache=False to recompute every token")
         self.settings, self.crop_limit, self.room = settings, crop_limit, room
+        rule = settings.lsh.rule
+        self.octaves = rule if isinstance(rule, Octaves) else Octaves(num_buckets=1)  # then no layer hashes
         self.seen = 0
         self.lengths: tuple[int, ...] = ()
         self.rank: Int[Tensor, "b 1"] | None = None  # `lengths`, where the model is
         self.padding: Bool[Tensor, "b seen"] | None = None  # None: no padding so far
         self.within = False  # a forward is in its layers
-        self.accepted: tuple[int, int] | None = None  # the model that found it to be its own, and its hash_seed
+        self.accepted: tuple[ModelSettings, int] | None = (
+            None  # of the model that found it to be its own, its hash_seed
+        )
         self.assisted = False  # `generate` hands over the whole text first, with what was drafted
         self.cross: list[CrossCache] = []  # of a decoder's layers, from its first forward on
+        self.copies = 1  # batch rows that follow each other and have one source: beams, samples
         super().__init__(layers=self._make_layers())  # type: ignore[arg-type]
 
     def _make_layers(self) -> list[CacheLayer]:
@@ -101,7 +106,7 @@ class ReformerCache(Cache):
 
     def cross_layers(self) -> list[CrossCache]:
         """Where the layers of a decoder keep the keys and values of their sources."""
-        self.cross = self.cross or [CrossCache() for _ in self.layers]
+        self.cross = self.cross or [CrossCache(self.copies) for _ in self.layers]
         return self.cross
 
     def begin(self, b: int, count: int, mask: Bool[Tensor, "b all"] | None, device: torch.device) -> Step:
@@ -133,9 +138,7 @@ class ReformerCache(Cache):
         else:
             rank = self.rank + real.cumsum(1) - real.long()
             after = tuple((self.rank + real.sum(1, keepdim=True))[:, 0].tolist())
-        rule = self.settings.lsh.rule
-        octaves = rule if isinstance(rule, Octaves) else Octaves(num_buckets=1)  # no layer hashes
-        segments = cut_into_octaves(self.lengths, real, count, octaves)
+        segments = cut_into_octaves(self.lengths, real, count, self.octaves)
         step = Step(rank, real, self.lengths, after, segments)
         for layer in self.layers:
             layer.prepare(step)

@@ -86,7 +86,7 @@ class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
         hidden = output.last_hidden_state
         targets = None
         if labels is not None:
-            check_targets(labels, hidden, self.config.vocab_size)
+            check_targets(labels, hidden, self.config.vocabulary)
             new = None if attention_mask is None else attention_mask[:, -labels.shape[1] :]
             targets = next_token_targets(labels, new, segment_ids)
         result = ReformerCausalLMOutput(

@@ -1,13 +1,15 @@
 """`ReformerConfig`: the model's settings as a transformers configuration."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from reformer import __version__
-from reformer.settings import RULE_VERSION, ModelSettings, check_rule_version, hint_at
+from reformer.settings.base import hint_at
+from reformer.settings.model import RULE_VERSION, ModelSettings, check_rule_version
+from reformer.version import __version__
 
 _OWN = tuple(field.name for field in fields(ModelSettings))
 
@@ -26,11 +28,14 @@ _OF_THE_BASE = {
     ),
 }
 
+_OF_THE_FILE = {"reformer_version", "left_open"}
 
-class ReformerConfig(PreTrainedConfig):
+
+class ReformerConfig(ModelSettings, PreTrainedConfig):
     """Configuration of all Reformer models; its fields are those of `reformer.settings.ModelSettings`.
 
-    Values are checked and normalised when a configuration is made or loaded.
+    What is left open is worked out: fields and config.json hold numbers, and `left_open` names those that nobody asked
+    for, so that they follow when others are changed (`from_pretrained(folder, hidden_size=512)`).
 
     Raises ValueError for values out of range and for keywords that neither this class nor its base knows.
     """
@@ -38,26 +43,39 @@ class ReformerConfig(PreTrainedConfig):
     model_type: ClassVar[str] = "reformer_torch"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "correct", "predicted"]
 
-    def __init__(self, **kwargs: Any) -> None:
-        kwargs.pop("reformer_version", None)  # who wrote it; `rule_version` says what it means
-        check_rule_version(kwargs.get("rule_version", RULE_VERSION))  # first: other versions have other fields
-        own = {name: kwargs.pop(name) for name in _OWN if name in kwargs}
-        for name in kwargs:
-            if name not in _OF_THE_BASE:
-                raise ValueError(f"ReformerConfig has no field {name!r}{hint_at(name, _OWN)}")
+    def __post_init__(self, **kwargs: Any) -> None:
+        asked = {name: getattr(self, name) for name in _OWN}
+        check_rule_version(self.rule_version)  # first: other versions have other fields
+        for name in kwargs.keys() - _OF_THE_BASE - _OF_THE_FILE:
+            raise ValueError(f"ReformerConfig has no field {name!r}{hint_at(name, _OWN)}")
         if kwargs.get("output_attentions"):
             raise ValueError(
                 "output_attentions=True: LSH attention never forms the matrix of probabilities; leave it False"
             )
-        self._adopt(ModelSettings(**own))
-        for name in ("model_type", "gradient_checkpointing"):  # the one is a class's, the other has nothing to do
+        self._adopt(ModelSettings(**ModelSettings.as_asked(asked, kwargs.get("left_open", ()))))
+        for name in ("model_type", "gradient_checkpointing", *_OF_THE_FILE):  # of a class, nothing to do, of a file
             kwargs.pop(name, None)
-        super().__init__(**kwargs, **self._base_fields())
+        PreTrainedConfig.__post_init__(self, **kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """A configuration of these values, and above them of those fields among `kwargs`; the others as the base's."""
+        values = dict(config_dict)
+        check_rule_version(values.get("rule_version", RULE_VERSION))
+        own = {name: values.pop(name) for name in _OWN if name in values}
+        asked = ModelSettings.as_asked(own, values.pop("left_open", ()))
+        above = {name: kwargs.pop(name) for name in _OWN if name in kwargs}
+        return super().from_dict({**values, **asked, **above}, **kwargs)
 
     @property
     def settings(self) -> ModelSettings:
-        """The fields, checked as they stand now."""
-        return ModelSettings(**{name: getattr(self, name) for name in _OWN})
+        """The fields as they stand now, checked, with None for what was not asked for."""
+        now = {name: getattr(self, name) for name in _OWN}
+        asked: dict[str, Any] = {name: None if self._is_open(name, value) else value for name, value in now.items()}
+        return ModelSettings(**asked)
+
+    def _is_open(self, name: str, value: Any) -> bool:
+        return name in self._left_open and value == self._left_open[name]
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -79,15 +97,22 @@ class ReformerConfig(PreTrainedConfig):
         part.is_encoder_decoder = False
         return part
 
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, and the version of this library."""
-        return {**super().to_dict(), "reformer_version": __version__}
+    def refresh(self) -> None:
+        """Work out anew what is left open, behind changes of fields."""
+        self._adopt(self.settings)
 
-    def _adopt(self, settings: ModelSettings) -> None:
-        for name, value in asdict(settings).items():
+    def to_dict(self) -> dict[str, Any]:
+        """All fields with numbers, which of them nobody asked for, and the version of this library."""
+        asked = self.settings
+        values = {**super().to_dict(), **_as_json(asdict(asked.worked_out()))}
+        del values["_left_open"]
+        return {**values, "left_open": sorted(asked.left_open()), "reformer_version": __version__}
+
+    def _adopt(self, asked: ModelSettings) -> None:
+        self._left_open = asked.left_open()
+        for name, value in asdict(asked.worked_out()).items():
             setattr(self, name, value)
 
-    def _base_fields(self) -> dict[str, Any]:
-        """Fields that the base class has too, so that its own defaults do not replace them."""
-        base = {field.name for field in fields(PreTrainedConfig)}
-        return {name: getattr(self, name) for name in _OWN if name in base}
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

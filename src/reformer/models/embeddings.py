@@ -19,7 +19,7 @@ class Embeddings(nn.Module):
         super().__init__()
         settings = config.settings
         width = settings.embedding_size or settings.hidden_size
-        self.token = nn.Embedding(settings.vocab_size, width)
+        self.token = nn.Embedding(settings.vocabulary, width)
         self.project = (
             nn.Linear(width, settings.hidden_size, bias=False) if width != settings.hidden_size else nn.Identity()
         )

@@ -68,6 +68,7 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
     def prepare_decoder_input_ids_from_labels(self, labels: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
         """What the decoder reads to predict `labels`: the start token, then each label but the last."""
         inputs = labels.roll(1, dims=1)
+        assert self.config.decoder_start_token_id is not None
         inputs[:, 0] = self.config.decoder_start_token_id
         return inputs.masked_fill(inputs == IGNORED, self.config.pad_token_id or 0)
 
@@ -123,7 +124,7 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
         )
         hidden = output.last_hidden_state
         if labels is not None:
-            check_targets(labels, hidden, self.config.vocab_size)
+            check_targets(labels, hidden, self.config.vocabulary)
         result = ReformerConditionalGenerationOutput(
             past_key_values=output.past_key_values,
             decoder_hidden_states=output.hidden_states,

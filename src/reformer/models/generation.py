@@ -66,7 +66,9 @@ class ReformerGenerationMixin(GenerationMixin):
         crop_limit = drafts + 1 if assisted or generation_config.is_assistant else CROP_LIMIT
         one_beam = generation_config.num_beams in (None, 1)  # beams are copied with all the room there is
         room = max_cache_length if one_beam else 0
-        model_kwargs["past_key_values"] = ReformerCache(config, room=room, crop_limit=crop_limit)
+        cache = ReformerCache(config, room=room, crop_limit=crop_limit)
+        cache.copies = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
+        model_kwargs["past_key_values"] = cache
 
     def prepare_inputs_for_generation(  # type: ignore[override]
         self,

@@ -90,7 +90,7 @@ class ReformerForMaskedLM(LanguageHead, _Head):
             output_attentions=output_attentions,
         )
         if labels is not None:
-            check_targets(labels, output.last_hidden_state, self.config.vocab_size)
+            check_targets(labels, output.last_hidden_state, self.config.vocabulary)
         result = ReformerMaskedLMOutput(
             hidden_states=output.hidden_states,
             **self._predict(output.last_hidden_state, labels, num_items_in_batch, logits_to_keep),

@@ -29,7 +29,7 @@ class LanguageHead(ReformerPreTrainedModel):
         embedding = config.embedding_size or config.hidden_size
         narrow = config.tie_word_embeddings and width != embedding
         self.to_embedding = nn.Linear(width, embedding, bias=False) if narrow else nn.Identity()
-        self.lm_head = nn.Linear(embedding if narrow else width, config.vocab_size)
+        self.lm_head = nn.Linear(embedding if narrow else width, config.vocabulary)
 
     def get_output_embeddings(self) -> nn.Linear:
         """The layer from hidden states to logits."""

@@ -46,6 +46,10 @@ class ReformerPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     writers_per_layer = 2
 
+    def __init__(self, config: ReformerConfig) -> None:
+        config.refresh()  # it may have been changed since it was made
+        super().__init__(config)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
@@ -238,15 +242,15 @@ class ReformerModel(ReformerPreTrainedModel):
     def _check_cache(self, cache: object, segment_ids: Tensor | None) -> None:
         if not isinstance(cache, ReformerCache):
             raise ValueError(f"past_key_values is a {type(cache).__name__}; this model needs a ReformerCache")
-        accepted = (id(self.built_from), self.config.hash_seed)
-        if cache.accepted != accepted:
-            wanted = replace(self.built_from, hash_seed=self.config.hash_seed)
+        seed = self.config.hash_seed
+        if cache.accepted is None or cache.accepted[0] is not self.built_from or cache.accepted[1] != seed:
+            wanted = replace(self.built_from, hash_seed=seed)
             if names := [name for name in differing(cache.settings, wanted) if name not in OF_NO_CACHE]:
                 raise ValueError(
                     f"past_key_values was made for a model of other settings ({', '.join(names)}); make it from this "
                     "model's config as it was when the model was made"
                 )
-            cache.accepted = accepted
+            cache.accepted = self.built_from, seed
         if self.training:
             raise ValueError(
                 "a cache in training mode: each forward draws new hashes there, so cached ones mean nothing; "

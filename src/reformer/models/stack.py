@@ -42,7 +42,7 @@ class DecoderBranch(AttentionBranch):
             settings.hidden_size,
             source_size,
             settings.num_attention_heads,
-            settings.head_dim,
+            settings.head_width,
             dropout=settings.attention_dropout,
             bias=settings.attention_bias,
         )
@@ -66,10 +66,9 @@ class FeedForwardBranch(nn.Module):
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
-        assert settings.intermediate_size is not None
         self.norm = make_norm(settings.norm, settings.hidden_size, settings.layer_norm_eps)
         self.feed_forward = FeedForward(
-            settings.hidden_size, settings.intermediate_size, settings.hidden_act, settings.chunk_size_feed_forward
+            settings.hidden_size, settings.feed_forward_width, settings.hidden_act, settings.chunk_size_feed_forward
         )
         p = settings.feed_forward_dropout
         self.dropout = nn.Dropout(settings.hidden_dropout if p is None else p)
@@ -81,7 +80,7 @@ class FeedForwardBranch(nn.Module):
 
 def make_attention(settings: ModelSettings, kind: str) -> nn.Module:
     """The attention layer of that kind."""
-    size = (settings.hidden_size, settings.num_attention_heads, settings.head_dim)
+    size = (settings.hidden_size, settings.num_attention_heads, settings.head_width)
     rotary, bias = settings.position_embedding == "rotary", settings.attention_bias
     if kind == "lsh":
         conv_size = settings.conv_size

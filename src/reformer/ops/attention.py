@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reformer.ops import exact
-from reformer.ops.backends import BACKENDS, choose_backend
+from reformer.ops.backends import choose_backend
 from reformer.ops.checks import check_choice
+from reformer.ops.environment import BACKENDS
 from reformer.ops.exact import sees_all
 from reformer.ops.hashing import draw_seed, make_rotations
 from reformer.ops.ranks import check_masks

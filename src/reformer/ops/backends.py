@@ -4,25 +4,19 @@ A decoder is one with `fill`, `forget` and `decode`.
 """
 
 import logging
-import os
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from reformer.ops.capture import capturing
-from reformer.ops.checks import check_choice
+from reformer.ops.environment import interpreted, preferred
 from reformer.ops.plain import backend as plain
 from reformer.ops.plain import decode as plain_decoder
 from reformer.ops.proof import why_not
 from reformer.ops.spec import LSH, Local
 
 logger = logging.getLogger(__name__)
-
-BACKENDS = ("auto", "plain", "numba", "triton")
-
-PREFERENCE = "REFORMER_BACKEND"
-"""An environment variable that says what "auto" is, for programs that call models."""
 
 WIDEST = 128
 """Numbers of a head in the Triton kernels: tiles of wider ones do not fit into registers."""
@@ -58,13 +52,6 @@ def choose_backend(name: str, q: Tensor, spec: LSH | Local) -> ModuleType:
     return backend or plain
 
 
-def preferred() -> str:
-    """What the environment says of "auto"; ValueError for a backend that does not exist."""
-    name = os.environ.get(PREFERENCE, "auto")
-    check_choice(PREFERENCE, name, BACKENDS)
-    return name
-
-
 def _not_for_triton(q: Tensor, spec: LSH | Local) -> str:
     """What the Triton kernels do not do, or nothing."""
     if q.device.type != "cuda" and not interpreted():
@@ -74,11 +61,6 @@ def _not_for_triton(q: Tensor, spec: LSH | Local) -> str:
     if q.shape[3] > WIDEST:
         return f"takes heads of up to {WIDEST} numbers and these have {q.shape[3]}"
     return "has no duplicates='once'" if spec.once else ""
-
-
-def interpreted() -> bool:
-    """Whether Triton's kernels run in its interpreter, on a CPU."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @torch.compiler.assume_constant_result

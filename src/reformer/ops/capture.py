@@ -6,6 +6,7 @@ from functools import wraps
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 Found = TypeVar("Found")
 
@@ -44,6 +45,12 @@ def cached(size: int) -> Callable[[Callable[..., Found]], Callable[..., Found]]:
         return call
 
     return decorate
+
+
+def hold(tensor: Tensor) -> Tensor:
+    """Keep for good what a graph that is being captured reads."""
+    _held.append(tensor)
+    return tensor
 
 
 _held: list[object] = []

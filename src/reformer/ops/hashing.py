@@ -6,13 +6,15 @@ one and more, so a running argmax gives all n in one pass.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from reformer.ops.capture import capturing, hold
+from reformer.ops.spec import LSH, Octaves
 
 BLOCK = 256  # tokens hashed at a time: bounds the products, and keeps a token's bits independent of the length
 
@@ -40,7 +42,6 @@ def draw_seed() -> int:
     return int(torch.randint(0, 1 << 62, ()).item())
 
 
-@lru_cache(maxsize=64)
 def draw_rotations(
     seed: int, heads: int, rounds: int, width: int, columns: int, share: bool = False
 ) -> Float[Tensor, "h r d columns"]:
@@ -60,6 +61,30 @@ def draw_rotations(
             drawn[head, i] = normal[: columns * width].reshape(columns, width)
     rotations = torch.from_numpy(drawn).transpose(2, 3).contiguous()
     return rotations.expand(heads, -1, -1, -1)
+
+
+class KeptRotations:
+    """Rotations of seeds that are asked for again, as a layer's are in evaluation; they live as long as it."""
+
+    def __init__(self) -> None:
+        self.drawn: dict[int, Tensor] = {}
+
+    def of(
+        self, seed: int, heads: int, spec: LSH, width: int, length: int, device: torch.device
+    ) -> Float[Tensor, "h r d columns"]:
+        """As many columns as a sequence of that length takes, on a device."""
+        columns = columns_of(spec, length)
+        found = self.drawn.get(seed)
+        if found is None or found.shape[3] < columns or found.device != device:
+            if len(self.drawn) >= MOST_KEPT:
+                self.drawn.clear()
+            drawn = draw_rotations(seed, heads, spec.rounds, width, columns, spec.share_rotations)
+            found = self.drawn[seed] = drawn.to(device)
+        return hold(found) if capturing(device) else found
+
+
+MOST_KEPT = 64
+"""Seeds: a layer that stands in many places of a stack has one in each."""
 
 
 class Rotations(NamedTuple):
@@ -112,6 +137,15 @@ def columns_for(octaves: Sequence[int], factor_from: int) -> int:
         return max((1 << k1) - 1, 1 << k2 if k2 else 0)  # even columns up to n1 - 2, odd ones up to n2 - 1
 
     return max((columns(k) for k in octaves), default=0)
+
+
+def columns_of(spec: LSH, length: int) -> int:
+    """Columns of rotations that hashing a sequence takes."""
+    if isinstance(spec.rule, Octaves):
+        return columns_for(range(spec.rule.octave_of(max(length - 1, 0)) + 1), spec.rule.factor_from)
+    factors = spec.rule.fitted(length).factors
+    assert factors is not None
+    return sum(factors) // 2
 
 
 def hash_octaves(

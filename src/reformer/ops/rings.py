@@ -38,10 +38,6 @@ class Rings:
         assert isinstance(self.spec.rule, Octaves)
         return self.spec.rule
 
-    def draw(self, heads: int, width: int, columns: int) -> Float[Tensor, "h r d columns"]:
-        """So many columns of the rotations."""
-        return draw_rotations(self.seed, heads, self.spec.rounds, width, columns, self.spec.share_rotations)
-
     @property
     def padding_bucket(self) -> int:
         """The bucket of padding."""
@@ -86,8 +82,8 @@ def widen_rings(rings: Rings, log2_buckets: int, keep: Int[Tensor, "kept"]) -> N
 def _rotations(rings: Rings, log2_buckets: int) -> Tensor:
     """Those that hashing takes, zeros behind them up to a whole number of vectors."""
     columns = columns_for(range(log2_buckets + 1), rings.rule.factor_from)
-    heads, _, width = rings.rotations.shape[:3]
-    drawn = rings.draw(heads, width, columns)[..., :columns]
+    heads, rounds, width = rings.rotations.shape[:3]
+    drawn = draw_rotations(rings.seed, heads, rounds, width, columns, rings.spec.share_rotations)
     padded = torch.nn.functional.pad(drawn, (0, -columns % VECTOR if columns else VECTOR))
     return padded.to(rings.rotations.device, rings.rotations.dtype).contiguous()
 

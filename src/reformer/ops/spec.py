@@ -217,20 +217,31 @@ def make_lsh(rule: str = "bucket", **options: Any) -> LSH:
 
     Raises ValueError for a value out of range and for an option of the other rule.
     """
-    return LSH(**_fields(LSH, LSH_RULES, rule, options))
+    return LSH(**_fields(LSH, LSH_RULES, rule, options, ""))
 
 
-def make_local(rule: str = "window", **options: Any) -> Local:
-    """The same for attention to near tokens."""
-    return Local(**_fields(Local, LOCAL_RULES, rule, options))
+def make_local(rule: str = "window", prefix: str = "", **options: Any) -> Local:
+    """The same for attention to near tokens; the names of its rules' options begin with `prefix`."""
+    return Local(**_fields(Local, LOCAL_RULES, rule, options, prefix))
 
 
-def _fields(kind: type, rules: dict[str, Any], rule: str, options: dict[str, Any]) -> dict[str, Any]:
+def _fields(kind: type, rules: dict[str, Any], rule: str, options: dict[str, Any], prefix: str) -> dict[str, Any]:
     check_choice("rule", rule, tuple(rules))
     given = {name: value for name, value in options.items() if value is not None}
-    own = OPTIONS[rules[rule]]
-    for other in rules.keys() - {rule}:
-        for name in given.keys() & (OPTIONS[rules[other]].keys() - own.keys() - OPTIONS[kind].keys()):
-            raise ValueError(f"{name}={given[name]!r} goes with rule={other!r} and the rule is {rule!r}: leave one out")
-    made = rules[rule](**{own[name]: given.pop(name) for name in own if name in given})
+    own = {f"{prefix}{name}": each for name, each in OPTIONS[rules[rule]].items()}
+    for name in sorted((given.keys() - own.keys()) & options_of_rules(rules, prefix)):
+        other = next(each for each in rules if name.removeprefix(prefix) in OPTIONS[rules[each]])
+        raise ValueError(
+            f"{name}={given[name]!r} goes with {prefix}rule={other!r} and the rule is {rule!r}: leave one out"
+        )
+    fields_of_rule = {own[name]: given.pop(name) for name in own if name in given}
+    try:
+        made = rules[rule](**fields_of_rule)
+    except ValueError as error:
+        raise ValueError(f"{prefix}{error}") from None  # which begins with the option's name
     return {"rule": made, **{OPTIONS[kind].get(name, name): value for name, value in given.items()}}
+
+
+def options_of_rules(rules: dict[str, Any], prefix: str = "") -> set[str]:
+    """The options of all rules, by their public names."""
+    return {f"{prefix}{name}" for each in rules.values() for name in OPTIONS[each]}

@@ -10,8 +10,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 import reformer.models
-from reformer import __version__
 from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerPreTrainedModel
+from reformer.version import __version__
 
 CHECKPOINT = "checkpoint-"
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"

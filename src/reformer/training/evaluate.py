@@ -178,9 +178,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def _check(documents: Sequence[Document], tokens: Tokens, model: ReformerPreTrainedModel) -> None:
     if not any(document.text for document in documents):
         raise ValueError("there is no document to evaluate on, or each is empty")
-    if tokens.vocabulary > model.config.vocab_size:
+    if tokens.vocabulary > model.config.vocabulary:
         raise ValueError(
-            f"the tokenizer has {tokens.vocabulary} tokens, the model {model.config.vocab_size}: it is another model's"
+            f"the tokenizer has {tokens.vocabulary} tokens, the model {model.config.vocabulary}: it is another model's"
         )
 
 

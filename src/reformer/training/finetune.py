@@ -14,8 +14,8 @@ from reformer.layers.positions import PositionTable
 from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerPreTrainedModel
 from reformer.models.cache import differing
 from reformer.settings import ModelSettings
+from reformer.settings.lora import LoraSettings
 from reformer.training.checkpoint import load_model, read_config, reading
-from reformer.training.lora_settings import LoraSettings
 
 LAYERS = "model"
 """The name of what models of all tasks but translation have in common."""
@@ -73,7 +73,8 @@ def check_init(folder: str, settings: ModelSettings, kind: type[ReformerPreTrain
 def _check_changes(before: ModelSettings, after: ModelSettings, free: set[str]) -> None:
     fixed = [name for name in differing(before, after) if name not in free]
     if fixed:
-        now = ", ".join(f"{name}={getattr(after, name)!r} (it has {getattr(before, name)!r})" for name in fixed)
+        old, new = before.worked_out(), after.worked_out()
+        now = ", ".join(f"{name}={getattr(new, name)!r} (it has {getattr(old, name)!r})" for name in fixed)
         raise ValueError(f"a trained model keeps what it is; leave out {now}")
 
 

@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from reformer.settings.run_file import RUN_FILE, Run, check_same_run, write_run_file
 from reformer.training.checkpoint import CONFIG, checkpoints
 from reformer.training.job import Text
 from reformer.training.processes import is_main_process, process_count
-from reformer.training.run_file import RUN_FILE, Run, check_same_run, write_run_file
 
 ORIGIN = "origin.json"
 """What a checkpoint was trained on, and by how many processes."""

@@ -126,7 +126,7 @@ def generate_text(
     text, cache = _start(model, tokens, prompt, max_new_tokens, load, reason is None)
     prompt_tokens = text.shape[1]
     options = _options(sampling or Sampling(), tokens, prompt_tokens)
-    unwanted = [*tokens.unwanted, *range(tokens.vocabulary, model.config.vocab_size)]
+    unwanted = [*tokens.unwanted, *range(tokens.vocabulary, model.config.vocabulary)]
     if echo:
         write(prompt.decode("utf-8", "replace"))
     with torch.no_grad(), evaluating(model), _seeded(sampling.seed if sampling else None, model.device):

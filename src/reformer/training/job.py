@@ -12,7 +12,6 @@ from reformer.data.cutting import CutWindows
 from reformer.data.examples import Example, ExampleCollate, ExampleDataset, Examples
 from reformer.data.masking import MaskedWindows
 from reformer.data.prepare import Corpus
-from reformer.data.settings import DataSettings
 from reformer.data.tokens import Tokens
 from reformer.data.windows import Collate, HeldOutWindows, TrainingWindows
 from reformer.models import (
@@ -25,8 +24,9 @@ from reformer.models import (
     ReformerPreTrainedModel,
 )
 from reformer.settings import ModelSettings
+from reformer.settings.data import DataSettings
+from reformer.settings.training import TrainingSettings
 from reformer.training.processes import process_count
-from reformer.training.settings import TrainingSettings
 
 Text = Corpus | Examples
 """What runs are trained on."""
@@ -113,5 +113,5 @@ def for_task(settings: ModelSettings, task: str) -> ModelSettings:
 
 def with_tokens(settings: ModelSettings, tokens: Tokens) -> ModelSettings:
     """Settings of a model for these tokens: as many, unless more are asked for, and their special ones."""
-    size = tokens.vocabulary if settings.vocab_size == ModelSettings.vocab_size else settings.vocab_size
+    size = tokens.vocabulary if settings.vocab_size is None else settings.vocab_size
     return replace(settings, vocab_size=max(size, tokens.end + 1), pad_token_id=tokens.pad, eos_token_id=tokens.end)

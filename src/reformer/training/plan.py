@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from reformer.ops.spec import Band, Chunks, Octaves
 from reformer.settings import ModelSettings
-from reformer.training.lora_settings import LoraSettings
+from reformer.settings.lora import LoraSettings
+from reformer.settings.training import TrainingSettings
 from reformer.training.processes import process_count
-from reformer.training.settings import TrainingSettings
 
 _SIZE = 4  # bytes of a number in fp32
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -80,16 +81,14 @@ def _taps(settings: ModelSettings, kind: str) -> int:
 
 def _shapes(settings: ModelSettings, kind: str) -> list[tuple[int, int]]:
     """The matrices of one layer."""
-    assert settings.head_dim is not None
-    assert settings.intermediate_size is not None
-    hidden, inner = settings.hidden_size, settings.num_attention_heads * settings.head_dim
-    wide = settings.intermediate_size * (2 if settings.hidden_act == "swiglu" else 1)
+    hidden, inner = settings.hidden_size, settings.num_attention_heads * settings.head_width
+    wide = settings.feed_forward_width * (2 if settings.hidden_act == "swiglu" else 1)
     projections = 2 if kind == "lsh" else 3
     return [
         *([(hidden, inner)] * projections),
         (inner, hidden),
         (hidden, wide),
-        (settings.intermediate_size, hidden),
+        (settings.feed_forward_width, hidden),
     ]
 
 
@@ -104,11 +103,11 @@ def _ends(settings: ModelSettings) -> list[tuple[int, int]]:
     """The matrices in front of the layers and behind them."""
     hidden, merged = settings.hidden_size, settings.merged_width
     width = settings.embedding_size or hidden
-    ends = [(settings.vocab_size, width)]
+    ends = [(settings.vocabulary, width)]
     if width != hidden:
         ends.append((width, hidden))
     if not settings.tie_word_embeddings:
-        ends.append((merged, settings.vocab_size))
+        ends.append((merged, settings.vocabulary))
     elif merged != width:
         ends.append((merged, width))
     if settings.position_embedding == "learned":
@@ -126,7 +125,7 @@ def _vectors(settings: ModelSettings) -> Iterator[int]:
         yield from (b for _, b in feed_forward)
         yield (2 * norm + _taps(settings, kind)) * settings.hidden_size
     yield norm * settings.merged_width
-    yield settings.vocab_size
+    yield settings.vocabulary
 
 
 def _adapters(settings: ModelSettings, rank: int) -> Iterator[int]:
@@ -164,11 +163,9 @@ def _block(settings: ModelSettings, training: TrainingSettings, tokens: int, kin
 
     The feed-forward branch goes first, while what both have saved is there.
     """
-    assert settings.head_dim is not None
-    assert settings.intermediate_size is not None
     size = 2 if training.bf16 else _SIZE
-    hidden, inner = settings.hidden_size, settings.num_attention_heads * settings.head_dim
-    wide = settings.intermediate_size * (3 if settings.hidden_act == "swiglu" else 1)
+    hidden, inner = settings.hidden_size, settings.num_attention_heads * settings.head_width
+    wide = settings.feed_forward_width * (3 if settings.hidden_act == "swiglu" else 1)
     piece = min(settings.chunk_size_feed_forward or tokens, tokens)
     rounds = settings.num_hashes if kind == "lsh" else 1
     # queries, keys, values, output; turned and shifted ones
@@ -188,28 +185,32 @@ def _block(settings: ModelSettings, training: TrainingSettings, tokens: int, kin
 def _loss(settings: ModelSettings, tokens: int) -> int:
     """Merged streams, their norm, gradients of both, and the logits of a piece three times."""
     piece = min(settings.loss_chunk or tokens, tokens)
-    return 2 * tokens * settings.merged_width * _SIZE + 3 * piece * settings.vocab_size * _SIZE
+    return 2 * tokens * settings.merged_width * _SIZE + 3 * piece * settings.vocabulary * _SIZE
 
 
 def _flops(settings: ModelSettings, length: int, frozen: bool) -> float:
     """Of one window: forward, backward, and the second forward of a reversible model."""
-    assert settings.head_dim is not None
-    inner = settings.num_attention_heads * settings.head_dim
+    inner = settings.num_attention_heads * settings.head_width
     kinds, depth = settings.attention_pattern, settings.num_hidden_layers
     keys = {
-        "local": min(settings.local_window, length),
+        "local": min(_neighbours(settings.local.rule), length),
         "full": length / (2 if settings.causal else 1),
-        "lsh": min(settings.num_hashes * settings.window, length),
+        "lsh": min(settings.num_hashes * _neighbours(settings.lsh.rule), length),
     }
     layers = 0.0
     for i in range(depth):
         kind = kinds[i % len(kinds)]
         matrices = sum(a * b for a, b in _shapes(settings, kind)) + settings.hidden_size * _taps(settings, kind)
         layers += 2 * matrices + 4 * keys[kind] * inner
-    head = 2 * settings.merged_width * settings.vocab_size
+    head = 2 * settings.merged_width * settings.vocabulary
     backward = 1 if frozen else 2
     runs = (2 if settings.reversible else 1) + backward
     return length * (layers * runs + head * (2 + backward if settings.loss_chunk else 1 + backward))
+
+
+def _neighbours(rule: Octaves | Chunks | Band) -> int:
+    """Keys that a query sees at most, of one round."""
+    return rule.length * (rule.before + 1 + rule.after) if isinstance(rule, Chunks) else rule.window
 
 
 def _in_units(size: int) -> str:

@@ -11,20 +11,20 @@ from transformers import set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from reformer.data.examples import Examples
-from reformer.data.settings import DataSettings
 from reformer.models import ReformerConfig, ReformerForCausalLM
 from reformer.models.model import ReformerPreTrainedModel
 from reformer.settings import ModelSettings
+from reformer.settings.data import DataSettings
+from reformer.settings.lora import LoraSettings
+from reformer.settings.run_file import Run
+from reformer.settings.training import TrainingSettings
 from reformer.training.checkpoint import CONFIG, checkpoints
 from reformer.training.finetune import add_lora, merge_lora, start_from
 from reformer.training.folder import RunFolder, check_same
 from reformer.training.interruption import Interruption
-from reformer.training.job import Text, for_task, make_job
-from reformer.training.lora_settings import LoraSettings
+from reformer.training.job import Text, for_task, make_job, with_tokens
 from reformer.training.processes import is_main_process, process_count
 from reformer.training.progress import ProgressLines
-from reformer.training.run_file import Run
-from reformer.training.settings import TrainingSettings
 from reformer.training.trainer import ReformerTrainer
 
 Say = Callable[[str], None]
@@ -77,7 +77,8 @@ def train(
     per_token = "byte" if corpus.tokens.per_byte else "token"
     progress = ProgressLines(per_token if data.task in ("lm", "mlm", "translate") else None)
     try:
-        model = model or build_model(settings, training.seed, job.model_class, **job.config)
+        if model is None:
+            model = build_model(with_tokens(settings, corpus.tokens), training.seed, job.model_class, **job.config)
         say(f"{model.num_parameters():,} weights; {job.amount}")
         set_seed(training.seed)
         trained: Any = add_lora(model, LoraSettings.parse(training.lora)) if training.lora else model
@@ -158,7 +159,7 @@ def find_checkpoint(out: Path, resume: str) -> Path | None:
 
 def check_fit(settings: ModelSettings, training: TrainingSettings, vocabulary: int, task: str = "lm") -> None:
     """ValueError where model, training and tokens do not go together."""
-    if settings.vocab_size < vocabulary:
+    if settings.vocab_size is not None and settings.vocab_size < vocabulary:
         raise ValueError(
             f"vocab_size={settings.vocab_size} is too small for the tokenizer's {vocabulary} tokens; leave it out"
         )

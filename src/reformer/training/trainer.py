@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import EarlyStoppingCallback, EvalPrediction, PrinterCallback, Trainer, TrainingArguments
 
+from reformer.settings.training import TrainingSettings
 from reformer.training.checkpoint import CHECKPOINT, checkpoints
 from reformer.training.job import Job
-from reformer.training.settings import TrainingSettings
 
 
 class NonFiniteLoss(RuntimeError):

@@ -6,6 +6,7 @@ from typing import Any
 import transformers
 
 from reformer.ops.bucket_counts import automatic_buckets
+from reformer.ops.spec import Chunks
 from reformer.settings import ModelSettings
 
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "silu": "silu", "swish": "silu"}
@@ -94,11 +95,13 @@ def config_of(settings: ModelSettings, head: bool) -> transformers.ReformerConfi
 
     Raises ValueError that lists all settings which transformers' Reformer does not have.
     """
+    settings = settings.worked_out()
     depth = settings.num_hidden_layers
     layers = [settings.attention_pattern[i % len(settings.attention_pattern)] for i in range(depth)]
     if wrong := _foreign(settings, set(layers), head):
         raise ValueError(f"transformers' Reformer is another model: {'; '.join(wrong)}")
     axial = settings.position_embedding == "axial"
+    lsh, local = (_chunks(spec.rule) for spec in (settings.lsh, settings.local))
     values: dict[str, Any] = {
         "vocab_size": settings.vocab_size,
         "hidden_size": settings.hidden_size,
@@ -112,15 +115,15 @@ def config_of(settings: ModelSettings, head: bool) -> transformers.ReformerConfi
         "max_position_embeddings": settings.max_position_embeddings,
         "is_decoder": settings.causal,
         "num_hashes": settings.num_hashes,
-        "num_buckets": list(settings.num_buckets) if isinstance(settings.num_buckets, tuple) else settings.num_buckets,
+        "num_buckets": _number_or_list(lsh.factors),
         "hash_seed": settings.hash_seed if settings.hash_rotations == "transformers" else None,
-        "lsh_attn_chunk_length": settings.chunk_length,
-        "lsh_num_chunks_before": settings.chunks_before,
-        "lsh_num_chunks_after": settings.chunks_after,
+        "lsh_attn_chunk_length": lsh.length,
+        "lsh_num_chunks_before": lsh.before,
+        "lsh_num_chunks_after": lsh.after,
         "lsh_attention_probs_dropout_prob": _given(settings.lsh_dropout, settings.attention_dropout),
-        "local_attn_chunk_length": settings.local_chunk_length,
-        "local_num_chunks_before": settings.local_chunks_before,
-        "local_num_chunks_after": settings.local_chunks_after,
+        "local_attn_chunk_length": local.length,
+        "local_num_chunks_before": local.before,
+        "local_num_chunks_after": local.after,
         "local_attention_probs_dropout_prob": settings.attention_dropout,
         "hidden_dropout_prob": settings.hidden_dropout,
         # there it must divide the length
@@ -135,8 +138,8 @@ def config_of(settings: ModelSettings, head: bool) -> transformers.ReformerConfi
         values |= {"axial_pos_shape": settings.axial_shape, "axial_pos_embds_dim": settings.axial_dims}
         values["max_position_embeddings"] = longest
     found = transformers.ReformerConfig(**values)
-    multiple, own = length_multiple(found), settings.length_multiple
-    chunks = {"lsh": settings.chunk_length, "local": settings.local_chunk_length}
+    multiple, own = length_multiple(found), settings.length_multiple or 1
+    chunks = {"lsh": lsh.length, "local": local.length}
     alike = {chunks[kind] for kind in layers} == {multiple} and multiple % own == 0
     if own != multiple and not alike:
         raise ValueError(
@@ -144,6 +147,17 @@ def config_of(settings: ModelSettings, head: bool) -> transformers.ReformerConfi
             f"shows other chunks to each other than this model: length_multiple={own}, not {multiple}"
         )
     return found
+
+
+def _chunks(rule: object) -> Chunks:
+    """The chunks of a rule; of a kind of layer that the model does not have, theirs and ours have the same."""
+    return rule if isinstance(rule, Chunks) else Chunks()
+
+
+def _number_or_list(factors: tuple[int, ...] | None) -> int | list[int] | None:
+    if factors is None or len(factors) > 1:
+        return None if factors is None else list(factors)
+    return factors[0]
 
 
 def changes_of(settings: ModelSettings) -> list[str]:
@@ -194,7 +208,7 @@ def _foreign(settings: ModelSettings, kinds: set[str], head: bool) -> list[str]:
         for name, values in wanted.items()
         if getattr(settings, name) not in values
     ]
-    if "lsh" in kinds and settings.delivers_successors:
+    if "lsh" in kinds and settings.lsh.successor_values:
         wrong.append(f"successor_values={settings.successor_values!r}, not False")
     if "full" in kinds:
         wrong.append("attention_pattern has 'full', not only 'lsh' and 'local'")

@@ -6,21 +6,20 @@ from torch import Tensor
 
 
 class CrossCache:
-    """Batch rows that follow each other and have one source (beams, samples) share its keys and values."""
+    """So many batch rows that follow each other have one source (beams, samples), and share its keys and values."""
 
-    def __init__(self) -> None:
-        self.repeats = 1
+    def __init__(self, repeats: int = 1) -> None:
+        self.repeats = repeats
         self.keys: Float[Tensor, "sources h s d"] | None = None
         self.values: Float[Tensor, "sources h s d"] | None = None
         self.mask: Bool[Tensor, "sources s"] | None = None
 
-    def begin(self, source: Float[Tensor, "b s width"], mask: Bool[Tensor, "b s"] | None) -> None:
-        """Find out how many rows share a source."""
-        same = (source[1:] == source[:-1]).flatten(1).all(1)
-        if mask is not None:
-            same &= (mask[1:] == mask[:-1]).all(1)
-        self.repeats = _run_length(torch.cat((same.new_zeros(1), same)).logical_not().cumsum(0))
+    def distinct(
+        self, source: Float[Tensor, "b s width"], mask: Bool[Tensor, "b s"] | None
+    ) -> Float[Tensor, "sources s width"]:
+        """The sources, each once; their masks are kept."""
         self.mask = None if mask is None else mask[:: self.repeats]
+        return source[:: self.repeats]
 
     def fold(self, q: Float[Tensor, "b h k d"]) -> Float[Tensor, "sources h more d"]:
         """Rows of one source become more queries of one row."""

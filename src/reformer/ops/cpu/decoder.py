@@ -31,10 +31,10 @@ def forget(rings: Rings, batch: Int[Tensor, "rows"], log2_buckets: int, start: i
 
 
 def _enter(rings: Rings, batch: Tensor, log2_buckets: int, start: int, end: int, forget: bool) -> None:
-    h, width = rings.rows.shape[1], rings.rows.shape[4]
+    h = rings.rows.shape[1]
     factor_from = rings.rule.factor_from
     columns = columns_for([log2_buckets], factor_from)
-    matrix = rotations_by_column(rings.draw(h, width, columns), columns, compute_type(rings.rows))
+    matrix = rotations_by_column(rings.rotations, columns, compute_type(rings.rows))
     levels = levels_of(log2_buckets, factor_from)
     shape = _shape(rings, matrix.shape[2], 0)
     rows, ring, count, flat = (_flat(x) for x in (rings.rows, rings.ring, rings.count, matrix))

@@ -11,7 +11,7 @@ from reformer.ops.spec import LSH
 def rotations_for(q: Tensor, rotations: Rotations, spec: LSH, columns: int) -> Tensor:
     """Rotations [h, r, parts, d, columns], the sum of whose parts is as exact as fp32, in the type of the queries.
 
-    At least one column of them; those drawn from a seed are kept on the device.
+    At least one column of them; the last that were drawn from a seed are kept on the device.
     """
     heads, width = q.shape[1], q.shape[3]
     if rotations.given is not None:
@@ -21,7 +21,7 @@ def rotations_for(q: Tensor, rotations: Rotations, spec: LSH, columns: int) -> T
     return _drawn(*drawn, q.dtype, q.device)
 
 
-@cached(64)
+@cached(1)  # for a call that is captured in a CUDA graph, behind one that was not; layers keep their own
 def _drawn(
     seed: int, heads: int, rounds: int, width: int, columns: int, share: bool, dtype: torch.dtype, device: torch.device
 ) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import triton
 
-from reformer.ops.backends import interpreted
+from reformer.ops.environment import interpreted
 
 
 def tuned(configurations: Iterable[dict[str, Any]], key: list[str]) -> Callable[[Any], Any]:

@@ -1,13 +1,10 @@
 """Runs that ship with the package, one TOML file each, with the tables [model], [data] and [training]."""
 
-import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from reformer.ops.checks import nearest
-
-Tables = dict[str, dict[str, Any]]
+from reformer.settings.run_file import Tables, read_tables
 
 
 def preset_names() -> list[str]:
@@ -20,7 +17,7 @@ def load_preset(name: str) -> Tables:
     names = preset_names()
     if name not in names:
         raise ValueError(f"preset {name!r} is none of {', '.join(names)}{nearest(name, names)}")
-    return tomllib.loads(_text(name))
+    return read_tables(_text(name), f"preset {name}")
 
 
 def describe_presets() -> str:

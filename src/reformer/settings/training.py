@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from reformer.data.phases import Phase
 from reformer.ops.checks import check_choice, check_integer
 from reformer.settings import Settings
-from reformer.training.lora_settings import LoraSettings
+from reformer.settings.lora import LoraSettings
+from reformer.settings.phases import Phase
 
 
 @dataclass(kw_only=True)

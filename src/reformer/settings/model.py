@@ -1,20 +1,20 @@
 """The fields of a model, without torch: the one source for `ReformerConfig`, the TOML file and the command line."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
-from types import UnionType
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from reformer.ops.bucket_counts import automatic_buckets
-from reformer.ops.checks import check_choice, check_integer, check_probability, nearest
-from reformer.ops.spec import LOCAL_RULES, LSH, LSH_RULES, OPTIONS, Local, make_local, make_lsh
+from reformer.ops.checks import check_choice, check_integer, check_probability
+from reformer.ops.spec import LOCAL_RULES, LSH, LSH_RULES, OPTIONS, Chunks, Local, make_local, make_lsh
+from reformer.settings.base import Settings
 
 RULE_VERSION = 2
 """The meaning of LSH layers that this library computes (`docs/rule.md`)."""
 
-RENAMED = {"logit_scale": "attention_scale"}
-"""Names of before, and of now."""
+VOCABULARY = 259
+"""Tokens where nothing says how many: 256 bytes behind 3 special tokens."""
 
 ATTENTION_KINDS = ("local", "lsh", "full")
 
@@ -28,60 +28,15 @@ def check_rule_version(version: object) -> None:
         )
 
 
-def hint_at(name: str, names: Sequence[str]) -> str:
-    """What a field is called now, or the nearest name there is, or nothing."""
-    return f"; it is {RENAMED[name]!r} now" if RENAMED.get(name) in names else nearest(name, names)
-
-
-@dataclass(kw_only=True)
-class Settings:
-    """Fields whose types and values are checked when an instance is made."""
-
-    def __post_init__(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if isinstance(value, list):
-                value = tuple(value)
-                setattr(self, name, value)
-            if not _fits(value, kind):
-                raise ValueError(f"{name}={value!r} is of the wrong kind; it must be {_in_words(kind)}")
-
-    @classmethod
-    def unchecked(cls, **values: Any) -> Self:
-        """Defaults under `values`, neither checked nor worked out: where flags are still to be laid over them."""
-        settings = object.__new__(cls)
-        settings.__dict__.update({field.name: field.default for field in fields(cls)} | values)
-        return settings
-
-
-def _fits(value: object, kind: Any) -> bool:
-    """Whether a value is of an annotated kind; integers are numbers too, truth values are neither."""
-    if get_origin(kind) in (Union, UnionType):
-        return any(_fits(value, part) for part in get_args(kind))
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_fits(part, get_args(kind)[0]) for part in value)
-    if kind in (int, float):
-        return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
-    return isinstance(value, kind)
-
-
-def _in_words(kind: Any) -> str:
-    if get_origin(kind) in (Union, UnionType):
-        return " or ".join(_in_words(part) for part in get_args(kind))
-    if get_origin(kind) is tuple:
-        return f"a list of {_in_words(get_args(kind)[0]).removeprefix('a ').removeprefix('an ')}s"
-    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
-    return names.get(kind, str(kind))
-
-
 @dataclass(kw_only=True)
 class ModelSettings(Settings):
-    """What a model is. Values are checked and normalised when an instance is made."""
+    """What a model is, as it was asked for: None is for what is left open and follows from the others.
 
-    vocab_size: int = 259
-    """Tokens of the vocabulary; the default is 256 bytes behind 3 special tokens."""
+    Values are checked when an instance is made.
+    """
+
+    vocab_size: int | None = None
+    """Tokens of the vocabulary; None: those of the tokenizer, or 256 bytes behind 3 special tokens."""
     hidden_size: int = 256
     """Width of each of the two residual streams."""
     embedding_size: int | None = None
@@ -136,12 +91,12 @@ class ModelSettings(Settings):
     """The most buckets, a power of two, or none for no limit; rule="chunk": even factors, worked out if not given."""
     rule: Literal["bucket", "chunk"] = "bucket"
     """Which keys a hashed query sees: its bucket's last ones, or equal chunks as in the older implementations."""
-    window: int = 32
-    """The most neighbours on a side, tokens (rule="bucket")."""
+    window: int | None = None
+    """The most neighbours on a side, tokens (rule="bucket"); None: 32."""
     bucket_size: int | None = None
     """Mean tokens of a bucket at its fullest; None: window (rule="bucket")."""
-    factor_from: int = 256
-    """Buckets above which two hashes combine into one (rule="bucket")."""
+    factor_from: int | None = None
+    """Buckets above which two hashes combine into one (rule="bucket"); None: 256."""
     rule_version: int = RULE_VERSION
     """The meaning of LSH layers that the weights were trained with."""
     successor_values: bool | None = None
@@ -150,12 +105,12 @@ class ModelSettings(Settings):
     """Tokens of the convolution in front of queries and keys: LSH layers, full ones with shifted_keys; 0: none."""
     shifted_keys: bool = False
     """Full layers: with each value stands the key of the token before it (causal only)."""
-    chunk_length: int = 64
-    """Tokens of a chunk (rule="chunk")."""
-    chunks_before: int = 1
-    """Chunks seen in front of the own one (rule="chunk")."""
-    chunks_after: int = 0
-    """Chunks seen behind the own one (rule="chunk")."""
+    chunk_length: int | None = None
+    """Tokens of a chunk (rule="chunk"); None: 64."""
+    chunks_before: int | None = None
+    """Chunks seen in front of the own one (rule="chunk"); None: 1."""
+    chunks_after: int | None = None
+    """Chunks seen behind the own one (rule="chunk"); None: 0."""
     duplicates: Literal["count", "once"] = "count"
     """Whether a key that several rounds offer counts as often, or once."""
     attention_scale: float = 1.0
@@ -166,16 +121,16 @@ class ModelSettings(Settings):
     """How rotations are drawn: as here, or as transformers' Reformer draws them under hash_seed."""
     local_rule: Literal["window", "chunk"] = "window"
     """Local layers: the last local_window tokens, or chunks as in transformers."""
-    local_window: int = 64
-    """Tokens that a local layer sees, self included; without causal, local_window - 1 on each side."""
-    local_chunk_length: int = 64
-    """Tokens of a chunk (local_rule="chunk")."""
-    local_chunks_before: int = 1
-    """Chunks seen in front of the own one (local_rule="chunk")."""
-    local_chunks_after: int = 0
-    """Chunks seen behind the own one (local_rule="chunk")."""
-    length_multiple: int = 1
-    """Rings of chunks are lengthened by padding to a multiple of this, as transformers' Reformer does."""
+    local_window: int | None = None
+    """Tokens that a local layer sees, self included; without causal, local_window - 1 on each side; None: 64."""
+    local_chunk_length: int | None = None
+    """Tokens of a chunk (local_rule="chunk"); None: 64."""
+    local_chunks_before: int | None = None
+    """Chunks seen in front of the own one (local_rule="chunk"); None: 1."""
+    local_chunks_after: int | None = None
+    """Chunks seen behind the own one (local_rule="chunk"); None: 0."""
+    length_multiple: int | None = None
+    """Rings of chunks are lengthened by padding to a multiple of this, as transformers' Reformer does; None: 1."""
     embedding_dropout: float = 0.0
     """Dropout behind the embeddings."""
     attention_dropout: float = 0.0
@@ -218,11 +173,9 @@ class ModelSettings(Settings):
         self._check_tokens()
 
     def _check_numbers(self) -> None:
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
             check_integer(name, getattr(self, name), 1)
-        for name in ("max_position_embeddings", "length_multiple"):
-            check_integer(name, getattr(self, name), 1)
-        for name in ("embedding_size", "num_decoder_layers", "head_dim", "intermediate_size"):
+        for name in ("vocab_size", "embedding_size", "num_decoder_layers", "head_dim", "intermediate_size"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), 1)
         for name in ("chunk_size_feed_forward", "loss_chunk", "conv_size"):
@@ -236,14 +189,11 @@ class ModelSettings(Settings):
             raise ValueError("residual='single' cannot be recovered in the backward; give reversible=False with it")
         if not self.layer_norm_eps > 0:
             raise ValueError(f"layer_norm_eps={self.layer_norm_eps!r} must be above 0")
-        if self.head_dim is None:
-            if self.hidden_size % self.num_attention_heads:
-                raise ValueError(
-                    f"num_attention_heads={self.num_attention_heads} does not divide hidden_size={self.hidden_size}; "
-                    "choose heads that do, or give head_dim"
-                )
-            self.head_dim = self.hidden_size // self.num_attention_heads
-        self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads} does not divide hidden_size={self.hidden_size}; "
+                "choose heads that do, or give head_dim"
+            )
 
     def _check_attention(self) -> None:
         if not self.attention_pattern:
@@ -253,17 +203,13 @@ class ModelSettings(Settings):
         check_rule_version(self.rule_version)
         if self.rule == "bucket" and self.hash_rotations == "transformers":
             raise ValueError("hash_rotations='transformers' goes with rule='chunk'; choose one of the two")
-        if self.rule == "chunk" and self.num_buckets is None:
-            limit = 2 * max(int((self.max_position_embeddings // self.chunk_length) ** 0.5), self.chunk_length)
-            buckets = automatic_buckets(self.max_position_embeddings, self.chunk_length, limit)
-            self.num_buckets = tuple(buckets) if isinstance(buckets, list) else buckets
         _ = self.lsh, self.local  # they check their own fields
 
     def _check_positions(self) -> None:
         if self.lsh_rotary and self.rule != "chunk":
             raise ValueError("lsh_rotary=True needs rule='chunk'; rule='bucket' sees content only")
-        if (self.position_embedding == "rotary" or self.lsh_rotary) and self.head_dim is not None and self.head_dim % 2:
-            raise ValueError(f"head_dim={self.head_dim} is odd; rotary positions turn pairs: choose an even one")
+        if (self.position_embedding == "rotary" or self.lsh_rotary) and self.head_width % 2:
+            raise ValueError(f"head_dim={self.head_width} is odd; rotary positions turn pairs: choose an even one")
         if self.position_embedding == "sinusoidal" and self.hidden_size % 2:
             raise ValueError(f"hidden_size={self.hidden_size} is odd; sinusoidal positions need an even one")
         if self.position_embedding != "axial":
@@ -289,33 +235,93 @@ class ModelSettings(Settings):
     def _check_tokens(self) -> None:
         for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
             if getattr(self, name) is not None:
-                check_integer(name, getattr(self, name), 0, self.vocab_size - 1)
+                check_integer(name, getattr(self, name), 0, self.vocabulary - 1)
+
+    @property
+    def vocabulary(self) -> int:
+        """`vocab_size`, worked out."""
+        return VOCABULARY if self.vocab_size is None else self.vocab_size
+
+    @property
+    def head_width(self) -> int:
+        """`head_dim`, worked out."""
+        return self.hidden_size // self.num_attention_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def feed_forward_width(self) -> int:
+        """`intermediate_size`, worked out."""
+        return 4 * self.hidden_size if self.intermediate_size is None else self.intermediate_size
 
     @property
     def lsh(self) -> LSH:
         """What LSH layers are."""
+        names = {name for kind in (LSH, *LSH_RULES.values()) for name in OPTIONS[kind] if hasattr(self, name)}
+        options = {name: getattr(self, name) for name in names - {"length_multiple"}}
+        if self.rule == "chunk" and self.num_buckets is None:
+            options["num_buckets"] = self._chunk_buckets()
+        if self.rule == "chunk" or self.local_rule != "chunk":
+            options["length_multiple"] = self.length_multiple
         dropout = self.attention_dropout if self.lsh_dropout is None else self.lsh_dropout
-        names = {**OPTIONS[LSH], **OPTIONS[LSH_RULES[self.rule]]}
-        options = {name: getattr(self, name) for name in names if hasattr(self, name)}
         return make_lsh(**options, scale=self.attention_scale, dropout=dropout)
 
     @property
     def local(self) -> Local:
         """What local layers are."""
-        rule: str = self.local_rule
-        own = {name: getattr(self, f"local_{name}", None) for name in OPTIONS[LOCAL_RULES[rule]]}
-        if rule == "chunk":
-            own["length_multiple"] = self.length_multiple
-        return make_local(rule, **own, causal=self.causal, dropout=self.attention_dropout)
+        names = {f"local_{name}" for kind in LOCAL_RULES.values() for name in OPTIONS[kind]}
+        options = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        if self.local_rule == "chunk":
+            options["local_length_multiple"] = self.length_multiple
+        return make_local(self.local_rule, "local_", **options, causal=self.causal, dropout=self.attention_dropout)
 
-    @property
-    def delivers_successors(self) -> bool:
-        """`successor_values`, worked out."""
-        return self.causal if self.successor_values is None else self.successor_values
+    def _chunk_buckets(self) -> int | tuple[int, ...]:
+        """As transformers works them out."""
+        chunk = Chunks.length if self.chunk_length is None else self.chunk_length
+        check_integer("chunk_length", chunk, 1)
+        limit = 2 * max(int((self.max_position_embeddings // chunk) ** 0.5), chunk)
+        buckets = automatic_buckets(self.max_position_embeddings, chunk, limit)
+        return tuple(buckets) if isinstance(buckets, list) else buckets
+
+    def left_open(self) -> dict[str, Any]:
+        """The fields that were not asked for, and what follows for them from the others."""
+        lsh, local = self.lsh, self.local
+        found = {
+            "vocab_size": self.vocabulary,
+            "num_decoder_layers": self.num_hidden_layers,
+            "head_dim": self.head_width,
+            "intermediate_size": self.feed_forward_width,
+            "num_hashes_eval": self.num_hashes,
+            "successor_values": lsh.successor_values,
+            "lsh_dropout": lsh.dropout,
+            "attention_output_dropout": self.hidden_dropout,
+            "feed_forward_dropout": self.hidden_dropout,
+            **{name: getattr(lsh.rule, field) for name, field in OPTIONS[type(lsh.rule)].items()},
+            **{f"local_{name}": getattr(local.rule, field) for name, field in OPTIONS[type(local.rule)].items()},
+        }
+        if self.rule == "chunk":
+            found["num_buckets"] = self._chunk_buckets()
+        elif self.local_rule == "chunk":
+            found["length_multiple"] = found["local_length_multiple"]
+        return {name: value for name, value in found.items() if value is not None and getattr(self, name, 0) is None}
 
     def worked_out(self) -> Self:
-        """The same model with nothing left open that `causal` answers."""
-        return replace(self, successor_values=self.delivers_successors)
+        """The same model with nothing left open."""
+        return replace(self, **self.left_open())
+
+    @classmethod
+    def as_asked(cls, values: Mapping[str, Any], left_open: Sequence[str]) -> dict[str, Any]:
+        """Fields without those that were worked out: of `left_open` only those that say something else.
+
+        So a file may hold what was worked out for whoever reads it, and still say what was asked for.
+        """
+        asked = {name: value for name, value in values.items() if name not in left_open}
+        try:
+            worked_out = cls(**asked).worked_out()
+        except ValueError:
+            return dict(values)  # it is for who makes settings of them to say what is wrong
+        changed = {name: values[name] for name in left_open if name in values}
+        return asked | {
+            name: value for name, value in changed.items() if _plain(value) != _plain(getattr(worked_out, name))
+        }
 
     @property
     def merged_width(self) -> int:
@@ -330,3 +336,7 @@ class ModelSettings(Settings):
         if self.position_embedding == "axial" and self.axial_shape is not None:
             return prod(self.axial_shape)
         return None
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
