@@ -31,7 +31,8 @@ def build(name: str, length: int, rounds: int, heads: int, width: int, window: i
 def _operation(name: str, q: Tensor, v: Tensor, rounds: int, window: int) -> Forward:
     length = q.shape[2]
     if name in ("bucket", "chunk"):
-        options: dict[str, Any] = {"rule": name, "num_hashes": rounds, "window": window, "chunk_length": window}
+        size = {"window" if name == "bucket" else "chunk_length": window}
+        options: dict[str, Any] = {"rule": name, "num_hashes": rounds, **size}
         return lambda: reformer.lsh_attention(q, v, **options)
     if name == "plain":
         return lambda: reformer.lsh_attention(q, v, num_hashes=rounds, window=window, backend="plain")
