@@ -135,7 +135,7 @@ def test_a_number_that_somebody_wrote_into_the_file_counts(tmp_path: Path) -> No
     assert ReformerConfig.from_pretrained(tmp_path).settings == ModelSettings(head_dim=32)
 
 
-def test_another_rule_takes_no_number_along(tmp_path: Path) -> None:
+def test_another_rule_takes_no_number_along(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     chunks = ReformerConfig(rule="chunk")
     assert (chunks.num_buckets, chunks.window) == ((32, 64), None)
     assert replace(chunks.settings, rule="bucket") == ModelSettings()
@@ -143,6 +143,10 @@ def test_another_rule_takes_no_number_along(tmp_path: Path) -> None:
     assert ReformerConfig.from_pretrained(tmp_path, rule="bucket").settings == ModelSettings()
     chunks.rule = "bucket"
     assert chunks.settings == ModelSettings()
+    ReformerConfig(rule="chunk", chunk_length=8, num_buckets=6).save_pretrained(tmp_path)
+    with caplog.at_level("WARNING"):
+        assert ReformerConfig.from_pretrained(tmp_path, rule="bucket").settings == ModelSettings()
+    assert "chunk_length=8 is dropped: it goes with another rule than rule='bucket'" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,14 @@ from dataclasses import asdict, fields, replace
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
+from transformers.utils import logging
 
 from reformer.settings.base import hint_at
 from reformer.settings.model import RULE_VERSION, ModelSettings, check_rule_version
+from reformer.settings.run_file import lay
 from reformer.version import __version__
+
+logger = logging.get_logger(__name__)
 
 _OWN = tuple(field.name for field in fields(ModelSettings))
 
@@ -59,13 +63,17 @@ class ReformerConfig(ModelSettings, PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """A configuration of these values, and above them of those fields among `kwargs`; the others as the base's."""
+        """A configuration of these values, and above them of those fields among `kwargs`; the others as the base's.
+
+        What the values have for another rule than the one that is chosen above them is dropped, with a warning.
+        """
         values = dict(config_dict)
         check_rule_version(values.get("rule_version", RULE_VERSION))
         own = {name: values.pop(name) for name in _OWN if name in values}
         asked = ModelSettings.as_asked(own, values.pop("left_open", ()))
         above = {name: kwargs.pop(name) for name in _OWN if name in kwargs}
-        return super().from_dict({**values, **asked, **above}, **kwargs)
+        laid = lay({"model": asked}, {"model": above}, logger.warning)["model"]
+        return super().from_dict({**values, **laid}, **kwargs)
 
     @property
     def settings(self) -> ModelSettings:
