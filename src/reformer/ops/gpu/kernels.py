@@ -267,16 +267,9 @@ def attend(
             )  # fmt: skip
             return
         forward.attend_tiles[(launch.heads * tiles,)](
-            *inputs,
-            heads_of(out),
-            z,
-            reach,
-            launch.dropout,
-            *numbers,
-            **launch.common,
-            N=launch.tile,
+            *inputs, heads_of(out), z, reach, launch.dropout, *numbers, **launch.common, N=launch.tile,
             KEEPS_OWN=keeps_own,
-        )
+        )  # fmt: skip
 
     if launch.rounds == 1:
         if sequences.key_padding_mask is not None:
