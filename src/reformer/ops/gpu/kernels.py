@@ -131,7 +131,8 @@ class Launch:
     """One attention: its rows, the numbers that all kernels need, and how its rounds are grouped."""
 
     def __init__(
-        self, q: Tensor, shared: bool, buckets: Tensor | None, sequences: Sequences, spec: LSH | Local, dropout_seed: int
+        self, q: Tensor, shared: bool, buckets: Tensor | None, sequences: Sequences, spec: LSH | Local,
+        dropout_seed: int,
     ) -> None:  # fmt: skip
         self.spec, self.shared, self.sequences = spec, shared, sequences
         self.b, self.h, self.length, self.width = q.shape
