@@ -98,6 +98,11 @@ def test_what_goes_with_another_rule_is_dropped_and_said() -> None:
     assert isinstance(ModelSettings(**back).lsh.rule, Octaves)
     assert lay(below, {"model": {"rule": "bucket"}}, said.append)["model"]["window"] == 16
     assert len(said) == 5
+    rings = {"model": {"rule": "chunk", "length_multiple": 6, "lsh_rotary": True, "hash_rotations": "own"}}
+    assert lay(rings, {"model": {"rule": "bucket"}}, said.append)["model"] == {"rule": "bucket"}
+    assert [line.split("=")[0] for line in said[5:]] == ["length_multiple", "lsh_rotary"]  # the third is as it would be
+    chunks = {"model": {**rings["model"], "local_rule": "chunk"}}
+    assert lay(chunks, {"model": {"rule": "bucket"}}, said.append)["model"]["length_multiple"] == 6
     both = lay({}, {"model": {"rule": "chunk", "window": 8}}, said.append)  # in the same breath
     with pytest.raises(ValueError, match="window=8 goes with rule='bucket'"):
         Run.of(both)

@@ -313,6 +313,8 @@ class ModelSettings(Settings):
 
         So a file may hold what was worked out for whoever reads it, and still say what was asked for.
         """
+        if not left_open:
+            return dict(values)
         asked = {name: value for name, value in values.items() if name not in left_open}
         try:
             worked_out = cls(**asked).worked_out()

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Callable
-from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -22,6 +22,9 @@ NONE = "none"
 
 TABLES: dict[str, Any] = {"model": ModelSettings, "data": DataSettings, "training": TrainingSettings}
 _NAMES = ", ".join(f"[{table}]" for table in TABLES)
+
+OF_CHUNKS = {"lsh_rotary", "hash_rotations"}
+"""Of the model, what goes with rule="chunk" beside the options of the chunks themselves."""
 
 HARMLESS = {"tensorboard", "processes"}
 """Keys that a resumed run may change: no step depends on them."""
@@ -82,20 +85,14 @@ def read_tables(text: str, where: str) -> Tables:
 
 
 def _read(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
-    hints, defaults = get_type_hints(kind), {each.name: each for each in fields(kind)}
-    return {
-        key: None if value == NONE and _may_be_none(defaults[key], hints[key]) else _tuple(value)
-        for key, value in values.items()
-    }
+    kinds = {key: get_args(hint) for key, hint in get_type_hints(kind).items()}
 
+    def read(key: str, value: Any) -> Any:
+        if value == NONE and NoneType in kinds[key] and str not in kinds[key]:
+            return None
+        return tuple(value) if isinstance(value, list) else value
 
-def _may_be_none(each: Field[Any], hint: Any) -> bool:
-    """Whether the text that stands for None does so in a field."""
-    return NoneType in get_args(hint) and str not in get_args(hint)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return {key: read(key, value) for key, value in values.items()}
 
 
 def lay(below: Tables, above: Tables, say: Callable[[str], None]) -> Tables:
@@ -104,14 +101,18 @@ def lay(below: Tables, above: Tables, say: Callable[[str], None]) -> Tables:
     Where `above` names another rule, what `below` has for its own goes, and is said.
     """
     kept = {table: dict(values) for table, values in below.items()}
-    model = kept.get("model", {})
+    model, chosen = kept.get("model", {}), above.get("model", {})
     for field, rules, prefix in (("rule", LSH_RULES, ""), ("local_rule", LOCAL_RULES, "local_")):
-        chosen = above.get("model", {}).get(field)
-        if chosen not in rules or chosen == model.get(field, next(iter(rules))):
+        rule = chosen.get(field)
+        if rule not in rules or rule == model.get(field, next(iter(rules))):
             continue
-        shared = {f"{prefix}{name}" for name in OPTIONS[rules[chosen]]} - {"num_buckets"}  # of another meaning there
-        for name in sorted((options_of_rules(rules, prefix) - shared - {"length_multiple"}) & model.keys()):
-            say(f"{name}={model.pop(name)!r} is dropped: it goes with another rule than {field}={chosen!r}")
+        own = {f"{prefix}{name}" for name in OPTIONS[rules[rule]]} - {"num_buckets"}  # of another meaning there
+        others = options_of_rules(rules, prefix) - own | (OF_CHUNKS if rule == "bucket" else set())
+        if "chunk" in (chosen.get(name, model.get(name)) for name in ("rule", "local_rule")):
+            others -= {"length_multiple"}  # it is for either kind of chunks
+        for name in sorted(others & model.keys()):
+            if (value := model.pop(name)) != getattr(ModelSettings, name):
+                say(f"{name}={value!r} is dropped: it goes with another rule than {field}={rule!r}")
     return {table: {**kept.get(table, {}), **above.get(table, {})} for table in (*kept, *above)}
 
 
