@@ -73,6 +73,16 @@ def test_the_same_run_is_the_same(position_embedding: Any, tmp_path: Path) -> No
             check_same_run(path, replace(run, model=replace(run.model, **other)))  # type: ignore[arg-type]
 
 
+def test_what_differs_is_named_without_what_follows(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    write_run_file(path, Run.of({}))
+    wider = Run.of({"model": {"hidden_size": 512, "rule": "chunk"}})
+    with pytest.raises(
+        ValueError, match=r"settings: hidden_size=512 \(it has 256\), rule='chunk' \(it has 'bucket'\);"
+    ):
+        check_same_run(path, wider)
+
+
 def test_presets_are_read_as_run_files_are() -> None:
     for name in preset_names():
         Run.of(load_preset(name))

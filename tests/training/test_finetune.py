@@ -94,7 +94,7 @@ def test_what_a_trained_model_cannot_change() -> None:
     model = build_model(settings(position_embedding="learned", max_position_embeddings=64), 0)
     same = {"position_embedding": "learned", "max_position_embeddings": 64}
     for changes, message in (
-        ({**same, "hidden_size": 64}, r"keeps what it is; leave out hidden_size=64 \(it has 32\)"),
+        ({**same, "hidden_size": 64}, r"keeps what it is; leave out hidden_size=64 \(it has 32\)$"),
         ({**same, "max_position_embeddings": 32}, "fewer would forget"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -126,6 +126,8 @@ def write_run_file(path: Path, run: Run) -> None:
 def check_same_run(path: Path, run: Run) -> None:
     """ValueError, with the keys that differ, when a run file is another run's."""
     then = Run.of(read_run_file(path))
+    asked = (vars(then.model), vars(run.model))
+    follows = {name for name in asked[0] if asked[0][name] is asked[1][name] is None}  # from what differs
     differing = [
         f"{each.name}={getattr(now, each.name)!r} (it has {getattr(before, each.name)!r})"
         for before, now in (
@@ -134,7 +136,7 @@ def check_same_run(path: Path, run: Run) -> None:
             (then.training, run.training),
         )
         for each in fields(now)
-        if getattr(now, each.name) != getattr(before, each.name) and each.name not in HARMLESS
+        if getattr(now, each.name) != getattr(before, each.name) and each.name not in HARMLESS | follows
     ]
     if differing:
         raise ValueError(

@@ -74,7 +74,8 @@ def _check_changes(before: ModelSettings, after: ModelSettings, free: set[str]) 
     fixed = [name for name in differing(before, after) if name not in free]
     if fixed:
         old, new = before.worked_out(), after.worked_out()
-        now = ", ".join(f"{name}={getattr(new, name)!r} (it has {getattr(old, name)!r})" for name in fixed)
+        named = [name for name in fixed if getattr(after, name) is not None] or fixed  # the others follow from these
+        now = ", ".join(f"{name}={getattr(new, name)!r} (it has {getattr(old, name)!r})" for name in named)
         raise ValueError(f"a trained model keeps what it is; leave out {now}")
 
 
