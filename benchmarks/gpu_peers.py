@@ -151,14 +151,14 @@ _orders: dict[tuple[int, ...], Any] = {}
 def sorted_rows(q: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     """Tokens and low bounds of rows [b, h, r, n], where each token is a query [b, h, r, l], ends of groups; kept."""
     from reformer.ops.gpu import kernels, layout
+    from reformer.ops.sequences import Sequences
 
     key = tuple(q.shape)
     if key not in _orders:
         _orders.clear()
-        sequences = kernels.describe(q, None, None)
         spec = LSH(rule=Octaves(WINDOW), rounds=ROUNDS)
-        buckets = kernels.hash_rows(q.detach(), sequences, Rotations(None, 0), spec)
-        of = layout.octave_layout(sequences, spec.rule, True)
+        of = layout.layout_of(Sequences.of(q), spec)
+        buckets = kernels.hash_rows(q.detach(), of, Rotations(None, 0), spec)
         n = of.token.shape[1]
         kind = layout.BUCKET_TYPES[buckets.shape[3] // n]
         token, group, _ = layout.sort_rows(buckets.view(kind), of.base, of.token, of.groups, None)

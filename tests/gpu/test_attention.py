@@ -128,13 +128,13 @@ def test_rounds_in_groups_are_the_same_softmax(device: str, monkeypatch: pytest.
 
 
 def test_rows_are_sorted_once_a_step(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forward keeps them for its backward; the first run of a reversible block, which has none, does not."""
+    """A forward keeps them for its backward; what a reversible block keeps are buckets."""
     from reformer.ops.gpu import kernels
     from reformer.ops.replay import Tape
 
     sorts = []
-    hashed_rows = kernels.hashed_rows
-    monkeypatch.setattr(kernels, "hashed_rows", lambda *a: sorts.append(1) or hashed_rows(*a))
+    order_rows = kernels.order_rows
+    monkeypatch.setattr(kernels, "order_rows", lambda *a: sorts.append(1) or order_rows(*a))
     *inputs, grad = vectors((1, 1, 40, 16), 3, torch.float32, device)
     options = {"window": 8, "num_hashes": 1, "seed": 0, "backend": "triton"}
     with_gradients(inputs, grad, **options)
@@ -142,11 +142,9 @@ def test_rows_are_sorted_once_a_step(device: str, monkeypatch: pytest.MonkeyPatc
     tape = Tape()
     with tape.record(), torch.no_grad():
         attention.lsh_attention(*inputs, **options)
-    (buckets,) = tape.values
-    assert kernels.IN_ORDER not in buckets.__dict__
+    assert [x.dtype for x in tape.values] == [torch.uint8]
     with tape.replay():
         with_gradients(inputs, grad, **options)
-    assert kernels.IN_ORDER not in buckets.__dict__
     assert len(sorts) == 3
 
 
@@ -186,9 +184,12 @@ def test_twice_gives_the_same_bits(device: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_compiles_as_one_graph(device: str) -> None:
-    *inputs, grad = vectors((1, 1, 40, 16), 3, torch.float32, device)
+@pytest.mark.parametrize("masked", [False, True])
+def test_compiles_as_one_graph(masked: bool, device: str) -> None:
+    *inputs, grad = vectors((2, 1, 40, 16), 3, torch.float32, device)
     options = {"backend": "triton", "window": 8, "num_hashes": 1, "seed": 0}
+    if masked:
+        options |= {"key_padding_mask": padded(2, 40, device), "segment_ids": documents(2, 40, device)}
     expected = with_gradients(inputs, grad, **options)
     backend = "inductor" if device == "cuda" else "aot_eager"
     compiled = torch.compile(lambda q, v: attention.lsh_attention(q, v, **options), fullgraph=True, backend=backend)
@@ -199,17 +200,24 @@ def test_compiles_as_one_graph(device: str) -> None:
 
 
 def test_operators_keep_the_rules_of_torch_library(device: str) -> None:
+    from reformer.ops.gpu import kernels
     from reformer.ops.gpu.backend import operators
+    from reformer.ops.sequences import Sequences
 
     q, k, v = (x.requires_grad_() for x in vectors((1, 1, 40, 16), 3, torch.float32, device))
-    mask = (torch.arange(40, device=device) % 5 > 0)[None]
-    spec = flatten(LSH(rule=Octaves(8), rounds=1))
-    buckets = operators.hash_tokens(q.detach(), mask, None, None, 5, spec)
-    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(operators.hash_tokens, (q.detach(), mask, None, None, 5, spec), test_utils=checks)
-    torch.library.opcheck(operators.attend, (q, None, v, buckets, mask, None, spec, 0), test_utils=checks)
-    local = flatten(Local(rule=Band(8)))
-    torch.library.opcheck(operators.attend, (q, k, v, None, None, None, local, 0), test_utils=checks)
+    sequences, spec = Sequences.of(q, (torch.arange(40, device=device) % 5 > 0)[None]), LSH(rule=Octaves(8), rounds=1)
+    facts = *kernels.prepare(sequences, spec), flatten(spec)
+    buckets = operators.hash_tokens(q.detach(), None, 5, *facts)
+    rows = operators.sort_rows(q.detach(), buckets, *facts)
+    local = *kernels.prepare(sequences, Local(rule=Band(8))), flatten(Local(rule=Band(8)))
+    for operator, arguments in (
+        (operators.hash_tokens, (q.detach(), None, 5, *facts)),
+        (operators.sort_rows, (q.detach(), buckets, *facts)),
+        (operators.attend, (q, None, v, rows, *facts, 0)),
+        (operators.attend, (q, k, v, [], *local, 0)),
+    ):
+        checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+        torch.library.opcheck(operator, arguments, test_utils=checks)
 
 
 def test_what_the_kernels_do_not_do_is_refused(device: str) -> None:
@@ -335,8 +343,8 @@ def test_reversible_layers_take_the_orders_of_their_forward(kind: str, device: s
     from reformer.ops.gpu import kernels
 
     sorts = []
-    hashed_rows = kernels.hashed_rows
-    monkeypatch.setattr(kernels, "hashed_rows", lambda *a: sorts.append(1) or hashed_rows(*a))
+    order_rows = kernels.order_rows
+    monkeypatch.setattr(kernels, "order_rows", lambda *a: sorts.append(1) or order_rows(*a))
     monkeypatch.setattr(attention, "choose_backend", lambda _, q, at: backends.choose_backend("triton", q, at))
     make = {
         "lsh": lambda: LSHAttention(16, 1, num_hashes=2, window=8),

@@ -11,6 +11,7 @@ from torch import Tensor
 from reformer.layers.attention import FullAttention, LSHAttention
 from reformer.layers.convolution import ShortConvolution
 from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerForConditionalGeneration, ReformerForMaskedLM
+from reformer.ops.sequences import Sequences
 
 
 def config(**settings: Any) -> ReformerConfig:
@@ -128,7 +129,7 @@ def test_shifted_keys_stand_with_the_value_behind_them(rotary: bool, masked: boo
     if masked:
         mask[0, [0, 4, 5]], segments[0, 7:] = False, 1
     out = layer(x, key_padding_mask=mask, segment_ids=segments) if masked else layer(x)
-    context = layer.convolution(x, mask, segments)
+    context = layer.convolution(x, Sequences.of(x, mask, segments))
     q, k, v = layer.query(context)[0], layer.key(context)[0], layer.value(x)[0]
     for document in (0, 1) if masked else (0,):
         slots = [t for t in range(12) if mask[0, t] and segments[0, t] == document]

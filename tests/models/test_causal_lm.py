@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from reformer.layers.attention import LSHAttention
 from reformer.models import ReformerForCausalLM, ReformerModel, model
-from reformer.ops import ranks
+from reformer.ops import sequences
 from tests.models.conftest import Make
 
 VARIANTS: list[dict[str, Any]] = [
@@ -94,8 +94,8 @@ def test_whole_models_are_strictly_causal(make: Make, settings: dict[str, Any]) 
 def test_layers_share_what_masks_say(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The backward of reversible layers too; what a caller does to his masks meanwhile changes nothing."""
     calls: list[int] = []
-    compute = ranks._masked_ranks
-    monkeypatch.setattr(ranks, "_masked_ranks", lambda *a: calls.append(1) or compute(*a))
+    compute = sequences.rank_tokens
+    monkeypatch.setattr(sequences, "rank_tokens", lambda *a: calls.append(1) or compute(*a))
     lm, x = make(num_hidden_layers=4).eval(), tokens(2, 30)
     gradients = []
     for spoil in (False, True):

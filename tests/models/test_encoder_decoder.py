@@ -124,7 +124,7 @@ def test_beams_share_the_keys_of_their_source() -> None:
     model = make().eval()
     caches: list[ReformerCache] = []
     hook = model.decoder.register_forward_hook(
-        lambda _, args, kwargs, out: caches.append(kwargs["past_key_values"]), with_kwargs=True
+        lambda _, args, kwargs, out: caches.append(out.past_key_values), with_kwargs=True
     )
     source = {name: value for name, value in pairs().items() if name != "labels"}
     model.generate(**source, num_beams=4, max_new_tokens=6, do_sample=False)

@@ -26,6 +26,7 @@ from reformer.ops.hashing import Rotations, columns_for, draw_rotations, hash_oc
 from reformer.ops.neighbourhoods import octave_rows, row_buckets
 from reformer.ops.ranks import compute_ranks
 from reformer.ops.reference import lsh_attention_reference
+from reformer.ops.sequences import Sequences
 from reformer.ops.spec import LSH, Band, Local, Octaves
 
 
@@ -197,13 +198,13 @@ def test_memory_may_lie_anyhow() -> None:
 
 def test_operators_keep_the_rules_of_torch_library() -> None:
     q, k, v = (torch.randn(1, 2, 40, 8, requires_grad=True) for _ in range(3))
-    mask = torch.rand(1, 40) < 0.7
+    facts = [Sequences.of(q, torch.rand(1, 40) < 0.7).document], []
     spec = flatten(LSH(rule=Octaves(8), rounds=2))
-    torch.library.opcheck(cpu.operators.hash_tokens, (q.detach(), mask, None, None, 5, spec))
-    buckets = cpu.operators.hash_tokens(q.detach(), mask, None, None, 5, spec)
-    torch.library.opcheck(cpu.operators.attend, (q, None, v, buckets, mask, None, spec, 0))
+    torch.library.opcheck(cpu.operators.hash_tokens, (q.detach(), None, 5, *facts, spec))
+    buckets = cpu.operators.hash_tokens(q.detach(), None, 5, *facts, spec)
+    torch.library.opcheck(cpu.operators.attend, (q, None, v, [buckets], *facts, spec, 0))
     local = flatten(Local(rule=Band(8)))
-    torch.library.opcheck(cpu.operators.attend, (q, k, v, None, None, None, local, 0))
+    torch.library.opcheck(cpu.operators.attend, (q, k, v, [], [Sequences.of(q).document], [], local, 0))
 
 
 def test_compiling_keeps_one_graph() -> None:

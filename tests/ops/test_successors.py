@@ -9,6 +9,7 @@ from torch import Tensor
 from reformer.ops.attention import lsh_attention
 from reformer.ops.hashing import draw_rotations
 from reformer.ops.reference import lsh_attention_reference
+from reformer.ops.sequences import Sequences
 from reformer.ops.shift import shift
 
 LENGTHS = (1, 2, 7, 40)
@@ -47,7 +48,7 @@ def test_shifts_go_by_rank(kind: str, offset: int) -> None:
         if "key_padding_mask" in given:
             x = x.masked_fill(~given["key_padding_mask"][:, None, :, None], torch.nan)
         x.requires_grad_()
-        out = shift(x, offset, **given)
+        out = shift(x, offset, Sequences.of(x, **given))
         grad = torch.randn_like(out)
         (dx,) = torch.autograd.grad(out, x, grad)
         wanted, wanted_dx = torch.zeros_like(out), torch.zeros_like(dx)

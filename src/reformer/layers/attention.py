@@ -3,18 +3,16 @@
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from reformer.layers.batch import Batch
 from reformer.layers.caches.full import FullCache
 from reformer.layers.caches.local import LocalCache
 from reformer.layers.caches.lsh import LSHCache
-from reformer.layers.caches.step import Step
-from reformer.layers.projections import Attention
+from reformer.layers.projections import SelfAttention
 from reformer.ops.attention import attend_by_content, attend_nearby
 from reformer.ops.checks import check_integer
 from reformer.ops.hashing import KeptRotations, draw_seed, layer_seeds
-from reformer.ops.ranks import compute_ranks
 from reformer.ops.shift import shift
 from reformer.ops.softmax_attention import softmax_attention, visible_pairs
 from reformer.ops.spec import LSH, Chunks, Local, make_local, make_lsh
@@ -22,7 +20,7 @@ from reformer.ops.spec import LSH, Chunks, Local, make_local, make_lsh
 FULL_PIECE = 1024  # queries at a time where exact attention needs a mask
 
 
-class LSHAttention(Attention):
+class LSHAttention(SelfAttention):
     """LSH attention with shared queries and keys, as `spec` or `options` say.
 
     Options are those of `reformer.lsh_attention` (its `dropout_p` is `dropout` here), and `num_hashes_eval`,
@@ -61,49 +59,38 @@ class LSHAttention(Attention):
         self.rotary, self.rotations = rotary, KeptRotations()
         self._convolve(hidden_size, conv_size, self.spec.causal)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b l hidden"],
-        *,
-        key_padding_mask: Bool[Tensor, "b l"] | None = None,
-        segment_ids: Int[Tensor, "b l"] | None = None,
-        position_ids: Int[Tensor, "b l"] | None = None,
-        seed: int | None = None,
-        cache: LSHCache | None = None,
-        step: Step | None = None,
-    ) -> Float[Tensor, "b l hidden"]:
-        """Attend; without `rotary`, `position_ids` are taken and not used, since LSH layers see content.
-
-        `cache` holds the tokens in front of x, which `step` describes.
-        """
-        q = self._heads(self.query_key, self._context(x, key_padding_mask, segment_ids, cache, step))
+    def _attend(self, x: Tensor, batch: Batch, layer: int) -> Tensor:
+        q = self._heads(self.query_key, self._context(x, batch, layer))
         v = self._heads(self.value, x)
-        if cache is not None and step is not None and not step.first:
-            return self._merge(cache.attend(q, v, step))
+        step = batch.step
+        if step is not None:
+            cache = batch.caches[layer]
+            assert isinstance(cache, LSHCache)
+            if not step.first:
+                return self._merge(cache.attend(q, v, step))
+            cache.extend(q, v, step)
         spec = self.spec if self.training else self.spec_in_evaluation
-        if seed is None:
-            seed = draw_seed() if self.training else layer_seeds(spec.hash_seed, 1)[0]
+        seed = self._seed(batch, layer)
         rotations = None
         if spec.hash_rotations == "transformers":
             rotations = self._transformers_rotations(spec, q)
         elif not self.training and not torch.compiler.is_compiling():  # a graph draws them where it hashes
             rotations = self.rotations.of(seed, self.num_heads, spec, self.head_dim, x.shape[1], x.device)
-        if cache is not None and step is not None:
-            cache.extend(q, v, step)
-        compared = q
-        if self.rotary:
-            (compared,) = self._rotated((q,), x, key_padding_mask, segment_ids, position_ids, step)
         out = attend_by_content(
-            compared,
+            self._rotated(batch, q)[0] if self.rotary else q,
             v,
             spec,
-            key_padding_mask,
-            segment_ids,
+            batch.sequences,
             hashed=q if self.rotary else None,
             rotations=rotations,
             seed=seed if rotations is None else None,
         )
         return self._merge(out)
+
+    def _seed(self, batch: Batch, layer: int) -> int:
+        if batch.seeds:
+            return batch.seeds[layer]
+        return draw_seed() if self.training else layer_seeds(self.spec.hash_seed, 1)[0]
 
     def _transformers_rotations(self, spec: LSH, like: Tensor) -> Tensor:
         """As transformers draws them on a CPU under `hash_seed`: [h, d, r, columns] in the type of the vectors."""
@@ -115,7 +102,7 @@ class LSHAttention(Attention):
         return drawn.transpose(1, 2).expand(self.num_heads, -1, -1, -1)
 
 
-class LocalAttention(Attention):
+class LocalAttention(SelfAttention):
     """Attention to near tokens, as `spec` or `options` say.
 
     Options are those of `reformer.ops.attention.local_attention` (its `dropout_p` is `dropout` here).
@@ -142,31 +129,23 @@ class LocalAttention(Attention):
         self.spec_in_evaluation = self.spec.in_evaluation()
         self.rotary = rotary
 
-    def forward(
-        self,
-        x: Float[Tensor, "b l hidden"],
-        *,
-        key_padding_mask: Bool[Tensor, "b l"] | None = None,
-        segment_ids: Int[Tensor, "b l"] | None = None,
-        position_ids: Int[Tensor, "b l"] | None = None,
-        seed: int | None = None,
-        cache: LocalCache | None = None,
-        step: Step | None = None,
-    ) -> Float[Tensor, "b l hidden"]:
-        """Attend; `seed` is taken and not used, since nothing is hashed; `cache` and `step` as in `LSHAttention`."""
+    def _attend(self, x: Tensor, batch: Batch, layer: int) -> Tensor:
         q, k = self._heads(self.query, x), self._heads(self.key, x)
         if self.rotary:
-            q, k = self._rotated((q, k), x, key_padding_mask, segment_ids, position_ids, step)
+            q, k = self._rotated(batch, q, k)
         v = self._heads(self.value, x)
-        if cache is not None and step is not None:
+        step = batch.step
+        if step is not None:
+            cache = batch.caches[layer]
+            assert isinstance(cache, LocalCache)
             if not step.first:
                 return self._merge(cache.attend(q, k, v, step))
             cache.extend(k, v, step)
         spec = self.spec if self.training else self.spec_in_evaluation
-        return self._merge(attend_nearby(q, k, v, spec, key_padding_mask, segment_ids))
+        return self._merge(attend_nearby(q, k, v, spec, batch.sequences))
 
 
-class FullAttention(Attention):
+class FullAttention(SelfAttention):
     """Exact attention through `scaled_dot_product_attention`, the baseline; cost grows with the square of l.
 
     `shifted_keys`: with a token's value, itself included, stands the key of the token before it in its document, zeros
@@ -201,38 +180,27 @@ class FullAttention(Attention):
             self._convolve(hidden_size, conv_size, causal)
         self.causal, self.dropout, self.shifted_keys, self.rotary = causal, dropout, shifted_keys, rotary
 
-    def forward(
-        self,
-        x: Float[Tensor, "b l hidden"],
-        *,
-        key_padding_mask: Bool[Tensor, "b l"] | None = None,
-        segment_ids: Int[Tensor, "b l"] | None = None,
-        position_ids: Int[Tensor, "b l"] | None = None,
-        seed: int | None = None,
-        cache: FullCache | None = None,
-        step: Step | None = None,
-    ) -> Float[Tensor, "b l hidden"]:
-        """Attend; `seed` is taken and not used, since nothing is hashed; `cache` and `step` as in `LSHAttention`."""
-        context = self._context(x, key_padding_mask, segment_ids, cache, step)
+    def _attend(self, x: Tensor, batch: Batch, layer: int) -> Tensor:
+        context, step, sequences = self._context(x, batch, layer), batch.step, batch.sequences
         q, k, v = self._heads(self.query, context), self._heads(self.key, context), self._heads(self.value, x)
-        if self.shifted_keys and cache is not None and step is not None:
-            k = cache.recent["keys"].follow(k, key_padding_mask, step, lambda keys, real: shift(keys, -1, real))
+        if self.shifted_keys and step is not None:
+            k = batch.caches[layer].recent["keys"].follow(k, step, lambda keys, both: shift(keys, -1, both))
         elif self.shifted_keys:
-            k = shift(k, -1, key_padding_mask, segment_ids)
+            k = shift(k, -1, sequences)
         if self.rotary:
-            q, k = self._rotated((q, k), x, key_padding_mask, segment_ids, position_ids, step)
-        if cache is not None and step is not None:
+            q, k = self._rotated(batch, q, k)
+        if step is not None:
+            cache = batch.caches[layer]
+            assert isinstance(cache, FullCache)
             if not step.first:
                 return self._merge(cache.attend(q, k, v, step))
             cache.extend(k, v, step)
         dropout = self.dropout if self.training else 0.0
-        if key_padding_mask is None and segment_ids is None:
+        if not sequences.masked:
             return self._merge(softmax_attention(q, k, v, dropout_p=dropout, causal=self.causal))
-        ranks = compute_ranks(x.shape[0], x.shape[1], key_padding_mask, segment_ids, x.device)
-        padding = ~ranks.real[:, None, :, None]
-        k, v = k.masked_fill(padding, 0.0), v.masked_fill(padding, 0.0)  # 0 * NaN is NaN
+        ranks, k, v = sequences.ranks, sequences.without_padding(k), sequences.without_padding(v)
         pieces = [
             softmax_attention(q[:, :, rows], k, v, visible_pairs(ranks, self.causal, rows), dropout_p=dropout)
             for rows in (slice(start, start + FULL_PIECE) for start in range(0, x.shape[1], FULL_PIECE))
         ]
-        return self._merge(torch.cat(pieces, dim=2).masked_fill(padding, 0.0))
+        return self._merge(sequences.without_padding(torch.cat(pieces, dim=2)))

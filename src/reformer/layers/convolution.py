@@ -1,13 +1,14 @@
 """The convolution in front of queries and keys: what a token is matched by holds some of its past."""
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from reformer.layers.caches.recent import Recent
 from reformer.layers.caches.step import Step
 from reformer.ops.checks import check_integer
-from reformer.ops.convolution import convolve_recent, short_convolution, tap_offsets
+from reformer.ops.convolution import convolve, convolve_recent, tap_offsets
+from reformer.ops.sequences import Sequences
 
 
 class ShortConvolution(nn.Module):
@@ -44,26 +45,20 @@ class ShortConvolution(nn.Module):
         return f"{self.weight.shape[0]}, size={self.weight.shape[1]}, causal={self.causal}"
 
     def forward(
-        self,
-        x: Float[Tensor, "b l hidden"],
-        key_padding_mask: Bool[Tensor, "b l"] | None = None,
-        segment_ids: Int[Tensor, "b l"] | None = None,
-        recent: Recent | None = None,
-        step: Step | None = None,
+        self, x: Float[Tensor, "b l hidden"], sequences: Sequences | None = None, recent: Recent | None = None
     ) -> Float[Tensor, "b l hidden"]:
-        """Convolve; `recent` holds the tokens in front of x, which `step` describes, and takes up x."""
-        if recent is None or step is None:
-            return self._convolve(x, key_padding_mask, segment_ids)
+        """Convolve; `recent` holds the tokens in front of x, which `sequences`, a `Step`, describes; it takes up x."""
+        sequences = Sequences.of(x) if sequences is None else sequences
+        if recent is None or not isinstance(sequences, Step):
+            return self._convolve(x, sequences)
         one_head = x[:, None]
-        if step.first or x.shape[1] > recent.crop_limit:
-            return recent.follow(
-                one_head, key_padding_mask, step, lambda text, real: self._convolve(text[:, 0], real)[:, None]
-            )[:, 0]
-        recent.write(one_head, step)  # all that the new ones need is there now
+        if sequences.first or x.shape[1] > recent.crop_limit:
+            return recent.follow(one_head, sequences, lambda text, both: self._convolve(text[:, 0], both)[:, None])[
+                :, 0
+            ]
+        recent.write(one_head, sequences)  # all that the new ones need is there now
         assert recent.data is not None
-        return convolve_recent(recent.data[:, 0], step.rank, recent.size, self.weight).to(x.dtype)
+        return convolve_recent(recent.data[:, 0], sequences.rank, recent.size, self.weight).to(x.dtype)
 
-    def _convolve(self, x: Tensor, key_padding_mask: Tensor | None, segment_ids: Tensor | None = None) -> Tensor:
-        return short_convolution(
-            x, self.weight, causal=self.causal, key_padding_mask=key_padding_mask, segment_ids=segment_ids
-        )
+    def _convolve(self, x: Tensor, sequences: Sequences) -> Tensor:
+        return convolve(x, self.weight, sequences, causal=self.causal)

@@ -6,14 +6,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from reformer.layers.caches.cross import CrossCache
-from reformer.layers.projections import Attention
+from reformer.layers.projections import HeadProjections
 from reformer.ops.softmax_attention import softmax_attention
 
 SCORES = 1 << 24
 """Scores of all heads that are worked on at a time, about: 64 MiB in fp32."""
 
 
-class CrossAttention(Attention):
+class CrossAttention(HeadProjections):
     """Each query sees all real tokens of its source, through `scaled_dot_product_attention` (Vaswani et al. 2017).
 
     `source_size` is the width of the source's hidden states. A row whose source is all padding gets zeros.

@@ -1,22 +1,18 @@
 """What all kinds of attention layers share: projections into heads and out of them, positions, the convolution."""
 
-from collections.abc import Sequence
-from typing import Any
-
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from reformer.layers.caches.layer import CacheLayer
-from reformer.layers.caches.step import Step
+from reformer.layers.batch import Batch
 from reformer.layers.convolution import ShortConvolution
-from reformer.layers.positions import compute_waves, rotate
+from reformer.layers.positions import rotate
 from reformer.layers.streams import StreamLinear
 from reformer.ops.checks import check_integer
-from reformer.ops.ranks import compute_ranks
+from reformer.ops.sequences import Sequences
 
 
-class Attention(nn.Module):
-    """Projections into heads and out of them: what all kinds share."""
+class HeadProjections(nn.Module):
+    """Projections into heads and out of them."""
 
     def __init__(
         self, hidden_size: int, num_heads: int, head_dim: int | None, bias: bool, projections: tuple[str, ...]
@@ -33,26 +29,6 @@ class Attention(nn.Module):
         for name in projections:
             self.add_module(name, nn.Linear(hidden_size, num_heads * head_dim, bias=False))
         self.out = StreamLinear(num_heads * head_dim, hidden_size, bias=bias)
-        self.convolution: ShortConvolution | None = None
-
-    def _convolve(self, hidden_size: int, conv_size: int, causal: bool) -> None:
-        check_integer("conv_size", conv_size, 0)
-        if conv_size:
-            self.convolution = ShortConvolution(hidden_size, conv_size, causal)
-
-    def _context(
-        self,
-        x: Float[Tensor, "b l hidden"],
-        key_padding_mask: Tensor | None,
-        segment_ids: Tensor | None,
-        cache: CacheLayer | None,
-        step: Step | None,
-    ) -> Float[Tensor, "b l hidden"]:
-        """What a token is matched by: behind the convolution, where there is one."""
-        if self.convolution is None:
-            return x
-        recent = None if cache is None else cache.recent.get("inputs")
-        return self.convolution(x, key_padding_mask, segment_ids, recent, step)
 
     def _heads(self, projection: nn.Linear, x: Tensor) -> Tensor:
         return projection(x).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
@@ -60,22 +36,54 @@ class Attention(nn.Module):
     def _merge(self, x: Tensor) -> Tensor:
         return self.out(x.transpose(1, 2).flatten(2))
 
-    def _rotated(
+
+class SelfAttention(HeadProjections):
+    """What layers share whose tokens attend to each other: how they are called, positions, the convolution."""
+
+    def __init__(
+        self, hidden_size: int, num_heads: int, head_dim: int | None, bias: bool, projections: tuple[str, ...]
+    ) -> None:
+        super().__init__(hidden_size, num_heads, head_dim, bias, projections)
+        self.convolution: ShortConvolution | None = None
+
+    def forward(
         self,
-        vectors: Sequence[Tensor],
-        x: Tensor,
-        key_padding_mask: Tensor | None,
-        segment_ids: Tensor | None,
-        position_ids: Tensor | None,
-        step: Step | None,
-    ) -> list[Tensor]:
-        """Queries and keys turned by `position_ids`, or by the ranks; a step's layers share their waves."""
-        if position_ids is None:
-            position_ids = compute_ranks(x.shape[0], x.shape[1], key_padding_mask, segment_ids, x.device).rank
-        positions, dtype = position_ids, vectors[0].dtype
+        x: Float[Tensor, "b l hidden"],
+        batch: Batch | None = None,
+        layer: int = 0,
+        *,
+        key_padding_mask: Bool[Tensor, "b l"] | None = None,
+        segment_ids: Int[Tensor, "b l"] | None = None,
+        position_ids: Int[Tensor, "b l"] | None = None,
+        seed: int | None = None,
+    ) -> Float[Tensor, "b l hidden"]:
+        """Attend, as the layer of that number of a batch, or without one to tokens that the other arguments describe.
 
-        def waves() -> Any:
-            return compute_waves(positions, self.head_dim, dtype)
+        `key_padding_mask` is True for a real token; documents are runs of equal `segment_ids`; `position_ids` are the
+        ranks unless given, and used by rotary positions alone; `seed` is that of the rotations of an LSH layer.
+        Raises ValueError for masks that do not fit.
+        """
+        if batch is None:
+            sequences = Sequences.of(x, key_padding_mask, segment_ids)
+            batch, layer = Batch(sequences, position_ids, () if seed is None else (seed,)), 0
+        return self._attend(x, batch, layer)
 
-        shared = waves() if step is None else step.remember(("waves", self.head_dim, dtype), waves)
-        return [rotate(vector, shared) for vector in vectors]
+    def _attend(self, x: Tensor, batch: Batch, layer: int) -> Tensor:
+        raise NotImplementedError
+
+    def _convolve(self, hidden_size: int, conv_size: int, causal: bool) -> None:
+        check_integer("conv_size", conv_size, 0)
+        if conv_size:
+            self.convolution = ShortConvolution(hidden_size, conv_size, causal)
+
+    def _context(self, x: Float[Tensor, "b l hidden"], batch: Batch, layer: int) -> Float[Tensor, "b l hidden"]:
+        """What a token is matched by: behind the convolution, where there is one."""
+        if self.convolution is None:
+            return x
+        recent = batch.caches[layer].recent.get("inputs") if batch.caches else None
+        return self.convolution(x, batch.sequences, recent)
+
+    def _rotated(self, batch: Batch, *vectors: Tensor) -> list[Tensor]:
+        """Queries and keys turned by their positions."""
+        waves = batch.waves(self.head_dim, vectors[0].dtype)
+        return [rotate(vector, waves) for vector in vectors]

@@ -168,8 +168,7 @@ class _Branch:
             slot = self.slots[count]() if count < len(self.slots) else None
             count += 1
             if slot is not None:
-                # a tensor without a graph stays the object that it is: what was worked out from it hangs on it
-                slot.tensor, slot.frame = tensor.detach() if tensor.requires_grad else tensor, None
+                slot.tensor, slot.frame = tensor.detach(), None
 
         def unpack(_: None) -> Tensor:
             raise RuntimeError("the graph of a recovered block has no backward of its own")

@@ -139,7 +139,7 @@ class ReformerCache(Cache):
             rank = self.rank + real.cumsum(1) - real.long()
             after = tuple((self.rank + real.sum(1, keepdim=True))[:, 0].tolist())
         segments = cut_into_octaves(self.lengths, real, count, self.octaves)
-        step = Step(rank, real, self.lengths, after, segments)
+        step = Step.behind(rank, real, self.lengths, after, segments)
         for layer in self.layers:
             layer.prepare(step)
         return step

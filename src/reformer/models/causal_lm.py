@@ -11,7 +11,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from reformer.models.cache import ReformerCache
 from reformer.models.config import ReformerConfig
 from reformer.models.generation import ReformerGenerationMixin
-from reformer.models.language_head import Counts, LanguageHead, check_targets
+from reformer.models.language_head import Counts, LanguageHead
 from reformer.models.loss import TokenScores, next_token_targets, token_scores
 from reformer.models.model import ReformerModel
 
@@ -72,21 +72,21 @@ class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
         `logits_to_keep` as in transformers: the last n positions, or those of an index; 0 keeps all.
         `num_items_in_batch`: divide the summed loss by it, for accumulation over micro-batches.
         """
+        prepared = self.model.prepare(
+            input_ids, attention_mask, position_ids, segment_ids, inputs_embeds, past_key_values, use_cache
+        )
+        self._ask_labels(labels, prepared.size, prepared.questions)
         output = self.model(
             input_ids=input_ids,
-            attention_mask=attention_mask,
             position_ids=position_ids,
-            segment_ids=segment_ids,
             inputs_embeds=inputs_embeds,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            prepared=prepared,
         )
         hidden = output.last_hidden_state
         targets = None
         if labels is not None:
-            check_targets(labels, hidden, self.config.vocabulary)
             new = None if attention_mask is None else attention_mask[:, -labels.shape[1] :]
             targets = next_token_targets(labels, new, segment_ids)
         result = ReformerCausalLMOutput(

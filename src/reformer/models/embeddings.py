@@ -1,12 +1,14 @@
 """Tokens and positions to the first stream."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from reformer.layers.positions import AxialPositions, LearnedPositions, SinusoidalPositions
 from reformer.models.config import ReformerConfig
-from reformer.ops.capture import capturing
+from reformer.ops.questions import Questions
 
 
 class Embeddings(nn.Module):
@@ -38,25 +40,27 @@ class Embeddings(nn.Module):
         self.limit = settings.length_limit
         self.dropout = nn.Dropout(settings.embedding_dropout)
 
+    def ask_tokens(self, input_ids: Int[Tensor, "b l"], questions: Questions) -> None:
+        """Ask whether all tokens are in the vocabulary; the answer raises ValueError if they are not."""
+        advice = "check that the tokenizer is the model's"
+        _ask_range("input_ids", input_ids, self.token.num_embeddings, "vocab_size", advice, questions)
+
+    def ask_positions(self, position_ids: Int[Tensor, "b l"], questions: Questions) -> None:
+        """Ask whether all positions are within a hard limit, where there is one; as `ask_tokens`."""
+        if self.limit is not None:
+            advice = "use shorter texts, or rotary or sinusoidal positions"
+            what = "the longest document of its positions"
+            _ask_range("position_ids", position_ids, self.limit, what, advice, questions)
+
     def forward(
         self,
         input_ids: Int[Tensor, "b l"] | None,
         inputs_embeds: Float[Tensor, "b l hidden"] | None,
         position_ids: Int[Tensor, "b l"],
     ) -> Float[Tensor, "b l hidden"]:
-        """Embed; `inputs_embeds` stand in for what `token` gives.
-
-        Raises ValueError for tokens out of the vocabulary and positions over a hard limit.
-        """
+        """Embed tokens and positions that were asked about; `inputs_embeds` stand in for what `token` gives."""
         if inputs_embeds is None:
             assert input_ids is not None
-            _check_range(
-                "input_ids",
-                input_ids,
-                self.token.num_embeddings,
-                "vocab_size",
-                "check that the tokenizer is the model's",
-            )
             inputs_embeds = self.token(input_ids)
         if inputs_embeds.shape[-1] != self.token.embedding_dim:
             raise ValueError(
@@ -66,19 +70,20 @@ class Embeddings(nn.Module):
         if self.scale != 1:
             inputs_embeds = inputs_embeds * self.scale
         inputs_embeds = self.project(inputs_embeds)
-        if self.limit is not None:
-            advice = "use shorter texts, or rotary or sinusoidal positions"
-            _check_range("position_ids", position_ids, self.limit, "the longest document of its positions", advice)
         if self.position is not None:
             inputs_embeds = inputs_embeds + self.position(position_ids, inputs_embeds.dtype)
         return self.dropout(inputs_embeds)
 
 
-def _check_range(name: str, values: Tensor, limit: int, what: str, advice: str) -> None:
-    if torch.compiler.is_compiling() or capturing(values.device) or not values.numel():
+def _ask_range(name: str, values: Tensor, limit: int, what: str, advice: str, questions: Questions) -> None:
+    if not values.numel():
         return
-    low, high = (int(x) for x in values.aminmax())
-    if low < 0 or high >= limit:
-        raise ValueError(
-            f"{name} hold {low if low < 0 else high}; {what} is {limit}, so 0 to {limit - 1} are valid: {advice}"
-        )
+
+    def check(found: Sequence[int]) -> None:
+        low, high = found
+        if low < 0 or high >= limit:
+            raise ValueError(
+                f"{name} hold {low if low < 0 else high}; {what} is {limit}, so 0 to {limit - 1} are valid: {advice}"
+            )
+
+    questions.ask(torch.stack(values.aminmax()), check)

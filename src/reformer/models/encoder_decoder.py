@@ -11,9 +11,10 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from reformer.models.cache import ReformerCache
 from reformer.models.config import ReformerConfig
 from reformer.models.generation import ReformerGenerationMixin
-from reformer.models.language_head import Counts, LanguageHead, check_targets
+from reformer.models.language_head import Counts, LanguageHead
 from reformer.models.loss import IGNORED
 from reformer.models.model import ReformerModel
+from reformer.ops.questions import Questions
 
 
 @dataclass
@@ -97,34 +98,43 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
         is not run again; `attention_mask` is its. `past_key_values` are of the decoder.
         Raises ValueError as `ReformerModel` does, and for a target that is missing.
         """
-        if encoder_outputs is None:
-            encoder_outputs = self.encoder(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                inputs_embeds=inputs_embeds,
-                output_hidden_states=output_hidden_states,
-                output_attentions=output_attentions,
-            )
-        states = encoder_outputs[0]
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if labels is None:
                 raise ValueError("the target is missing; give decoder_input_ids, or labels to learn from")
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        questions = Questions()
+        target = self.decoder.prepare(
+            decoder_input_ids,
+            decoder_attention_mask,
+            decoder_position_ids,
+            None,
+            decoder_inputs_embeds,
+            past_key_values,
+            use_cache,
+            attention_mask,
+            questions,
+        )
+        self._ask_labels(labels, target.size, questions)
+        if encoder_outputs is None:
+            source = self.encoder.prepare(input_ids, attention_mask, inputs_embeds=inputs_embeds, questions=questions)
+            encoder_outputs = self.encoder(
+                input_ids=input_ids,
+                inputs_embeds=inputs_embeds,
+                output_hidden_states=output_hidden_states,
+                output_attentions=output_attentions,
+                prepared=source,
+            )
+        states = encoder_outputs[0]
         output = self.decoder(
             input_ids=decoder_input_ids,
-            attention_mask=decoder_attention_mask,
             position_ids=decoder_position_ids,
             inputs_embeds=decoder_inputs_embeds,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             encoder_hidden_states=states,
-            encoder_attention_mask=attention_mask,
+            prepared=target,
         )
         hidden = output.last_hidden_state
-        if labels is not None:
-            check_targets(labels, hidden, self.config.vocabulary)
         result = ReformerConditionalGenerationOutput(
             past_key_values=output.past_key_values,
             decoder_hidden_states=output.hidden_states,

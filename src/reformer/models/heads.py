@@ -15,9 +15,10 @@ from transformers.modeling_outputs import (
 )
 
 from reformer.models.config import ReformerConfig
-from reformer.models.language_head import Counts, LanguageHead, check_targets
-from reformer.models.loss import IGNORED, token_loss
+from reformer.models.language_head import Counts, LanguageHead
+from reformer.models.loss import IGNORED, ask_labels, token_loss
 from reformer.models.model import ReformerModel, ReformerPreTrainedModel, pool
+from reformer.ops.questions import Questions
 
 Mask = Bool[Tensor, "b l"] | Int[Tensor, "b l"]
 
@@ -54,6 +55,10 @@ class _Head(ReformerPreTrainedModel):
             raise ValueError(f"causal=True: {type(self).__name__} reads both ways; make its config with causal=False")
         self.model = ReformerModel(config)
 
+    def _ask_classes(self, labels: Tensor, size: tuple[int, ...], questions: Questions) -> None:
+        classes = len(self.config.class_names)
+        ask_labels(labels, size, classes, f"num_labels={classes}", "has none", questions)
+
 
 class ReformerForMaskedLM(LanguageHead, _Head):
     """Predicts masked tokens from both sides. With `loss_chunk`, an output that has a loss has no logits."""
@@ -80,17 +85,16 @@ class ReformerForMaskedLM(LanguageHead, _Head):
         num_items_in_batch: int | Tensor | None = None,
     ) -> ReformerMaskedLMOutput | tuple[Any, ...]:
         """Logits of each token, and with `labels` (-100: not masked, not predicted) the loss in nats a token."""
+        prepared = self.model.prepare(input_ids, attention_mask, position_ids, segment_ids, inputs_embeds)
+        self._ask_labels(labels, prepared.size, prepared.questions)
         output = self.model(
             input_ids=input_ids,
-            attention_mask=attention_mask,
             position_ids=position_ids,
-            segment_ids=segment_ids,
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            prepared=prepared,
         )
-        if labels is not None:
-            check_targets(labels, output.last_hidden_state, self.config.vocabulary)
         result = ReformerMaskedLMOutput(
             hidden_states=output.hidden_states,
             **self._predict(output.last_hidden_state, labels, num_items_in_batch, logits_to_keep),
@@ -135,13 +139,16 @@ class ReformerForSequenceClassification(_Head):
 
         Raises ValueError for labels that are no class.
         """
+        prepared = self.model.prepare(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds)
+        if labels is not None and self._problem(labels) == "single_label_classification":
+            self._ask_classes(labels, prepared.size[:1], prepared.questions)
         output = self.model(
             input_ids=input_ids,
-            attention_mask=attention_mask,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            prepared=prepared,
         )
         pooled = output.pooler_output
         if pooled is None:
@@ -152,12 +159,18 @@ class ReformerForSequenceClassification(_Head):
         result = ReformerSequenceClassifierOutput(logits=logits, hidden_states=output.hidden_states, **learned)
         return result if return_dict is None or return_dict else result.to_tuple()
 
+    def _problem(self, labels: Tensor) -> str:
+        if self.config.problem_type:
+            return self.config.problem_type
+        if len(self.config.class_names) == 1:
+            return "regression"
+        return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+
     def _learn(self, logits: Tensor, labels: Tensor, num_items_in_batch: int | Tensor | None) -> dict[str, Any]:
         """Fields of the output."""
-        kind = self.config.problem_type or _problem(logits.shape[-1], labels)
+        kind = self._problem(labels)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if kind == "single_label_classification":
-            _check_classes(labels, (len(logits),), logits.shape[-1])
             return token_loss(logits[:, None], labels[:, None], nn.Identity()).fields(num_items_in_batch)
         wanted = labels.to(logits.dtype).view(len(labels), -1)
         if wanted.shape != logits.shape:
@@ -196,19 +209,20 @@ class ReformerForTokenClassification(_Head):
 
         Raises ValueError for labels that are no class.
         """
+        prepared = self.model.prepare(input_ids, attention_mask, position_ids, segment_ids, inputs_embeds)
+        if labels is not None:
+            self._ask_classes(labels, prepared.size, prepared.questions)
         output = self.model(
             input_ids=input_ids,
-            attention_mask=attention_mask,
             position_ids=position_ids,
-            segment_ids=segment_ids,
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            prepared=prepared,
         )
         logits = self.classifier(self.dropout(output.last_hidden_state))
         learned: dict[str, Any] = {}
         if labels is not None:
-            _check_classes(labels, logits.shape[:2], logits.shape[-1])
             learned = token_loss(logits, labels, nn.Identity()).fields(num_items_in_batch)
         result = ReformerTokenClassifierOutput(logits=logits, hidden_states=output.hidden_states, **learned)
         return result if return_dict is None or return_dict else result.to_tuple()
@@ -273,20 +287,3 @@ def _learn_spans(
     correct = ((logits.argmax(1) == wanted).all(1) & asked).sum()
     loss = sums.reduce(None if num_items_in_batch is None else 2 * num_items_in_batch)
     return {"loss": loss, "correct": correct, "predicted": asked.sum()}
-
-
-def _problem(num_labels: int, labels: Tensor) -> str:
-    if num_labels == 1:
-        return "regression"
-    return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
-
-
-def _check_classes(labels: Tensor, shape: tuple[int, ...], num_labels: int) -> None:
-    if labels.shape != torch.Size(shape):
-        raise ValueError(f"labels have shape {list(labels.shape)}; they must be {list(shape)}")
-    wrong = (labels != IGNORED) & ((labels < 0) | (labels >= num_labels))
-    if wrong.any():
-        raise ValueError(
-            f"labels hold {int(labels[wrong][0])}; num_labels={num_labels}, so 0 to {num_labels - 1} are valid, and "
-            f"{IGNORED} for what has none"
-        )

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from reformer.models.config import ReformerConfig
-from reformer.models.loss import check_labels, token_loss
+from reformer.models.loss import ask_labels, token_loss
 from reformer.models.model import ReformerPreTrainedModel
 from reformer.ops.checks import check_integer
+from reformer.ops.questions import Questions
 
 
 @dataclass
@@ -39,6 +39,12 @@ class LanguageHead(ReformerPreTrainedModel):
         """Replace it."""
         self.lm_head = new_embeddings
 
+    def _ask_labels(self, labels: Int[Tensor, "b l"] | None, size: tuple[int, int], questions: Questions) -> None:
+        if labels is not None:
+            vocabulary = self.config.vocabulary
+            what = f"vocab_size is {vocabulary}"
+            ask_labels(labels, size, vocabulary, what, "is not to be predicted", questions)
+
     def _logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self.lm_head(self.to_embedding(hidden))
         return logits
@@ -65,11 +71,3 @@ class LanguageHead(ReformerPreTrainedModel):
             sums = token_loss(logits, targets, nn.Identity(), smoothing=smoothing)
             logits = logits[:, kept]
         return {"logits": logits, **sums.fields(num_items_in_batch)}
-
-
-def check_targets(labels: Int[Tensor, "b l"], hidden: Tensor, vocab_size: int) -> None:
-    """ValueError for labels of another shape than the tokens, and for values out of range."""
-    if labels.shape != hidden.shape[:2]:
-        raise ValueError(f"labels have shape {list(labels.shape)}; they must be [b, l] = {list(hidden.shape[:2])}")
-    if not torch.compiler.is_compiling():
-        check_labels(labels, vocab_size)

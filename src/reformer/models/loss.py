@@ -1,6 +1,6 @@
 """The loss of a language model, in pieces, so that logits are never whole."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from reformer.ops.questions import Questions
 
 IGNORED = -100
 
@@ -44,16 +46,28 @@ class TokenScores(NamedTuple):
     """Whether it had the largest logit."""
 
 
-def check_labels(labels: Int[Tensor, "b l"], vocab_size: int) -> None:
-    """ValueError for labels that are neither tokens nor -100."""
-    if torch.compiler.is_compiling() or not labels.numel():
+def ask_labels(
+    labels: Int[Tensor, "..."], shape: Sequence[int], classes: int, what: str, ignored: str, questions: Questions
+) -> None:
+    """Ask whether labels are classes or -100; ValueError for another shape at once, for other values with the answer.
+
+    `what` says how many classes there are, `ignored` what -100 is for.
+    """
+    if labels.shape != torch.Size(shape):
+        letters = "[b, l]" if len(shape) == 2 else "[b]"
+        raise ValueError(f"labels have shape {list(labels.shape)}; they must be {letters} = {list(shape)}")
+    if not labels.numel():
         return
-    wrong = (labels != IGNORED) & ((labels < 0) | (labels >= vocab_size))
-    if wrong.any():
-        raise ValueError(
-            f"labels hold {int(labels[wrong][0])}; vocab_size is {vocab_size}, so 0 to {vocab_size - 1} are valid, "
-            f"and {IGNORED} for what is not to be predicted"
-        )
+
+    def check(found: Sequence[int]) -> None:
+        low, high = found
+        if low < 0 or high >= classes:
+            raise ValueError(
+                f"labels hold {low if low < 0 else high}; {what}, so 0 to {classes - 1} are valid, and {IGNORED} for "
+                f"what {ignored}"
+            )
+
+    questions.ask(torch.stack(labels.masked_fill(labels == IGNORED, 0).aminmax()), check)
 
 
 def next_token_targets(

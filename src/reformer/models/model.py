@@ -11,6 +11,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import logging
 
+from reformer.layers.batch import Batch
 from reformer.layers.caches.step import Step
 from reformer.layers.convolution import ShortConvolution
 from reformer.layers.norm import make_norm
@@ -19,11 +20,11 @@ from reformer.layers.streams import StreamLinear
 from reformer.models.cache import OF_NO_CACHE, ReformerCache, differing
 from reformer.models.config import ReformerConfig
 from reformer.models.embeddings import Embeddings
+from reformer.models.prepared import Padding, Prepared, draft_sequences, one_of, two_dimensional
 from reformer.models.stack import make_stack
-from reformer.ops.capture import capturing
 from reformer.ops.hashing import draw_seed, layer_seeds
-from reformer.ops.ranks import check_masks, compute_ranks
-from reformer.ops.shared_masks import share_masks
+from reformer.ops.questions import Questions
+from reformer.ops.sequences import Sequences
 
 logger = logging.get_logger(__name__)
 
@@ -131,76 +132,126 @@ class ReformerModel(ReformerPreTrainedModel):
         return_dict: bool | None = None,
         encoder_hidden_states: Float[Tensor, "b s width"] | None = None,
         encoder_attention_mask: Bool[Tensor, "b s"] | Int[Tensor, "b s"] | None = None,
+        prepared: Prepared | None = None,
     ) -> ReformerModelOutput | tuple[Any, ...]:
         """Encode; any length, padded and packed at will.
 
         `position_ids` feed position embeddings only and are the ranks unless given. With `past_key_values`, or a cache
         of its own with `use_cache=True`, new tokens follow those of the cache, `attention_mask` [b, p + k] covers both,
-        and nothing has a gradient.
+        and nothing has a gradient. `prepared` is what `prepare` gave for the same arguments.
         Raises ValueError for tokens or positions out of range, shapes that do not fit, and a cache in training.
         """
         if output_attentions:
             raise ValueError(
                 "output_attentions=True: LSH attention never forms the matrix of probabilities; leave it False"
             )
-        inputs = _one_of(input_ids, inputs_embeds)
-        source = self._source(encoder_hidden_states, encoder_attention_mask, inputs.shape[0])
-        mask = None if attention_mask is None else _two_dimensional(attention_mask).bool()
-        cache = past_key_values if past_key_values is not None else ReformerCache(self.config) if use_cache else None
+        if prepared is None:
+            prepared = self.prepare(
+                input_ids,
+                attention_mask,
+                position_ids,
+                segment_ids,
+                inputs_embeds,
+                past_key_values,
+                use_cache,
+                encoder_attention_mask,
+            )
+        self._check_source(encoder_hidden_states, prepared)
+        cache = prepared.cache
         keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
+        prepared.questions.fetch()
         if cache is None:
-            b, length = inputs.shape[:2]
-            check_masks(b, length, mask, segment_ids)
-            mask, segment_ids = share_masks(_if_padded(mask), segment_ids)
-            ranks = compute_ranks(b, length, mask, segment_ids, inputs.device)
-            common: dict[str, Any] = {"key_padding_mask": mask, "segment_ids": segment_ids, **source}
-            per_layer = [common | {"seed": seed} for seed in self._seeds()]
-            x, positions = self._embed(input_ids, inputs_embeds, position_ids, ranks.rank.expand(b, -1))
-            output = self._encode(x, positions, per_layer, keep)
+            sequences = prepared.sequences()
+            rank = sequences.ranks.rank.expand(sequences.batch, -1)
+            x = self._embed(input_ids, inputs_embeds, position_ids, rank)
+            output = self._encode(x, self._batch(prepared, sequences, position_ids, encoder_hidden_states), keep)
             if not self.config.causal:
                 assert output.last_hidden_state is not None
-                output.pooler_output = pool(output.last_hidden_state, mask, self.config.pooling)
+                output.pooler_output = pool(output.last_hidden_state, sequences.key_padding_mask, self.config.pooling)
         else:
-            self._check_cache(cache, segment_ids)
             with torch.no_grad():
-                step = _begin(cache, *inputs.shape[:2], mask, inputs.device)
+                step = _begin(cache, *prepared.size, prepared.mask, prepared.inputs.device)
                 rank = step.rank if step.real is None else step.rank.masked_fill(~step.real, 0)
-                (real,) = share_masks(step.real)
-                cached: dict[str, Any] = {"key_padding_mask": real, "step": step, **source}
-                per_layer = [
-                    cached | {"seed": seed, "cache": layer}
-                    for seed, layer in zip(self._seeds(), cache.layers, strict=True)
-                ]
-                if self.is_decoder:
-                    per_layer = [
-                        kwargs | {"cross_cache": cross}
-                        for kwargs, cross in zip(per_layer, cache.cross_layers(), strict=True)
-                    ]
-                x, positions = self._embed(input_ids, inputs_embeds, position_ids, rank)
+                if position_ids is None:
+                    self.embeddings.ask_positions(rank, prepared.questions)
+                    prepared.questions.fetch()
+                x = self._embed(input_ids, inputs_embeds, position_ids, rank)
+                positions = rank if position_ids is None else position_ids
+                batch = self._batch(prepared, step, positions, encoder_hidden_states)
                 cache.within = True  # what fails from here on leaves half of the tokens in it
-                output = self._encode(x, positions, per_layer, keep)
+                output = self._encode(x, batch, keep)
                 _end(cache, step)
             output.past_key_values = cache
         return output if return_dict is None or return_dict else output.to_tuple()
 
+    def prepare(
+        self,
+        input_ids: Int[Tensor, "b l"] | None = None,
+        attention_mask: Bool[Tensor, "b l"] | Int[Tensor, "b l"] | None = None,
+        position_ids: Int[Tensor, "b l"] | None = None,
+        segment_ids: Int[Tensor, "b l"] | None = None,
+        inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
+        past_key_values: ReformerCache | None = None,
+        use_cache: bool | None = None,
+        encoder_attention_mask: Bool[Tensor, "b s"] | Int[Tensor, "b s"] | None = None,
+        questions: Questions | None = None,
+    ) -> Prepared:
+        """Check what a forward is given, without waiting for a GPU: that is left to `questions`.
+
+        Raises ValueError for shapes that do not fit, and a cache in training.
+        """
+        questions = Questions() if questions is None else questions
+        inputs = one_of(input_ids, inputs_embeds)
+        b, length = inputs.shape[:2]
+        mask = None if attention_mask is None else two_dimensional(attention_mask).bool()
+        cache = past_key_values if past_key_values is not None else ReformerCache(self.config) if use_cache else None
+        positions, padding, drafted = position_ids, None, None
+        if position_ids is not None and position_ids.shape not in ((b, length), (1, length)):
+            raise ValueError(
+                f"position_ids have shape {list(position_ids.shape)}; they must be [b, l] = [{b}, {length}]"
+            )
+        if cache is None:
+            drafted = draft_sequences(inputs, mask, segment_ids, self.built_from, questions)
+            padding = None if mask is None else Padding.of(mask, questions)
+            positions = drafted.ranks.rank if positions is None else positions
+        else:
+            self._check_cache(cache, segment_ids)
+        if input_ids is not None:
+            self.embeddings.ask_tokens(input_ids, questions)
+        if positions is not None:
+            self.embeddings.ask_positions(positions, questions)
+        source = None if encoder_attention_mask is None else Padding.of(encoder_attention_mask, questions)
+        return Prepared(inputs, cache, mask, padding, drafted, source, questions)
+
+    def _batch(
+        self, prepared: Prepared, sequences: Sequences, positions: Tensor | None, source: Tensor | None
+    ) -> Batch:
+        cache, padding = prepared.cache, prepared.source_padding
+        return Batch(
+            sequences,
+            positions,
+            self._seeds(),
+            () if cache is None else cache.layers,
+            source,
+            None if padding is None else padding.if_any(),
+            cache.cross_layers() if cache is not None and self.is_decoder else (),
+        )
+
     def _embed(
         self, input_ids: Tensor | None, inputs_embeds: Tensor | None, position_ids: Tensor | None, rank: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The first stream and the positions."""
-        b, length = rank.shape
-        positions = rank if position_ids is None else position_ids
-        if positions.shape not in ((b, length), (1, length)):
-            raise ValueError(f"position_ids have shape {list(positions.shape)}; they must be [b, l] = [{b}, {length}]")
-        positions = positions.expand(b, -1)
-        return self.embeddings(input_ids, inputs_embeds, positions), positions
+    ) -> Tensor:
+        """The first stream."""
+        positions = rank if position_ids is None else position_ids.expand(len(rank), -1)
+        x: Tensor = self.embeddings(input_ids, inputs_embeds, positions)
+        return x
 
-    def _encode(self, x: Tensor, positions: Tensor, per_layer: list[dict[str, Any]], keep: bool) -> ReformerModelOutput:
+    def _encode(self, x: Tensor, batch: Batch, keep: bool) -> ReformerModelOutput:
         """From the first stream to hidden states; `keep` those of every layer."""
         states: list[Tensor] = [self._merge(x, x)] if keep else []
         x1, x2 = self.layers(
             x,
             x.clone() if torch.compiler.is_compiling() else x,  # one tensor twice makes a first block a case of its own
-            [kwargs | {"position_ids": positions} for kwargs in per_layer],
+            [{"batch": batch, "layer": i} for i in range(self.layers.depth)],
             on_block=(lambda y1, y2: states.append(self._merge(y1, y2))) if keep else None,
         )
         hidden = self.norm(self._merge(x1, x2))
@@ -211,8 +262,8 @@ class ReformerModel(ReformerPreTrainedModel):
         seed = draw_seed() if self.training else self.config.hash_seed
         return layer_seeds(seed, self.layers.depth)
 
-    def _source(self, states: Tensor | None, mask: Tensor | None, b: int) -> dict[str, Any]:
-        """What the attention branches of a decoder need."""
+    def _check_source(self, states: Tensor | None, prepared: Prepared) -> None:
+        """What a decoder attends to fits its tokens, and nothing else has any."""
         if self.is_decoder != (states is not None):
             raise ValueError(
                 "encoder_hidden_states are missing; a decoder attends to them"
@@ -220,17 +271,15 @@ class ReformerModel(ReformerPreTrainedModel):
                 else "encoder_hidden_states: this model has no cross-attention; it is no decoder of an encoder-decoder"
             )
         if states is None:
-            return {}
-        if states.shape[0] != b:
-            raise ValueError(f"encoder_hidden_states have {states.shape[0]} rows and the decoder's tokens {b}")
-        if mask is None:
-            return {"source": states, "source_mask": None}
-        if mask.shape != states.shape[:2]:
+            return
+        rows, padding = prepared.size[0], prepared.source_padding
+        if states.shape[0] != rows:
+            raise ValueError(f"encoder_hidden_states have {states.shape[0]} rows and the decoder's tokens {rows}")
+        if padding is not None and padding.mask.shape != states.shape[:2]:
             raise ValueError(
-                f"the source's attention_mask has shape {list(mask.shape)}; it must be [b, s] = "
+                f"the source's attention_mask has shape {list(padding.mask.shape)}; it must be [b, s] = "
                 f"{list(states.shape[:2])}"
             )
-        return {"source": states, "source_mask": _if_padded(mask.bool())}
 
     def _merge(self, x1: Tensor, x2: Tensor) -> Tensor:
         if self.config.residual == "single":
@@ -284,28 +333,3 @@ def pool(
     slots = real.int() if pooling == "first" else real.cumsum(1)  # the first largest is the one
     chosen = hidden[torch.arange(len(hidden), device=hidden.device), slots.argmax(1)]
     return chosen.masked_fill(~real.any(1, keepdim=True), 0.0)
-
-
-def _one_of(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-    if (input_ids is None) == (inputs_embeds is None):
-        raise ValueError("give either input_ids or inputs_embeds, and not both")
-    inputs, name, shape = (input_ids, "input_ids", "[b, l]")
-    if inputs_embeds is not None:
-        inputs, name, shape = (inputs_embeds, "inputs_embeds", "[b, l, hidden]")
-    assert inputs is not None
-    if inputs_embeds is None and (inputs.is_floating_point() or inputs.dtype == torch.bool):
-        raise ValueError(f"input_ids are {inputs.dtype}; they must be integers")
-    if inputs.dim() != shape.count(",") + 1:
-        raise ValueError(f"{name} have shape {list(inputs.shape)}; they must be {shape}")
-    return inputs
-
-
-def _two_dimensional(mask: Tensor) -> Tensor:
-    if mask.dim() != 2:
-        raise ValueError(f"attention_mask has shape {list(mask.shape)}; it must be [b, l], 1 for a real token")
-    return mask
-
-
-def _if_padded(mask: Tensor | None) -> Tensor | None:
-    """No mask where nothing is padded: the ways without are faster. A CUDA graph cannot ask, and keeps it."""
-    return mask if mask is None or capturing(mask.device) or not mask.all() else None

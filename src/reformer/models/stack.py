@@ -1,11 +1,9 @@
 """The reversible stack: pre-normed attention and feed-forward branches, by the configuration's pattern."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from reformer.layers.attention import FullAttention, LocalAttention, LSHAttention
-from reformer.layers.caches.cross import CrossCache
+from reformer.layers.batch import Batch
 from reformer.layers.cross_attention import CrossAttention
 from reformer.layers.feed_forward import FeedForward
 from reformer.layers.norm import make_norm
@@ -24,8 +22,8 @@ class AttentionBranch(nn.Module):
         p = settings.attention_output_dropout
         self.dropout = nn.Dropout(settings.hidden_dropout if p is None else p)
 
-    def forward(self, x: Tensor, **attending: Any) -> Tensor:
-        added = self.attention(self.norm(x), **attending)
+    def forward(self, x: Tensor, batch: Batch | None = None, layer: int = 0) -> Tensor:
+        added = self.attention(self.norm(x), batch, layer)
         return self.dropout(added) if self.training else added
 
 
@@ -47,17 +45,12 @@ class DecoderBranch(AttentionBranch):
             bias=settings.attention_bias,
         )
 
-    def forward(  # type: ignore[override]  # a decoder has a source
-        self,
-        x: Tensor,
-        *,
-        source: Tensor,
-        source_mask: Tensor | None = None,
-        cross_cache: CrossCache | None = None,
-        **attending: Any,
-    ) -> Tensor:
-        added = super().forward(x, **attending)
-        crossed = self.cross_attention(self.cross_norm(x + added), source, source_mask, cross_cache)
+    def forward(self, x: Tensor, batch: Batch | None = None, layer: int = 0) -> Tensor:
+        added = super().forward(x, batch, layer)
+        assert batch is not None
+        assert batch.source is not None
+        cache = batch.cross_caches[layer] if batch.cross_caches else None
+        crossed = self.cross_attention(self.cross_norm(x + added), batch.source, batch.source_mask, cache)
         return added + (self.dropout(crossed) if self.training else crossed)
 
 

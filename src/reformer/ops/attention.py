@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -14,7 +13,7 @@ from reformer.ops.checks import check_choice
 from reformer.ops.environment import BACKENDS
 from reformer.ops.exact import sees_all
 from reformer.ops.hashing import draw_seed, make_rotations
-from reformer.ops.ranks import check_masks
+from reformer.ops.sequences import Sequences
 from reformer.ops.spec import LSH, Chunks, Local, make_local, make_lsh
 
 Rule = Literal["bucket", "chunk"]
@@ -100,8 +99,10 @@ def lsh_attention(
         length_multiple=length_multiple, causal=causal, num_hashes=num_hashes, share_rotations=share_rotations,
         scale=scale, duplicates=duplicates, successor_values=successor_values, dropout=dropout_p,
     )  # fmt: skip
-    masks = key_padding_mask, segment_ids
-    return attend_by_content(qk, v, spec, *masks, hashed=hashed, rotations=rotations, seed=seed, backend=backend)
+    for each in (qk, v if hashed is None else hashed):
+        _check_tensors(each, v)
+    sequences = Sequences.of(qk, key_padding_mask, segment_ids)
+    return attend_by_content(qk, v, spec, sequences, hashed=hashed, rotations=rotations, seed=seed, backend=backend)
 
 
 def local_attention(
@@ -134,15 +135,16 @@ def local_attention(
         rule=rule, window=window, chunk_length=chunk_length, chunks_before=chunks_before, chunks_after=chunks_after,
         length_multiple=length_multiple, causal=causal, scale=scale, dropout=dropout_p,
     )  # fmt: skip
-    return attend_nearby(q, k, v, spec, key_padding_mask, segment_ids, backend=backend)
+    for each in (q, k):
+        _check_tensors(each, v)
+    return attend_nearby(q, k, v, spec, Sequences.of(q, key_padding_mask, segment_ids), backend=backend)
 
 
 def attend_by_content(
     qk: Float[Tensor, "b h l d"],
     v: Float[Tensor, "b h l d"],
     spec: LSH,
-    key_padding_mask: Bool[Tensor, "b l"] | None = None,
-    segment_ids: Int[Tensor, "b l"] | None = None,
+    sequences: Sequences,
     *,
     hashed: Float[Tensor, "b h l d"] | None = None,
     rotations: Float[Tensor, "h r d columns"] | None = None,
@@ -150,22 +152,17 @@ def attend_by_content(
     backend: Backend = "auto",
 ) -> Float[Tensor, "b h l d"]:
     """`lsh_attention` as a spec says."""
-    _check_tensors(qk, v)
-    if hashed is not None:
-        _check_tensors(hashed, v)
     check_choice("backend", backend, BACKENDS)
-    check_masks(qk.shape[0], qk.shape[2], key_padding_mask, segment_ids)
     drawn = make_rotations(rotations, seed, (qk.shape[1], spec.rounds, qk.shape[3]))
     dropout_seed = draw_seed() if spec.dropout else 0
     if not qk.numel():
         return qk * v
     length, spec = qk.shape[2], spec.fitted(qk.shape[2])
     missing = -length % spec.rule.multiple if isinstance(spec.rule, Chunks) else 0
-    (qk, v, hashed), masks = _lengthen(
-        missing, (qk, v, qk if hashed is None else hashed), key_padding_mask, segment_ids
-    )
+    qk, v, hashed = _lengthen(missing, qk, v, qk if hashed is None else hashed)
+    sequences = sequences.lengthened(missing)
     chosen = exact if backend == "auto" and sees_all(spec, length) else choose_backend(backend, qk, spec)
-    out = chosen.lsh(qk, v, hashed, *masks, drawn, spec, dropout_seed).to(v.dtype)
+    out = chosen.lsh(qk, v, hashed, sequences, drawn, spec, dropout_seed).to(v.dtype)
     return out[:, :, :length] if missing else out
 
 
@@ -174,39 +171,27 @@ def attend_nearby(
     k: Float[Tensor, "b h l d"],
     v: Float[Tensor, "b h l d"],
     spec: Local,
-    key_padding_mask: Bool[Tensor, "b l"] | None = None,
-    segment_ids: Int[Tensor, "b l"] | None = None,
+    sequences: Sequences,
     *,
     backend: Backend = "auto",
 ) -> Float[Tensor, "b h l d"]:
     """`local_attention` as a spec says."""
-    _check_tensors(q, v)
-    _check_tensors(k, v)
     check_choice("backend", backend, BACKENDS)
-    check_masks(q.shape[0], q.shape[2], key_padding_mask, segment_ids)
     dropout_seed = draw_seed() if spec.dropout else 0
     if not q.numel():
         return q * k * v
     length, spec = q.shape[2], spec.fitted(q.shape[2])
     missing = -length % spec.rule.multiple if isinstance(spec.rule, Chunks) else 0
-    (q, k, v), masks = _lengthen(missing, (q, k, v), key_padding_mask, segment_ids)
+    q, k, v = _lengthen(missing, q, k, v)
+    sequences = sequences.lengthened(missing)
     chosen = exact if backend == "auto" and sees_all(spec, length) else choose_backend(backend, q, spec)
-    out = chosen.local(q, k, v, *masks, spec, dropout_seed).to(v.dtype)
+    out = chosen.local(q, k, v, sequences, spec, dropout_seed).to(v.dtype)
     return out[:, :, :length] if missing else out
 
 
-def _lengthen(
-    missing: int, tensors: tuple[Tensor, ...], mask: Tensor | None, segment_ids: Tensor | None
-) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, Tensor | None]]:
+def _lengthen(missing: int, *tensors: Tensor) -> tuple[Tensor, ...]:
     """So many slots of padding behind the last."""
-    if not missing:
-        return tensors, (mask, segment_ids)
-    b, _, length, _ = tensors[0].shape
-    if mask is None:
-        mask = torch.ones(b, length, dtype=torch.bool, device=tensors[0].device)
-    if segment_ids is not None:
-        segment_ids = F.pad(segment_ids, (0, missing))
-    return tuple(F.pad(x, (0, 0, 0, missing)) for x in tensors), (F.pad(mask, (0, missing)), segment_ids)
+    return tuple(F.pad(x, (0, 0, 0, missing)) for x in tensors) if missing else tensors
 
 
 def _check_tensors(q: Tensor, v: Tensor) -> None:

@@ -14,8 +14,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from reformer.ops.backends import choose_convolution
 from reformer.ops.checks import check_integer
-from reformer.ops.ranks import check_masks
-from reformer.ops.shift import gather_slots, masked_slots_at
+from reformer.ops.sequences import Sequences
+from reformer.ops.shift import gather_slots
 
 
 def tap_offsets(size: int, causal: bool) -> list[int]:
@@ -39,13 +39,19 @@ def short_convolution(
 
     Raises ValueError for shapes that do not fit.
     """
+    return convolve(x, weight, Sequences.of(x, key_padding_mask, segment_ids), causal=causal)
+
+
+def convolve(
+    x: Float[Tensor, "b l hidden"], weight: Float[Tensor, "hidden size"], sequences: Sequences, *, causal: bool
+) -> Float[Tensor, "b l hidden"]:
+    """`short_convolution` over sequences."""
     if x.dim() != 3 or weight.dim() != 2 or weight.shape[0] != x.shape[2]:
         raise ValueError(
             f"x has shape {list(x.shape)} and weight {list(weight.shape)}; they must be [b, l, hidden] and "
             "[hidden, size]"
         )
     check_integer("size", weight.shape[1], 1)
-    check_masks(x.shape[0], x.shape[1], key_padding_mask, segment_ids)
     if not x.numel():
         return x * weight.sum(1)
     offsets = tap_offsets(weight.shape[1], causal)
@@ -53,11 +59,10 @@ def short_convolution(
     taps = weight.t()[[offsets.index(offset) for offset in in_order]]
     compiled = choose_convolution(x)
     if compiled is not None:
-        return compiled.convolve(x, taps, key_padding_mask, segment_ids, in_order).to(x.dtype)
+        return compiled.convolve(x, taps, sequences, in_order).to(x.dtype)
     slots: Sequence[Tensor | None] = [None] * len(in_order) * 2
-    if key_padding_mask is not None or segment_ids is not None:
-        where = x.shape[0], x.shape[1], key_padding_mask, segment_ids, x.device
-        slots = [masked_slots_at(sign * offset, *where) for sign in (1, -1) for offset in in_order]
+    if sequences.masked:
+        slots = [sequences.slots_at(sign * offset) for sign in (1, -1) for offset in in_order]
     out: Tensor = _Convolution.apply(x, taps, in_order, *slots)
     return out
 

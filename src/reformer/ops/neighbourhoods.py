@@ -5,6 +5,7 @@ there or a key only), of which a query row sees those of its own group that lie 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -99,6 +100,23 @@ def octave_rows(ranks: Ranks, rule: Octaves, causal: bool) -> OctaveRows:
         query=octave == own.gather(1, token),
         exists=flat.gather(1, index),
     )
+
+
+def octave_counts(ranks: Ranks, rule: Octaves, causal: bool) -> Int[Tensor, "3"]:
+    """Octaves, rows of the batch row that has most, and more than any group: what the sizes of a layout are."""
+    last = octaves_of(ranks.last, rule)
+    starts = ranks.real & (ranks.rank == 0)
+    rows = ranks.last + 1 + rows_before(last, rule.bucket_size, causal)  # of each token's document
+    sums = (torch.where(starts, x, 0).sum(1).amax() for x in (rows, 2 << last))
+    return torch.stack((torch.where(starts, last, 0).amax() + 1, *sums))
+
+
+def rows_before(octave: Any, bucket_size: int, causal: bool) -> Any:
+    """Rows of a document in front of an octave: octave k has all tokens of rank below `bucket_size * 2**k`.
+
+    Without `causal` a document has one octave.
+    """
+    return bucket_size * ((1 << octave) - 1) if causal else 0
 
 
 def _first_slot(ranks: Ranks, starts: Tensor) -> Tensor:

@@ -1,35 +1,40 @@
 """`lsh` and `local` of a backend of kernels, behind operators of `torch.library`.
 
-To `torch.compile` each is one node; its backward is one too. Besides its inputs a forward keeps its buckets (bytes),
-its output and its log-sum-exps; what it sorted is sorted again unless a backend keeps it.
+To `torch.compile` each is one node; its backward is one too. Besides its inputs a forward keeps its buckets (bytes) or
+its sorted rows, its output and its log-sum-exps.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from reformer.ops.flat import flatten, unflatten
 from reformer.ops.hashing import Rotations
 from reformer.ops.replay import remembered
-from reformer.ops.spec import LSH, Local
+from reformer.ops.sequences import Sequences
+from reformer.ops.spec import LSH, Chunks, Local
 
-SPEC = "str spec, SymInt dropout_seed"
-MASKS = "Tensor? key_padding_mask, Tensor? segment_ids"
-HASH = f"(Tensor q, {MASKS}, Tensor? rotations, SymInt seed, str spec) -> Tensor"
-ATTEND = f"(Tensor q, Tensor? k, Tensor v, Tensor? buckets, {MASKS}, {SPEC}) -> (Tensor, Tensor)"
+FACTS = "Tensor[] facts, int[] sizes, str spec"
+HASH = f"(Tensor q, Tensor? rotations, SymInt seed, {FACTS}) -> Tensor"
+SORT = f"(Tensor q, Tensor buckets, {FACTS}) -> Tensor[]"
+ATTEND = f"(Tensor q, Tensor? k, Tensor v, Tensor[] rows, {FACTS}, SymInt dropout_seed) -> (Tensor, Tensor)"
 BACKWARD = (
-    "(Tensor grad, Tensor q, Tensor? k, Tensor v, Tensor? buckets, Tensor out, Tensor logsumexp, "
-    f"{MASKS}, {SPEC}) -> Tensor[]"
+    "(Tensor grad, Tensor q, Tensor? k, Tensor v, Tensor out, Tensor logsumexp, Tensor[] rows, "
+    f"{FACTS}, SymInt dropout_seed) -> Tensor[]"
 )
 
 
 class Kernels(Protocol):
     """What a backend's module of kernels has; what `describe` returns is its own business."""
 
-    def describe(self, x: Tensor, key_padding_mask: Tensor | None, segment_ids: Tensor | None) -> Any:
-        """What the masks of a batch say."""
+    def prepare(self, sequences: Sequences, spec: LSH | Local) -> tuple[list[Tensor], list[int]]:
+        """What layers of a spec need to know of the tokens, as operators take it."""
+
+    def describe(self, q: Tensor, facts: list[Tensor], sizes: list[int], spec: LSH | Local) -> Any:
+        """The same inside an operator."""
 
     def in_kernel_type(self, x: Tensor) -> Tensor:
         """The tensor in a type and a layout that the kernels take."""
@@ -40,7 +45,7 @@ class Kernels(Protocol):
     def empty_heads(self, like: Tensor) -> Tensor:
         """Fresh memory for outputs and gradients."""
 
-    def hash_rows(self, q: Tensor, masks: Any, rotations: Rotations, spec: LSH) -> Tensor:
+    def hash_rows(self, q: Tensor, facts: Any, rotations: Rotations, spec: LSH) -> Tensor:
         """Buckets [b, h, r, bytes]; in bytes, so that the type does not depend on the length."""
 
     def attend(
@@ -48,12 +53,15 @@ class Kernels(Protocol):
         q: Tensor,
         k: Tensor | None,
         v: Tensor,
-        buckets: Tensor | None,
-        masks: Any,
+        rows: list[Tensor],
+        facts: Any,
         spec: LSH | Local,
         dropout_seed: int,
     ) -> tuple[Tensor, Tensor]:
-        """Outputs and log-sum-exps; without `k`, keys are the normalised queries."""
+        """Outputs and log-sum-exps; without `k`, keys are the normalised queries.
+
+        `rows`: buckets, or what they were sorted to; none for local attention.
+        """
 
     def attend_backward(
         self,
@@ -61,10 +69,10 @@ class Kernels(Protocol):
         q: Tensor,
         k: Tensor | None,
         v: Tensor,
-        buckets: Tensor | None,
-        masks: Any,
         out: Tensor,
         logsumexp: Tensor,
+        rows: list[Tensor],
+        facts: Any,
         spec: LSH | Local,
         dropout_seed: int,
     ) -> list[Tensor]:
@@ -72,12 +80,26 @@ class Kernels(Protocol):
 
 
 class Operators:
-    """The operators of one backend, named `reformer::<prefix>hash_tokens` and so on."""
+    """The operators of one backend, named `reformer::<prefix>hash_tokens` and so on.
 
-    def __init__(self, prefix: str, kernels: Kernels, device_type: str | None) -> None:
-        self._kernels = kernels
+    `sort`: how rows are sorted once for `attend` and its backward, to tensors [b, h, r, rows] of int32; without, each
+    of them sorts. What a reversible block's first run sorted is not kept: it takes ten times the memory of buckets.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        kernels: Kernels,
+        device_type: str | None,
+        sort: Callable[[Tensor, Any, LSH], list[Tensor]] | None = None,
+    ) -> None:
+        self._kernels, self._sort = kernels, sort
         self.hash_tokens = self._define(f"reformer::{prefix}hash_tokens", self._hash_tokens, device_type, HASH)
         self.hash_tokens.register_fake(_fake_buckets)
+        self.sort_rows: Any = None
+        if sort is not None:
+            self.sort_rows = self._define(f"reformer::{prefix}sort_rows", self._sort_rows, device_type, SORT)
+            self.sort_rows.register_fake(_fake_rows)
         self.attend_backward = self._define(
             f"reformer::{prefix}attend_backward", self._differentiate, device_type, BACKWARD
         )
@@ -91,29 +113,28 @@ class Operators:
         qk: Float[Tensor, "b h l d"],
         v: Float[Tensor, "b h l d"],
         hashed: Float[Tensor, "b h l d"],
-        key_padding_mask: Bool[Tensor, "b l"] | None,
-        segment_ids: Int[Tensor, "b l"] | None,
+        sequences: Sequences,
         rotations: Rotations,
         spec: LSH,
         dropout_seed: int,
     ) -> Float[Tensor, "b h l d"]:
         """LSH attention."""
-        masks, flat = (key_padding_mask, segment_ids), flatten(spec)
-        buckets = self.hash_tokens(hashed.detach(), *masks, *rotations, flat)
-        return self.attend(qk, None, v, buckets, *masks, flat, dropout_seed)[0]
+        facts = *self._kernels.prepare(sequences, spec), flatten(spec)
+        buckets = self.hash_tokens(hashed.detach(), *rotations, *facts)
+        rows = [buckets] if self.sort_rows is None else self.sort_rows(hashed.detach(), buckets, *facts)
+        return self.attend(qk, None, v, rows, *facts, dropout_seed)[0]
 
     def local(
         self,
         q: Float[Tensor, "b h l d"],
         k: Float[Tensor, "b h l d"],
         v: Float[Tensor, "b h l d"],
-        key_padding_mask: Bool[Tensor, "b l"] | None,
-        segment_ids: Int[Tensor, "b l"] | None,
+        sequences: Sequences,
         spec: Local,
         dropout_seed: int,
     ) -> Float[Tensor, "b h l d"]:
         """Attention to near tokens, self included."""
-        return self.attend(q, k, v, None, key_padding_mask, segment_ids, flatten(spec), dropout_seed)[0]
+        return self.attend(q, k, v, [], *self._kernels.prepare(sequences, spec), flatten(spec), dropout_seed)[0]
 
     @staticmethod
     def _define(name: str, function: Any, device_type: str | None, schema: str) -> Any:
@@ -123,37 +144,36 @@ class Operators:
         return torch.library.custom_op(name, call, mutates_args=(), device_types=device_type, schema=schema)
 
     def _hash_tokens(
-        self,
-        q: Tensor,
-        key_padding_mask: Tensor | None,
-        segment_ids: Tensor | None,
-        rotations: Tensor | None,
-        seed: int,
-        spec: str,
+        self, q: Tensor, rotations: Tensor | None, seed: int, facts: list[Tensor], sizes: list[int], spec: str
     ) -> Tensor:
         """The buckets of all rows; in a reversible block's second run those of the first."""
 
         def buckets() -> Tensor:
-            masks = self._kernels.describe(q, key_padding_mask, segment_ids)
-            drawn = Rotations(rotations, seed)
-            return self._kernels.hash_rows(self._kernels.in_kernel_type(q), masks, drawn, unflatten(spec))
+            made, drawn = unflatten(spec), Rotations(rotations, seed)
+            described = self._kernels.describe(q, facts, sizes, made)
+            return self._kernels.hash_rows(self._kernels.in_kernel_type(q), described, drawn, made)
 
         return remembered(buckets)
+
+    def _sort_rows(self, q: Tensor, buckets: Tensor, facts: list[Tensor], sizes: list[int], spec: str) -> list[Tensor]:
+        made = unflatten(spec)
+        assert self._sort is not None
+        return self._sort(buckets, self._kernels.describe(q, facts, sizes, made), made)
 
     def _attend_rows(
         self,
         q: Tensor,
         k: Tensor | None,
         v: Tensor,
-        buckets: Tensor | None,
-        key_padding_mask: Tensor | None,
-        segment_ids: Tensor | None,
+        rows: list[Tensor],
+        facts: list[Tensor],
+        sizes: list[int],
         spec: str,
         dropout_seed: int,
     ) -> tuple[Tensor, Tensor]:
-        masks = self._kernels.describe(q, key_padding_mask, segment_ids)
-        q, k, v = self._in_kernel_type(q, k, v)
-        return self._kernels.attend(q, k, v, buckets, masks, unflatten(spec), dropout_seed)
+        made = unflatten(spec)
+        described = self._kernels.describe(q, facts, sizes, made)
+        return self._kernels.attend(*self._in_kernel_type(q, k, v), rows, described, made, dropout_seed)
 
     def _differentiate(
         self,
@@ -161,30 +181,32 @@ class Operators:
         q: Tensor,
         k: Tensor | None,
         v: Tensor,
-        buckets: Tensor | None,
         out: Tensor,
         logsumexp: Tensor,
-        key_padding_mask: Tensor | None,
-        segment_ids: Tensor | None,
+        rows: list[Tensor],
+        facts: list[Tensor],
+        sizes: list[int],
         spec: str,
         dropout_seed: int,
     ) -> list[Tensor]:
-        masks = self._kernels.describe(q, key_padding_mask, segment_ids)
+        made = unflatten(spec)
+        described = self._kernels.describe(q, facts, sizes, made)
         grad = self._kernels.in_kernel_type(grad)
         q, k, v = self._in_kernel_type(q, k, v)
-        return self._kernels.attend_backward(
-            grad, q, k, v, buckets, masks, out, logsumexp, unflatten(spec), dropout_seed
-        )
+        return self._kernels.attend_backward(grad, q, k, v, out, logsumexp, rows, described, made, dropout_seed)
 
     def _in_kernel_type(self, q: Tensor, k: Tensor | None, v: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         take = self._kernels.in_kernel_type
         return take(q), None if k is None else take(k), take(v)
 
-    def _gradients(self, ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # once: activation checkpointing hands each out a single time
-        q, k, v = saved[:3]
-        dq, dv, *dk = self.attend_backward(grad, *saved, *ctx.attending)
-        nothing = (None,) * 5  # buckets, masks, spec and seed
+    def _gradients(self, ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
+        q, k, v, out, logsumexp, *kept = (
+            ctx.saved_tensors
+        )  # once: activation checkpointing hands each out a single time
+        rows, facts = kept[: ctx.rows], kept[ctx.rows :]
+        dq, dv, *dk = self.attend_backward(grad, q, k, v, out, logsumexp, rows, facts, *ctx.attending)
+        no_sizes: Any = None if ctx.attending[0] else []  # an empty list counts as one of tensors
+        nothing = [None] * len(rows), [None] * len(facts), no_sizes, None, None
         return dq.to(q.dtype), dk[0].to(q.dtype) if k is not None else None, dv.to(v.dtype), *nothing
 
     def _fake_output(self, q: Tensor, k: Any, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -195,14 +217,29 @@ class Operators:
         return [self._kernels.empty_heads(q) for _ in range(2 if k is None else 3)]
 
 
-def _fake_buckets(q: Tensor, key_padding_mask: Any, segment_ids: Any, rotations: Any, seed: Any, spec: str) -> Tensor:
+def _fake_buckets(q: Tensor, rotations: Any, seed: Any, facts: Any, sizes: Any, spec: str) -> Tensor:
     rounds = unflatten(spec).rounds
     rows = torch.library.get_ctx().new_dynamic_size()
     return q.new_empty(q.shape[0], q.shape[1], rounds, rows, dtype=torch.uint8)
 
 
+def _fake_rows(q: Tensor, buckets: Tensor, facts: Any, sizes: Any, spec: str) -> list[Tensor]:
+    rows = torch.library.get_ctx().new_dynamic_size()
+    shape = *buckets.shape[:3], rows
+    return [buckets.new_empty(shape, dtype=torch.int32) for _ in range(len(ROWS) - has_one_bound(unflatten(spec)))]
+
+
+ROWS = ("token", "name", "low", "high")
+"""What is said of each sorted row: its token, its name, and the first and the last row of those that it sees."""
+
+
+def has_one_bound(spec: LSH) -> bool:
+    """Whether rows need no `high`: those of a causal window end at themselves, and by chunks documents are compared."""
+    return spec.causal or isinstance(spec.rule, Chunks)
+
+
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, buckets, key_padding_mask, segment_ids, *attending = inputs
-    ctx.save_for_backward(q, k, v, buckets, *output, key_padding_mask, segment_ids)
-    ctx.attending = attending
+    q, k, v, rows, facts, *attending = inputs
+    ctx.save_for_backward(q, k, v, *output, *rows, *facts)
+    ctx.rows, ctx.attending = len(rows), attending
     ctx.mark_non_differentiable(output[1])

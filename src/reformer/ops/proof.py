@@ -13,6 +13,7 @@ from torch import Tensor
 
 from reformer.ops.hashing import Rotations
 from reformer.ops.plain import backend as plain
+from reformer.ops.sequences import Sequences
 from reformer.ops.spec import LSH, Band, Local, Octaves
 
 LENGTH, HEADS, WIDTH = 160, 2, 32
@@ -70,10 +71,11 @@ def _results(
     drawn = [torch.randn(1, HEADS, LENGTH, WIDTH, generator=generator) for _ in range(4)]
     grad, *inputs = (x.to(rounded_to).to(device, dtype) for x in drawn)
     leaves = [x.requires_grad_() for x in inputs[: 3 if isinstance(spec, Local) else 2]]
+    sequences = Sequences.of(leaves[0], padding)
     if isinstance(spec, Local):
-        out = backend.local(*leaves, padding, None, spec, 0)
+        out = backend.local(*leaves, sequences, spec, 0)
     else:
-        out = backend.lsh(*leaves, leaves[0].detach(), padding, None, Rotations(None, 0), spec, 0)
+        out = backend.lsh(*leaves, leaves[0].detach(), sequences, Rotations(None, 0), spec, 0)
     if padding is not None:
         grad = grad * padding[:, None, :, None]
     return [out.detach(), *torch.autograd.grad(out, leaves, grad.to(out.dtype))]

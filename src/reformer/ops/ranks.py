@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from reformer.ops.shared_masks import worked_out
-
 NO_DOCUMENT = -1
 
 
@@ -41,28 +39,35 @@ def compute_ranks(
     """
     check_masks(batch, length, key_padding_mask, segment_ids)
     if key_padding_mask is None and segment_ids is None:
-        slots = torch.arange(length, device=device)
-        everywhere = torch.ones(1, length, dtype=torch.bool, device=device)
-        return Ranks(everywhere, torch.zeros_like(slots)[None], slots[None], torch.full_like(slots, length - 1)[None])
-    masks = key_padding_mask, segment_ids
-    return worked_out(masks, ("ranks", device), lambda: _masked_ranks(batch, length, *masks, device))
+        return rank_all(length, device)
+    ranks, falls = rank_tokens(batch, length, key_padding_mask, segment_ids, device)
+    if segment_ids is not None and falls is not None and falls.any():
+        say_where_ids_fall(ranks.real, segment_ids, falls)
+    return ranks
 
 
-def _masked_ranks(
+def rank_all(length: int, device: torch.device | None) -> Ranks:
+    """Ranks of a row without padding that is one document."""
+    slots = torch.arange(length, device=device)
+    everywhere = torch.ones(1, length, dtype=torch.bool, device=device)
+    return Ranks(everywhere, torch.zeros_like(slots)[None], slots[None], torch.full_like(slots, length - 1)[None])
+
+
+def rank_tokens(
     batch: int, length: int, key_padding_mask: Tensor | None, segment_ids: Tensor | None, device: torch.device | None
-) -> Ranks:
+) -> tuple[Ranks, Bool[Tensor, "b l"] | None]:
+    """Ranks, and where segment ids decrease, which makes them mean nothing."""
     slots = torch.arange(length, device=device)
     if key_padding_mask is None:
         real = torch.ones(batch, length, dtype=torch.bool, device=device)
-    else:
-        # a copy, for what is worked out from a mask must not hold it
+    else:  # a copy: whoever made the mask may write to it
         real = key_padding_mask.to(device, torch.bool, copy=True, memory_format=torch.contiguous_format)
-    first_of_document = _document_starts(real, segment_ids, slots)
+    first_of_document, falls = _document_starts(real, segment_ids, slots)
     seen = real.long().cumsum(1)  # real tokens up to and with this slot
     document = torch.where(real, first_of_document.long().cumsum(1) - 1, NO_DOCUMENT)
     start = torch.where(first_of_document, seen - 1, 0).cummax(1).values
     rank = torch.where(real, seen - 1 - start, 0)
-    return Ranks(real, document, rank, _last_rank(document, rank))
+    return Ranks(real, document, rank, _last_rank(document, rank)), falls
 
 
 def check_masks(
@@ -74,23 +79,38 @@ def check_masks(
             raise ValueError(f"{name} has shape {list(value.shape)}; it must be [b, l] = [{batch}, {length}]")
 
 
-def _document_starts(real: Tensor, segment_ids: Tensor | None, slots: Tensor) -> Tensor:
-    """Real tokens that no earlier real token of the same segment precedes."""
+def _document_starts(real: Tensor, segment_ids: Tensor | None, slots: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Real tokens that no earlier real token of the same segment precedes, and those whose segment has a lower id."""
     previous_real = torch.where(real, slots, -1).cummax(1).values.roll(1, 1)
     previous_real[:, 0] = -1
     starts = real & (previous_real < 0)
     if segment_ids is None:
-        return starts
+        return starts, None
     before = segment_ids.gather(1, previous_real.clamp(min=0))
     follows = real & (previous_real >= 0)
-    falls = follows & (segment_ids < before)
-    if falls.any():
-        row, slot = falls.nonzero()[0].tolist()
-        raise ValueError(
-            f"segment_ids fall from {int(before[row, slot])} to {int(segment_ids[row, slot])} at row {row}, slot "
-            f"{slot}: a document is a run of equal ids and ids must not decrease; number documents in their order"
-        )
-    return starts | (follows & (segment_ids != before))
+    return starts | (follows & (segment_ids != before)), follows & (segment_ids < before)
+
+
+def say_where_ids_fall(real: Bool[Tensor, "b l"], segment_ids: Int[Tensor, "b l"], falls: Bool[Tensor, "b l"]) -> None:
+    """Raise the ValueError about the first segment id that is lower than that of the real token before it."""
+    row, slot = falls.nonzero()[0].tolist()
+    before = int(segment_ids[row, :slot][real[row, :slot]][-1])
+    raise ValueError(
+        f"segment_ids fall from {before} to {int(segment_ids[row, slot])} at row {row}, slot {slot}: a document is a "
+        "run of equal ids and ids must not decrease; number documents in their order"
+    )
+
+
+def slots_at(ranks: Ranks, offset: int) -> Int[Tensor, "b l"]:
+    """The slot of the token `offset` ranks behind each in its document; -1 where there is none, and for padding."""
+    length = ranks.rank.shape[1]
+    number = ranks.real.long().cumsum(1) - 1  # of each token among the real ones of its row
+    slots = torch.arange(length, device=number.device).expand_as(number)
+    place = torch.zeros(len(number), length + 1, dtype=torch.long, device=number.device)
+    place.scatter_(1, torch.where(ranks.real, number, length), slots)
+    rank = ranks.rank + offset
+    there = ranks.real & (rank >= 0) & (rank <= ranks.last)
+    return torch.where(there, place.gather(1, (number + offset).clamp(0, length)), -1)
 
 
 def _last_rank(document: Tensor, rank: Tensor) -> Tensor:

@@ -42,12 +42,6 @@ class Tape:
 _tape: ContextVar[Tape | None] = ContextVar("reformer_tape", default=None)
 
 
-def recorded() -> bool:
-    """Whether this is the first run of a reversible block, whose second is yet to come."""
-    tape = _tape.get()
-    return tape is not None and tape.reading is None
-
-
 def remembered(compute: Callable[[], Tensor]) -> Tensor:
     """`compute()`, or, in the second run of a reversible block, what it was in the first."""
     tape = _tape.get()

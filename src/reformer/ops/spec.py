@@ -173,6 +173,7 @@ class Local:
     """Of numerators."""
 
     once = successor_values = keeps_own = False
+    rounds = 1
 
     def __post_init__(self) -> None:
         check_probability("dropout_p", self.dropout)

@@ -59,6 +59,7 @@ class ReformerTrainer(Trainer):
         self._staging: Path | None = None
         self._correct, self._predicted, self._tokens = 0, 0, 0
         self._since: float | None = None
+        self._unread: tuple[int, Tensor, Tensor] | None = None  # a step, its loss, its counts: on the device
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)  # type: ignore[arg-type]
@@ -72,18 +73,29 @@ class ReformerTrainer(Trainer):
         """The model's loss; counts what was predicted and how much of it rightly."""
         self._since = self._since or time.perf_counter()
         kwargs["return_outputs"] = True
+        self._read()
         loss, outputs = super().compute_loss(model, inputs, *args, **kwargs)
-        if not torch.isfinite(loss):
+        unwrapped: Any = self.model
+        tokens = _count_tokens(inputs) + (outputs.predicted if unwrapped.config.is_encoder_decoder else 0)
+        counts = torch.stack([torch.isfinite(loss), outputs.correct, outputs.predicted, tokens])
+        self._unread = self.state.global_step + 1, loss.detach(), counts
+        if loss.device.type == "cpu":
+            self._read()
+        return loss
+
+    def _read(self) -> None:
+        """Read what the last micro-batch gave: before the next one, which waits for the GPU anyway, or a report."""
+        if self._unread is None:
+            return
+        (step, loss, counts), self._unread = self._unread, None
+        finite, correct, predicted, tokens = counts.tolist()
+        if not finite:
             raise NonFiniteLoss(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}; "
+                f"the loss is {loss.item()} at step {step}; "
                 "try a smaller learning rate, more warm-up steps or a smaller clip"
             )
-        self._correct += int(outputs.correct)
-        self._predicted += int(outputs.predicted)
-        unwrapped: Any = self.model
-        targets = int(outputs.predicted) if unwrapped.config.is_encoder_decoder else 0
-        self._tokens += _count_tokens(inputs) + targets
-        return loss
+        self._correct, self._predicted = self._correct + correct, self._predicted + predicted
+        self._tokens += tokens
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -106,6 +118,7 @@ class ReformerTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Leaves no trace in the random numbers of the training."""
+        self._read()
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             started = time.perf_counter()
@@ -116,6 +129,7 @@ class ReformerTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add bits per byte, token accuracy and tokens per second to the lines of the training loss."""
+        self._read()
         if "loss" in logs and self._since is not None:
             now = time.perf_counter()
             logs["accuracy"] = self._correct / max(self._predicted, 1)
@@ -137,6 +151,7 @@ class ReformerTrainer(Trainer):
         return str(self._staging) if self._staging is not None else super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._read()
         out = Path(str(self.args.output_dir))
         name = f"{CHECKPOINT}{self.state.global_step}"
         self._staging = out / ".partial"
@@ -190,10 +205,10 @@ def _held_out_metrics(found: EvalPrediction) -> dict[str, float]:
     return {"loss": nll / predicted, "accuracy": correct / predicted}
 
 
-def _count_tokens(inputs: dict[str, Any]) -> int:
+def _count_tokens(inputs: dict[str, Any]) -> Tensor:
     """Tokens of a batch that the model reads, padding left out."""
-    mask = inputs.get("attention_mask")
-    return int(inputs["input_ids"].numel() if mask is None else mask.sum())
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    return torch.full((), ids.numel(), device=ids.device) if mask is None else mask.sum()
 
 
 def _arguments(settings: TrainingSettings, output_dir: str, evaluated: bool, rows: int) -> TrainingArguments:

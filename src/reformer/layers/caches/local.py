@@ -8,6 +8,7 @@ from torch import Tensor
 from reformer.layers.caches.layer import CacheLayer
 from reformer.layers.caches.step import Step
 from reformer.ops.attention import attend_nearby
+from reformer.ops.sequences import Sequences
 from reformer.ops.spec import Band, Local
 
 
@@ -34,7 +35,7 @@ class LocalCache(CacheLayer):
         """Attend from new tokens to the last `window`, themselves included."""
         if q.shape[2] > self.crop_limit:
             out = self._attend_to_a_piece(q, k, v, step)
-            self.extend(k, v, step)
+            self.recent["values"].write(v, step)
             return out
         self.extend(k, v, step)
         keys, values = (recent.data[:, :, : self.size].to(q.dtype) for recent in self.recent.values())  # type: ignore[index]
@@ -47,13 +48,11 @@ class LocalCache(CacheLayer):
 
     def _attend_to_a_piece(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
         """The last tokens in front of a long piece, and the piece, as a sequence of their own."""
-        (before_k, there), (before_v, _) = (recent.before(step, q.dtype) for recent in self.recent.values())
-        real = there.new_ones(step.rank.shape) if step.real is None else step.real
-        out = attend_nearby(
-            torch.cat((torch.zeros_like(before_k), q), dim=2),
-            torch.cat((before_k, k), dim=2),
-            torch.cat((before_v, v), dim=2),
-            self.spec,
-            torch.cat((there, real), dim=1),
-        )
-        return out[:, :, self.window - 1 :]
+        values = self.recent["values"].before(step, v.dtype)[0]
+
+        def attend(keys: Tensor, sequences: Sequences) -> Tensor:
+            behind = keys.shape[2] - q.shape[2]
+            queries, delivered = F.pad(q, (0, 0, behind, 0)), torch.cat((values, v), dim=2)
+            return attend_nearby(queries, keys, delivered, self.spec, sequences)
+
+        return self.recent["keys"].follow(k, step, attend)

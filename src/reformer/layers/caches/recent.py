@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reformer.layers.caches.step import Step
-from reformer.ops.shared_masks import share_masks
+from reformer.ops.sequences import Sequences
 
 
 class Recent:
@@ -50,24 +50,15 @@ class Recent:
     def follow(
         self,
         x: Float[Tensor, "b h k d"],
-        real: Bool[Tensor, "b k"] | None,
         step: Step,
-        compute: Callable[[Float[Tensor, "b h l d"], Bool[Tensor, "b l"] | None], Tensor],
+        compute: Callable[[Float[Tensor, "b h l d"], Sequences], Tensor],
     ) -> Float[Tensor, "b h k d"]:
-        """`compute` of new tokens behind those in front of them, as one sequence with a mask; keeps the new ones.
-
-        `real` are those of the new ones that are no padding, None: all.
-        """
+        """`compute` of new tokens behind those in front of them, as sequences of their own; keeps the new ones."""
         if step.first:
-            out = compute(x, real)
+            out = compute(x, step)
         else:
             past, there = self.before(step, x.dtype)
-
-            def mask() -> Tensor | None:
-                new = there.new_ones(step.rank.shape) if real is None else real
-                return share_masks(torch.cat((there, new), dim=1))[0]
-
-            both = step.remember(("mask behind", self.past), mask)
+            both = step.remember(("behind", self.past), lambda: _joined(there, step))
             out = compute(torch.cat((past, x), dim=2), both)[:, :, self.past :]
         self.write(x, step)
         return out
@@ -106,6 +97,12 @@ class Recent:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take over what `state` gave."""
         self.data, self.high = state["data"], state["high"].tolist()
+
+
+def _joined(there: Bool[Tensor, "b past"], step: Step) -> Sequences:
+    """The sequences of the last tokens, as far as they are there, and the new ones."""
+    new = there.new_ones(step.rank.shape) if step.real is None else step.real
+    return Sequences(step.batch, there.shape[1] + step.length, step.device, torch.cat((there, new), dim=1))
 
 
 @torch.inference_mode(False)  # what is made in inference mode could not be written to outside of it

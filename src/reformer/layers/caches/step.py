@@ -1,15 +1,15 @@
 """The new tokens of one forward over a cache, and how they fall into octaves."""
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from reformer.ops.sequences import Sequences
 from reformer.ops.spec import Octaves
 
 
@@ -24,29 +24,36 @@ class Segment(NamedTuple):
     """Real tokens in front of them, for each batch row."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """Where new tokens stand."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Step(Sequences):
+    """Where new tokens stand behind those of a cache; what layers of a kind work out alike is remembered here."""
 
     rank: Int[Tensor, "b k"]
     """Real tokens in front of each, those of the cache included."""
-    real: Bool[Tensor, "b k"] | None
-    """False for padding; None: there is none."""
     before: tuple[int, ...]
     """Real tokens of each batch row in the cache."""
     after: tuple[int, ...]
     """And with the new ones."""
     segments: tuple[Segment, ...]
-    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
-    """What layers of a kind work out alike."""
 
-    def remember(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What `make` gives, computed once for all layers."""
-        if torch.compiler.is_compiling():  # a graph finds what is alike by itself, and a break would lose the memo
-            return make()
-        if key not in self.memo:
-            self.memo[key] = make()
-        return self.memo[key]
+    @classmethod
+    def behind(
+        cls,
+        rank: Int[Tensor, "b k"],
+        real: Bool[Tensor, "b k"] | None,
+        before: tuple[int, ...],
+        after: tuple[int, ...],
+        segments: tuple[Segment, ...],
+    ) -> "Step":
+        """Those of new tokens of some ranks; `real` is False for padding, None: there is none."""
+        return cls(
+            *(*rank.shape, rank.device, real), rank=rank, before=before, after=after, segments=segments
+        )  # fmt: skip
+
+    @property
+    def real(self) -> Bool[Tensor, "b k"] | None:
+        """False for padding; None: there is none."""
+        return self.key_padding_mask
 
     @property
     def first(self) -> bool:

@@ -12,19 +12,17 @@ from torch import Tensor
 from reformer.ops.cpu.convolution_kernels import convolve_block, convolve_ring, differentiate_block
 from reformer.ops.cpu.kernels import compute_type, in_kernel_type, kind_of, run_tasks
 from reformer.ops.cpu.order import documents_of
-from reformer.ops.ranks import compute_ranks
+from reformer.ops.sequences import Sequences
 
 BLOCK = 1024
 """Tokens of a task; the gradient of the taps is summed block by block."""
 
-MASKS = "Tensor? key_padding_mask, Tensor? segment_ids, int[] offsets"
+OPTIONS = "Tensor document, bool padded, int[] offsets"
 
 
-def convolve(
-    x: Tensor, taps: Tensor, key_padding_mask: Tensor | None, segment_ids: Tensor | None, offsets: list[int]
-) -> Tensor:
+def convolve(x: Tensor, taps: Tensor, sequences: Sequences, offsets: list[int]) -> Tensor:
     """The sum over taps [size, hidden] of x [b, l, hidden] at their offsets, in fp32 or wider."""
-    out: Tensor = _convolve_op(x, taps, key_padding_mask, segment_ids, offsets)
+    out: Tensor = _convolve_op(x, taps, sequences.document, sequences.key_padding_mask is not None, offsets)
     return out
 
 
@@ -37,14 +35,12 @@ def convolve_recent(recent: Tensor, rank: Tensor, size: int, weight: Tensor, off
     return out
 
 
-def _convolve(
-    x: Tensor, taps: Tensor, key_padding_mask: Tensor | None, segment_ids: Tensor | None, offsets: list[int]
-) -> Tensor:
+def _convolve(x: Tensor, taps: Tensor, document: Tensor, padded: bool, offsets: list[int]) -> Tensor:
     x = in_kernel_type(x).contiguous()
-    make = torch.empty if key_padding_mask is None else torch.zeros
+    make = torch.zeros if padded else torch.empty
     out = make(x.shape, dtype=compute_type(x))
     source, target, factors = _flat(x), _flat(out), _flat(taps.to(out.dtype))
-    sequences, blocks, steps = _sequences(x, key_padding_mask, segment_ids), -(-x.shape[1] // BLOCK), np.array(offsets)
+    sequences, blocks, steps = _slots_and_documents(document), -(-x.shape[1] // BLOCK), np.array(offsets)
 
     def run(task: int) -> None:
         row, block = divmod(task, blocks)
@@ -61,18 +57,18 @@ def _differentiate(
     grad: Tensor,
     x: Tensor,
     taps: Tensor,
-    key_padding_mask: Tensor | None,
-    segment_ids: Tensor | None,
+    document: Tensor,
+    padded: bool,
     offsets: list[int],
 ) -> list[Tensor]:
     x, grad = in_kernel_type(x).contiguous(), in_kernel_type(grad).contiguous()
-    make = torch.empty if key_padding_mask is None else torch.zeros
+    make = torch.zeros if padded else torch.empty
     dx = make(x.shape, dtype=compute_type(x))
     blocks = -(-x.shape[1] // BLOCK)
     dtaps = torch.zeros(len(x) * blocks, *taps.shape, dtype=dx.dtype)
     source, slopes, target, parts = _flat(x), _flat(grad), _flat(dx), dtaps.flatten(1).numpy()
     factors, kind = _flat(taps.to(dx.dtype)), kind_of(x)
-    sequences, steps = _sequences(x, key_padding_mask, segment_ids), np.array(offsets)
+    sequences, steps = _slots_and_documents(document), np.array(offsets)
 
     def run(task: int) -> None:
         row, block = divmod(task, blocks)
@@ -86,10 +82,9 @@ def _differentiate(
     return [dx, dtaps.sum(0)]
 
 
-def _sequences(x: Tensor, key_padding_mask: Tensor | None, segment_ids: Tensor | None) -> list[tuple[Any, Any]]:
+def _slots_and_documents(document: Tensor) -> list[tuple[Any, Any]]:
     """Slots of real tokens in order, and the document of every slot, for each batch row or once for all."""
-    documents = compute_ranks(x.shape[0], x.shape[1], key_padding_mask, segment_ids, x.device).document.int().numpy()
-    return [(documents_of(row)[0], row) for row in documents]
+    return [(documents_of(row)[0], row) for row in document.numpy()]
 
 
 def _flat(x: Tensor) -> Any:
@@ -102,14 +97,14 @@ _convolve_op: Any = torch.library.custom_op(
     _convolve,
     mutates_args=(),
     device_types="cpu",
-    schema=f"(Tensor x, Tensor taps, {MASKS}) -> Tensor",
+    schema=f"(Tensor x, Tensor taps, {OPTIONS}) -> Tensor",
 )
 _differentiate_op: Any = torch.library.custom_op(
     "reformer::convolve_backward",
     _differentiate,
     mutates_args=(),
     device_types="cpu",
-    schema=f"(Tensor grad, Tensor x, Tensor taps, {MASKS}) -> Tensor[]",
+    schema=f"(Tensor grad, Tensor x, Tensor taps, {OPTIONS}) -> Tensor[]",
 )
 
 
@@ -124,14 +119,14 @@ def _(grad: Tensor, x: Tensor, taps: Tensor, *_: Any) -> list[Tensor]:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, taps, key_padding_mask, segment_ids, offsets = inputs
-    ctx.save_for_backward(x, taps, key_padding_mask, segment_ids)
-    ctx.offsets = offsets
+    x, taps, document, *options = inputs
+    ctx.save_for_backward(x, taps, document)
+    ctx.options = options
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors  # once: activation checkpointing hands each out a single time
-    dx, dtaps = _differentiate_op(grad, *saved, ctx.offsets)
+    dx, dtaps = _differentiate_op(grad, *saved, *ctx.options)
     return dx.to(saved[0].dtype), dtaps.to(saved[1].dtype), None, None, None
 
 

@@ -23,7 +23,7 @@ from reformer.ops.cpu.products import ROWS
 from reformer.ops.cpu.rows import Head, Options, Rows
 from reformer.ops.dropout import batch_head_stream, drop_threshold
 from reformer.ops.hashing import Rotations, columns_for, split_buckets
-from reformer.ops.ranks import compute_ranks
+from reformer.ops.sequences import Sequences
 from reformer.ops.spec import LSH, Band, Chunks, Local, Octaves
 
 say_if_not_compiled(attend_head)
@@ -66,9 +66,15 @@ class Heads:
         return Head(self.data, batch * self.strides[0] + head * self.strides[1], self.strides[2])
 
 
-def describe(x: Tensor, key_padding_mask: Tensor | None, segment_ids: Tensor | None) -> Tensor:
+def prepare(sequences: Sequences, spec: LSH | Local) -> tuple[list[Tensor], list[int]]:
     """The document of every token, [b, l] or [1, l], -1 for padding."""
-    return compute_ranks(x.shape[0], x.shape[2], key_padding_mask, segment_ids, x.device).document.int()
+    return [sequences.document], []
+
+
+def describe(q: Tensor, facts: list[Tensor], sizes: list[int], spec: LSH | Local) -> Tensor:
+    """The same inside an operator."""
+    (document,) = facts
+    return document
 
 
 def in_kernel_type(x: Tensor) -> Tensor:
@@ -148,13 +154,13 @@ def rotations_by_column(rotations: Tensor, columns: int, dtype: torch.dtype) -> 
     return matrix
 
 
-def sorted_rows(buckets: Tensor | None, document: Tensor, spec: LSH | Local) -> Callable[[int, int], Any]:
+def sorted_rows(hashed: list[Tensor], document: Tensor, spec: LSH | Local) -> Callable[[int, int], Any]:
     """A function from (batch, head) to the rows of that head, without a hash the same for all heads."""
     documents, rule = document.numpy(), spec.rule
     own = np.empty(0, np.int32)
     successors = [order.successors_of(row) if spec.successor_values else own for row in documents]
     nothing = np.empty(0, np.int32), np.empty((1, 0), np.int32), np.empty((1, 0), np.int32)
-    if buckets is None:
+    if not hashed:
         local = [
             order.window_rows(row, rule.window - 1, spec.causal)
             if isinstance(rule, Band)
@@ -166,16 +172,17 @@ def sorted_rows(buckets: Tensor | None, document: Tensor, spec: LSH | Local) -> 
     count = document.shape[1]
     if isinstance(rule, Octaves):
         count = most_rows(sequences, rule, spec.causal)
-    hashed = buckets.numpy().view({1: np.uint8, 2: np.uint16, 4: np.int32}[buckets.shape[3] // count])
+    (numbers,) = hashed
+    buckets = numbers.numpy().view({1: np.uint8, 2: np.uint16, 4: np.int32}[numbers.shape[3] // count])
 
     def rows(batch: int, head: int) -> Any:
         one = batch % documents.shape[0]
         row, behind = documents[one], successors[one]
         if isinstance(rule, Octaves):
             size = rule.bucket_size, rule.last_octave, spec.causal, rule.window, spec.once
-            tokens, names, runs, place, group = order.sort_buckets(hashed[batch, head], *sequences[one], *size)
+            tokens, names, runs, place, group = order.sort_buckets(buckets[batch, head], *sequences[one], *size)
             return Rows(tokens, runs, row, behind, names, place, group)
-        tokens, names, runs, place = order.sort_chunks(hashed[batch, head], row, *chunk_sizes(rule), spec.once)
+        tokens, names, runs, place = order.sort_chunks(buckets[batch, head], row, *chunk_sizes(rule), spec.once)
         return Rows(tokens, runs, row, behind, names, place, place)  # chunks ask for no group
 
     return rows
@@ -186,7 +193,7 @@ def chunk_sizes(rule: Any) -> tuple[int, int, int]:
     return (rule.length, rule.before * rule.length, rule.after * rule.length) if isinstance(rule, Chunks) else (1, 0, 0)
 
 
-def options_of(spec: LSH | Local, dropout_seed: int, q: Tensor, rounds: int, shared: bool, task: int) -> Any:
+def options_of(spec: LSH | Local, dropout_seed: int, q: Tensor, shared: bool, task: int) -> Any:
     """What kernels need to know besides arrays."""
     local, rule = isinstance(spec, Local), spec.rule
     chunk, before, after = chunk_sizes(rule)
@@ -201,7 +208,7 @@ def options_of(spec: LSH | Local, dropout_seed: int, q: Tensor, rounds: int, sha
         chunk=chunk,
         before=before,
         after=after,
-        rounds=rounds,
+        rounds=spec.rounds,
         keep=1.0 - spec.dropout,
         threshold=drop_threshold(spec.dropout),
         stream=batch_head_stream(dropout_seed, task),
@@ -214,7 +221,7 @@ def attend(
     q: Tensor,
     k: Tensor | None,
     v: Tensor,
-    buckets: Tensor | None,
+    rows: list[Tensor],
     document: Tensor,
     spec: LSH | Local,
     dropout_seed: int,
@@ -222,16 +229,15 @@ def attend(
     """Outputs [b, h, l, d] and log-sum-exps [b, h, l]; without `k`, keys are the normalised queries."""
     out, logsumexp = empty_heads(v), torch.empty(v.shape[:3], dtype=compute_type(v))
     heads_q, heads_k, heads_v, heads_out = (Heads(x) for x in (q, q if k is None else k, v, out))
-    rows, z, kind = sorted_rows(buckets, document, spec), logsumexp.numpy(), kind_of(q)
-    rounds = 1 if buckets is None else buckets.shape[2]
+    rows_of, z, kind = sorted_rows(rows, document, spec), logsumexp.numpy(), kind_of(q)
 
     def run(task: int) -> None:
         place = divmod(task, q.shape[1])
         attend_head(
             *(heads.head(*place) for heads in (heads_q, heads_k, heads_v, heads_out)),
             z[place],
-            rows(*place),
-            options_of(spec, dropout_seed, q, rounds, k is None, task),
+            rows_of(*place),
+            options_of(spec, dropout_seed, q, k is None, task),
             kind,
         )
 
@@ -244,10 +250,10 @@ def attend_backward(
     q: Tensor,
     k: Tensor | None,
     v: Tensor,
-    buckets: Tensor | None,
-    document: Tensor,
     out: Tensor,
     logsumexp: Tensor,
+    rows: list[Tensor],
+    document: Tensor,
     spec: LSH | Local,
     dropout_seed: int,
 ) -> list[Tensor]:
@@ -257,8 +263,7 @@ def attend_backward(
     inputs = [Heads(x) for x in (q, q if k is None else k, v, out)]
     heads_grad, heads_dq, heads_dv = (Heads(x) for x in (grad, dq, dv))
     heads_dk = None if dk is None else Heads(dk)
-    rows, z, kind = sorted_rows(buckets, document, spec), logsumexp.numpy(), kind_of(q)
-    rounds = 1 if buckets is None else buckets.shape[2]
+    rows_of, z, kind = sorted_rows(rows, document, spec), logsumexp.numpy(), kind_of(q)
 
     def run(task: int) -> None:
         place = divmod(task, q.shape[1])
@@ -270,8 +275,8 @@ def attend_backward(
             heads_dq.head(*place),
             scratch if heads_dk is None else heads_dk.head(*place),
             heads_dv.head(*place),
-            rows(*place),
-            options_of(spec, dropout_seed, q, rounds, k is None, task),
+            rows_of(*place),
+            options_of(spec, dropout_seed, q, k is None, task),
             kind,
         )
 

@@ -1,6 +1,7 @@
 """From tensors to kernels: which tiles, how many programs, and what is kept between two launches."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from math import prod
 from typing import Any
@@ -8,28 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reformer.ops.bucket_counts import MOST_BUCKETS
 from reformer.ops.dropout import drop_threshold, signed
 from reformer.ops.gpu import backward, forward, fused
 from reformer.ops.gpu import hashing as hash_kernels
-from reformer.ops.gpu.layout import (
-    BUCKET_TYPES,
-    HASHED,
-    Layout,
-    Sequences,
-    chunk_layout,
-    hashed_rows,
-    local_rows,
-    octave_layout,
-    reach_of,
-)
+from reformer.ops.gpu.layout import HASHED, Layout, hashed_rows, layout_of, local_rows, order_rows, reach_of
 from reformer.ops.gpu.rotations import rotations_for
-from reformer.ops.gpu.tiles import BY_ONE, BY_TABLE, OWN, WIDE, Beside, Dropout, Heads, Rows, cdiv
+from reformer.ops.gpu.tiles import BY_ONE, BY_TABLE, OWN, WIDE, Beside, Dropout, Heads, cdiv
 from reformer.ops.gpu.tuning import size_class
 from reformer.ops.hashing import Rotations, columns_for
 from reformer.ops.plain.backend import bucket_type
-from reformer.ops.replay import recorded
-from reformer.ops.spec import KEY_EPS, LSH, Chunks, Local, Octaves
+from reformer.ops.ranks import Ranks
+from reformer.ops.sequences import Sequences
+from reformer.ops.spec import KEY_EPS, LSH, Chunks, Local
 
 PARTS = 1 / 3
 """Share of the device's memory for what rounds give before they are added up; beyond, fewer rounds are computed at a
@@ -38,17 +29,28 @@ time, and their sum is kept in fp32."""
 NARROW = (torch.bfloat16, torch.float16)
 """Types of which large tiles and those of the fused backward fit into registers."""
 
-IN_ORDER = "_rows_in_order"
-"""An attribute of buckets: their rows sorted, from a forward until its backward. The first run of a reversible block
-keeps none, for they take some ten times the memory."""
-
 COLUMNS = 32  # of a product of the hash
 MERGED = 16  # tokens of a program that adds up rounds
 
 
-def describe(x: Tensor, key_padding_mask: Tensor | None, segment_ids: Tensor | None) -> Sequences:
-    """What the kernels need to know of the masks."""
-    return Sequences(x.shape[0], x.shape[2], x.device, key_padding_mask, segment_ids)
+def prepare(sequences: Sequences, spec: LSH | Local) -> tuple[list[Tensor], list[int]]:
+    """The layout of the rows, or, in a graph that is traced and knows no sizes, what it follows from."""
+    if not torch.compiler.is_compiling():
+        return sequences.remember(("layout", spec), lambda: layout_of(sequences, spec).packed())
+    ranks = sequences.ranks
+    return ([ranks.real, ranks.document, ranks.rank, ranks.last] if sequences.masked else []), []
+
+
+def describe(q: Tensor, facts: list[Tensor], sizes: list[int], spec: LSH | Local) -> Layout:
+    """The layout inside an operator."""
+    if sizes:
+        return Layout.unpacked(facts, sizes)
+    sequences = Sequences(q.shape[0], q.shape[2], q.device)
+    if facts:
+        ranks = Ranks(*facts)
+        memo: dict[Any, Any] = {"ranks": (ranks, None)}
+        sequences = replace(sequences, key_padding_mask=ranks.real, segment_ids=ranks.document, memo=memo)
+    return layout_of(sequences, spec)
 
 
 def in_kernel_type(x: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ def on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @on_its_device
-def hash_rows(q: Tensor, sequences: Sequences, rotations: Rotations, spec: LSH) -> Tensor:
+def hash_rows(q: Tensor, layout: Layout, rotations: Rotations, spec: LSH) -> Tensor:
     """The bucket of every row of the layout, or, by chunks, of every token: [b, h, r, bytes]."""
     b, h, length, width = q.shape
     rounds, rule, blocks = spec.rounds, spec.rule, cdiv(length, HASHED)
@@ -95,7 +97,7 @@ def hash_rows(q: Tensor, sequences: Sequences, rotations: Rotations, spec: LSH) 
             **common, C=COLUMNS, FACTORS=factors,
         )  # fmt: skip
         return buckets.view(torch.uint8)
-    layout = octave_layout(sequences, rule, spec.causal)
+    assert layout.names is not None
     assert layout.alive is not None
     octaves, n = layout.names.shape[1], layout.token.shape[1]
     direct = min(octaves, rule.factor_from.bit_length())
@@ -127,37 +129,38 @@ def batch_step(x: Tensor) -> int:
     return x.stride(0) if x.shape[0] > 1 else 0
 
 
+@on_its_device
+def sort_rows(buckets: Tensor, layout: Layout, spec: LSH) -> list[Tensor]:
+    """Rows in the order of their buckets: token, name, low, and where it is not low, high."""
+    return order_rows(buckets, layout, spec)
+
+
 class Launch:
     """One attention: its rows, the numbers that all kernels need, and how its rounds are grouped."""
 
     def __init__(
-        self, q: Tensor, shared: bool, buckets: Tensor | None, sequences: Sequences, spec: LSH | Local,
-        dropout_seed: int,
-    ) -> None:  # fmt: skip
-        self.spec, self.shared, self.sequences = spec, shared, sequences
+        self, q: Tensor, shared: bool, rows: list[Tensor], layout: Layout, spec: LSH | Local, dropout_seed: int
+    ) -> None:
+        self.spec, self.shared, self.layout, self.device = spec, shared, layout, q.device
         self.b, self.h, self.length, self.width = q.shape
-        self.layout: Layout | None = None
-        if buckets is None:
-            assert isinstance(spec, Local)
-            self.rounds, self.rows = 1, local_rows(sequences, spec)
-        else:
-            self.rounds = buckets.shape[2]
-            kept = buckets.__dict__.pop(IN_ORDER, None)
-            self.layout, self.rows = kept[1:] if kept and kept[0] == spec else self._sorted(buckets)
+        local = isinstance(spec, Local)
+        self.rounds, self.rows = (
+            (1, local_rows(layout)) if isinstance(spec, Local) else (spec.rounds, hashed_rows(*rows))
+        )
         all_rows = self.b * self.h * self.rounds * max(self.rows.each, self.length)
         self.rows = self.rows._replace(wide=WIDE[all_rows >= 1 << 31])
         rule, band = spec.rule, not isinstance(spec.rule, Chunks)
         reach = rule.length if isinstance(rule, Chunks) else rule.window
         self.tile = 64 if reach > 32 and q.dtype in NARROW else 32
         self.fused = band and spec.causal and not spec.dropout and q.dtype in NARROW and padded(self.width) <= 64
-        seen = reach_of(spec, self.tile, 0, 0).before + (buckets is None)  # keys of a query, itself included or not
+        seen = reach_of(spec, self.tile, 0, 0).before + local  # keys of a query, itself included or not
         self.fused &= seen <= self.tile <= self.rows.each and spec.scale_at(self.width) > 0
         words = signed(dropout_seed), signed(dropout_seed >> 32)
         self.dropout = Dropout(*words, drop_threshold(spec.dropout), 1.0 - spec.dropout)
         self.common: dict[str, Any] = {
             "D": self.width, "BD": padded(self.width), "M": self.tile, "BAND": band,
-            "CAUSAL": spec.causal, "SELF": buckets is None, "SHARED": shared, "DROP": spec.dropout > 0, "EPS": KEY_EPS,
-            "DELIVERS": (OWN if not spec.successor_values else BY_TABLE if sequences.masked else BY_ONE).value,
+            "CAUSAL": spec.causal, "SELF": local, "SHARED": shared, "DROP": spec.dropout > 0, "EPS": KEY_EPS,
+            "DELIVERS": (OWN if not spec.successor_values else BY_ONE if layout.following is None else BY_TABLE).value,
             "PRECISION": precision(q),
         }  # fmt: skip
 
@@ -168,35 +171,14 @@ class Launch:
 
     def beside(self, offset: int) -> Beside:
         """Where the tokens stand whose values tokens deliver (1), or which deliver theirs (-1)."""
-        if self.common["DELIVERS"] != BY_TABLE.value:
-            return Beside(self.rows.token, 0)
-        slot = self.sequences.slots_at(offset)
-        return Beside(slot, batch_step(slot))
-
-    def _sorted(self, buckets: Tensor) -> tuple[Layout, Rows]:
-        spec, most = self.spec, None
-        assert isinstance(spec, LSH)
-        if isinstance(spec.rule, Octaves):
-            layout = octave_layout(self.sequences, spec.rule, spec.causal)
-            buckets = buckets.view(BUCKET_TYPES[buckets.shape[3] // layout.token.shape[1]])
-        else:
-            buckets = buckets.view(BUCKET_TYPES[buckets.shape[3] // self.length])
-            if self.sequences.segment_ids is None:
-                most = {torch.uint8: 1 << 8, torch.int16: 1 << 15, torch.int32: MOST_BUCKETS}[buckets.dtype]
-            else:  # documents times buckets have to be few
-                most = int(buckets.max()) + 1
-            layout = chunk_layout(self.sequences, spec.rule.length, most)
-        missing = layout.token.shape[1] - buckets.shape[3]
-        if missing:
-            buckets = torch.nn.functional.pad(buckets, (0, missing))
-        return layout, hashed_rows(buckets, layout, spec, most)
+        slot = self.layout.following if offset == 1 else self.layout.preceding
+        return Beside(self.rows.token, 0) if slot is None else Beside(slot, batch_step(slot))
 
     def groups(self, bytes_of_round: int) -> list[tuple[int, int]]:
         """Rounds that are computed together; a ring has all of them in one."""
         if not self.common["BAND"]:
             return [(0, self.rounds)]
-        device = self.sequences.device
-        memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 1 << 34
+        memory = torch.cuda.get_device_properties(self.device).total_memory if self.device.type == "cuda" else 1 << 34
         at_once = max(min(int(PARTS * memory) // bytes_of_round, self.rounds), 1)
         return [(i, min(i + at_once, self.rounds)) for i in range(0, self.rounds, at_once)]
 
@@ -212,16 +194,12 @@ class Launch:
 
     def real(self) -> tuple[Tensor, int]:
         """Which tokens are not padding, and the distance between batch rows."""
-        real = self.sequences.key_padding_mask
-        if real is None:
-            return self.rows.token, 0
-        real = real.to(self.rows.token.device, torch.bool).contiguous()
-        return real, batch_step(real)
+        real = self.layout.real
+        return (self.rows.token, 0) if real is None else (real, batch_step(real))
 
     @property
     def merging(self) -> dict[str, Any]:
-        masked = self.sequences.key_padding_mask is not None
-        return {"D": self.width, "BD": padded(self.width), "T": MERGED, "MASKED": masked}
+        return {"D": self.width, "BD": padded(self.width), "T": MERGED, "MASKED": self.layout.real is not None}
 
 
 def precision(x: Tensor) -> str:
@@ -236,15 +214,13 @@ def attend(
     q: Tensor,
     k: Tensor | None,
     v: Tensor,
-    buckets: Tensor | None,
-    sequences: Sequences,
+    rows: list[Tensor],
+    layout: Layout,
     spec: LSH | Local,
     dropout_seed: int,
 ) -> tuple[Tensor, Tensor]:
     """Outputs [b, h, l, d] and log-sum-exps [b, h, l]; without `k`, keys are the normalised queries."""
-    launch = Launch(q, k is None, buckets, sequences, spec, dropout_seed)
-    if buckets is not None and not recorded():
-        setattr(buckets, IN_ORDER, (spec, launch.layout, launch.rows))
+    launch = Launch(q, k is None, rows, layout, spec, dropout_seed)
     b, h, length, width = v.shape
     out, z = empty_heads(v), v.new_empty(b, h, length, dtype=torch.float32)
     real, real_step = launch.real()
@@ -267,7 +243,7 @@ def attend(
         )  # fmt: skip
 
     if launch.rounds == 1:
-        if sequences.key_padding_mask is not None:
+        if layout.real is not None:
             out.zero_(), z.fill_(-torch.inf)
         attend_rounds((0, 1), out, z, spec.keeps_own)
         return out, z
@@ -291,15 +267,15 @@ def attend_backward(
     q: Tensor,
     k: Tensor | None,
     v: Tensor,
-    buckets: Tensor | None,
-    sequences: Sequences,
     out: Tensor,
     logsumexp: Tensor,
+    rows: list[Tensor],
+    layout: Layout,
     spec: LSH | Local,
     dropout_seed: int,
 ) -> list[Tensor]:
     """Gradients of queries, of values, and of keys that are not the queries."""
-    launch = Launch(q, k is None, buckets, sequences, spec, dropout_seed)
+    launch = Launch(q, k is None, rows, layout, spec, dropout_seed)
     b, h, length, width = v.shape
     deltas = torch.empty_like(logsumexp)
     blocks = cdiv(length, MERGED)
@@ -325,13 +301,13 @@ def attend_backward(
 
     if k is not None:
         dq, dk, dv = (empty_heads(x) for x in (q, k, v))
-        if sequences.key_padding_mask is not None:
+        if layout.real is not None:
             for x in (dq, dk, dv):
                 x.zero_()
         differentiate((0, 1), dq, dk, dv, launch.rows.each)
         return [dq, dv, dk]
-    assert launch.layout is not None
-    names, each = launch.layout.names, launch.rows.each
+    assert layout.names is not None
+    names, each = layout.names, launch.rows.each
     groups = launch.groups(launch.heads * (length + 2 * each) * width * v.element_size())
     dq, dv = empty_heads(q), empty_heads(v)
     sums = (dq, dv) if len(groups) == 1 else (empty_heads(q, torch.float32), empty_heads(v, torch.float32))

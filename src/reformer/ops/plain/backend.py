@@ -4,7 +4,7 @@ from math import prod
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from reformer.ops.hashing import Rotations, columns_for, hash_factors, hash_octaves
@@ -22,8 +22,9 @@ from reformer.ops.neighbourhoods import (
     sort_chunk_rows,
 )
 from reformer.ops.plain.core import CoreOptions, neighbour_attention
-from reformer.ops.ranks import Ranks, compute_ranks
+from reformer.ops.ranks import Ranks
 from reformer.ops.replay import remembered
+from reformer.ops.sequences import Sequences
 from reformer.ops.shift import shift
 from reformer.ops.spec import KEY_EPS, LSH, Band, Chunks, Local, Octaves
 
@@ -32,17 +33,16 @@ def lsh(
     qk: Float[Tensor, "b h l d"],
     v: Float[Tensor, "b h l d"],
     hashed: Float[Tensor, "b h l d"],
-    key_padding_mask: Bool[Tensor, "b l"] | None,
-    segment_ids: Int[Tensor, "b l"] | None,
+    sequences: Sequences,
     rotations: Rotations,
     spec: LSH,
     dropout_seed: int,
 ) -> Float[Tensor, "b h l d"]:
     """LSH attention."""
-    ranks = compute_ranks(qk.shape[0], qk.shape[2], key_padding_mask, segment_ids, qk.device)
-    other = None if hashed is qk else _without_padding(hashed, key_padding_mask)
-    qk = _without_padding(qk, key_padding_mask)
-    v = shift(v, 1, key_padding_mask, segment_ids) if spec.successor_values else _without_padding(v, key_padding_mask)
+    ranks = sequences.ranks
+    other = None if hashed is qk else sequences.without_padding(hashed)
+    qk = sequences.without_padding(qk)
+    v = shift(v, 1, sequences) if spec.successor_values else sequences.without_padding(v)
     hashed = qk if other is None else other
     if isinstance(spec.rule, Octaves):
         rows = _bucket_rows(hashed, ranks, rotations, spec, spec.rule)
@@ -60,14 +60,13 @@ def local(
     q: Float[Tensor, "b h l d"],
     k: Float[Tensor, "b h l d"],
     v: Float[Tensor, "b h l d"],
-    key_padding_mask: Bool[Tensor, "b l"] | None,
-    segment_ids: Int[Tensor, "b l"] | None,
+    sequences: Sequences,
     spec: Local,
     dropout_seed: int,
 ) -> Float[Tensor, "b h l d"]:
     """Attention to near tokens, self included."""
-    ranks = compute_ranks(q.shape[0], q.shape[2], key_padding_mask, segment_ids, q.device)
-    q, k, v = (_without_padding(x, key_padding_mask) for x in (q, k, v))
+    ranks = sequences.ranks
+    q, k, v = (sequences.without_padding(x) for x in (q, k, v))
     if isinstance(spec.rule, Band):
         rows, pattern = local_window_rows(ranks), local_window_pattern(spec.rule.window, spec.causal)
     else:
@@ -124,10 +123,3 @@ def _attend(
     with torch.autocast(q.device.type, enabled=False):
         out, logsumexp = neighbour_attention(q, k, v, rows, options)
     return out, logsumexp == -torch.inf
-
-
-def _without_padding(x: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-    """Zeros in place of padding, whatever stands there."""
-    if key_padding_mask is None:
-        return x
-    return x.masked_fill(~key_padding_mask.to(device=x.device, dtype=torch.bool)[:, None, :, None], 0.0)

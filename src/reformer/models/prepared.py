@@ -1,0 +1,106 @@
+"""What one forward was given, before anything is computed: shapes are checked, and what only the device knows is asked.
+
+Each question alone would wait for a GPU. So a model, the head above it and the encoder beside it put theirs first, and
+the first forward fetches all answers at once.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from reformer.models.cache import ReformerCache
+from reformer.ops.environment import interpreted
+from reformer.ops.questions import Answer, Questions
+from reformer.ops.sequences import Sequences
+from reformer.settings import ModelSettings
+
+Mask = Bool[Tensor, "b l"] | Int[Tensor, "b l"]
+
+
+@dataclass(frozen=True, eq=False)
+class Padding:
+    """A mask, and whether there is any padding."""
+
+    mask: Bool[Tensor, "b l"]
+    some: Answer
+
+    @classmethod
+    def of(cls, mask: Mask, questions: Questions) -> "Padding":
+        """That of a mask, True or 1 for a real token."""
+        mask = mask.bool()
+        return cls(mask, questions.ask(~mask.all()))
+
+    def if_any(self) -> Bool[Tensor, "b l"] | None:
+        """No mask where nothing is padded: the ways without are faster. A graph cannot ask, and keeps it."""
+        numbers = self.some.numbers
+        return self.mask if numbers is None or numbers[0] else None
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The tokens or their embeddings, and what is known of them."""
+
+    inputs: Int[Tensor, "b l"] | Float[Tensor, "b l hidden"]
+    cache: ReformerCache | None
+    mask: Bool[Tensor, "b all"] | None
+    """With a cache that of its tokens too."""
+    padding: Padding | None
+    drafted: Sequences | None
+    """Without a cache: the sequences, in case something is padded."""
+    source_padding: Padding | None
+    """Of what a decoder attends to."""
+    questions: Questions
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and tokens of each."""
+        return self.inputs.shape[0], self.inputs.shape[1]
+
+    def sequences(self) -> Sequences:
+        """Those of a forward without a cache."""
+        assert self.drafted is not None
+        if self.padding is None or self.padding.if_any() is not None:
+            return self.drafted
+        if self.drafted.segment_ids is None:
+            return Sequences(*self.size, self.drafted.device)
+        return Sequences(*self.size, self.drafted.device, None, self.drafted.segment_ids, self.drafted.memo)
+
+
+def draft_sequences(
+    inputs: Tensor,
+    mask: Bool[Tensor, "b l"] | None,
+    segment_ids: Int[Tensor, "b l"] | None,
+    settings: ModelSettings,
+    questions: Questions,
+) -> Sequences:
+    """Sequences of a forward without a cache, with what kernels on a GPU have to know asked ahead."""
+    sequences = Sequences.of(inputs[..., None] if inputs.dim() == 2 else inputs, mask, segment_ids, questions)
+    waits = sequences.device.type != "cpu" or interpreted()
+    if waits and sequences.masked and inputs.numel() and not torch.compiler.is_compiling():
+        spec = settings.lsh.fitted(sequences.length)
+        sequences.ask_ahead(spec.rule, spec.causal, questions)
+    return sequences
+
+
+def one_of(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+    """Whichever is given; ValueError for both, none, and another shape or type."""
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("give either input_ids or inputs_embeds, and not both")
+    inputs, name, shape = (input_ids, "input_ids", "[b, l]")
+    if inputs_embeds is not None:
+        inputs, name, shape = (inputs_embeds, "inputs_embeds", "[b, l, hidden]")
+    assert inputs is not None
+    if inputs_embeds is None and (inputs.is_floating_point() or inputs.dtype == torch.bool):
+        raise ValueError(f"input_ids are {inputs.dtype}; they must be integers")
+    if inputs.dim() != shape.count(",") + 1:
+        raise ValueError(f"{name} have shape {list(inputs.shape)}; they must be {shape}")
+    return inputs
+
+
+def two_dimensional(mask: Tensor) -> Tensor:
+    """The mask; ValueError for one of another shape."""
+    if mask.dim() != 2:
+        raise ValueError(f"attention_mask has shape {list(mask.shape)}; it must be [b, l], 1 for a real token")
+    return mask

@@ -1,0 +1,150 @@
+"""What is known of the tokens of a batch, whatever is computed over them: padding, documents, ranks.
+
+Parts are worked out at first use and live as long as the value does, for all layers of a forward and for both runs of a
+reversible block.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from reformer.ops.neighbourhoods import octave_counts
+from reformer.ops.questions import Questions
+from reformer.ops.ranks import Ranks, check_masks, rank_all, rank_tokens, say_where_ids_fall, slots_at
+from reformer.ops.spec import Chunks, Octaves
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """The tokens of a batch of rows; without masks all rows are alike."""
+
+    batch: int
+    length: int
+    device: torch.device
+    key_padding_mask: Bool[Tensor, "b l"] | None = None
+    """True for a real token; None: all are."""
+    segment_ids: Int[Tensor, "b l"] | None = None
+    """Runs of equal ids are documents; None: a row is one."""
+    memo: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        x: Float[Tensor, "b ... l d"],
+        key_padding_mask: Bool[Tensor, "b l"] | None = None,
+        segment_ids: Int[Tensor, "b l"] | None = None,
+        questions: Questions | None = None,
+    ) -> Self:
+        """Those of vectors, with masks that nobody has checked yet; what waits for the device goes to `questions`.
+
+        Raises ValueError for masks of another shape and for segment ids that decrease among real tokens.
+        """
+        b, length = x.shape[0], x.shape[-2]
+        check_masks(b, length, key_padding_mask, segment_ids)
+        if key_padding_mask is not None:
+            key_padding_mask = key_padding_mask.to(x.device, torch.bool)
+        if segment_ids is not None:
+            segment_ids = segment_ids.to(x.device)
+        made = cls(b, length, x.device, key_padding_mask, segment_ids)
+        if segment_ids is not None:
+            asked = Questions() if questions is None else questions
+            made._check_order(segment_ids, asked)
+            if questions is None:
+                asked.fetch()
+        return made
+
+    def _check_order(self, segment_ids: Tensor, questions: Questions) -> None:
+        falls = self._ranked[1]
+
+        def check(found: Any) -> None:
+            if found[0]:
+                say_where_ids_fall(self.ranks.real, segment_ids, falls)
+
+        questions.ask(falls.any(), check)
+
+    def remember(self, key: Hashable, make: Callable[[], Part]) -> Part:
+        """What `make` gives, worked out once; a graph that is traced finds what is alike by itself."""
+        if torch.compiler.is_compiling():
+            return make()
+        if key not in self.memo:
+            self.memo[key] = make()
+        part: Part = self.memo[key]
+        return part
+
+    @property
+    def masked(self) -> bool:
+        """Whether anything tells rows, or tokens of a row, apart."""
+        return self.key_padding_mask is not None or self.segment_ids is not None
+
+    @property
+    def _ranked(self) -> tuple[Ranks, Any]:
+        """Ranks, and where segment ids fall."""
+        if not self.masked:
+            return self.remember("ranks", lambda: (rank_all(self.length, self.device), None))
+        masks = self.key_padding_mask, self.segment_ids
+        return self.remember("ranks", lambda: rank_tokens(self.batch, self.length, *masks, self.device))
+
+    @property
+    def ranks(self) -> Ranks:
+        """Ranks and documents; of one row where all are alike."""
+        return self._ranked[0]
+
+    @property
+    def document(self) -> Int[Tensor, "b l"]:
+        """The number of each token's document, -1 for padding, as int32; of one row where all are alike."""
+        return self.remember("document", lambda: self.ranks.document.int().contiguous())
+
+    def slots_at(self, offset: int) -> Int[Tensor, "b l"]:
+        """The slot of the token so many ranks behind each in its document, -1 for none."""
+        return self.remember(("slots", offset), lambda: slots_at(self.ranks, offset))
+
+    def without_padding(self, x: Float[Tensor, "b ... l d"]) -> Float[Tensor, "b ... l d"]:
+        """Zeros in place of padding, whatever stands there: 0 * NaN is NaN."""
+        if self.key_padding_mask is None:
+            return x
+        padding = ~self.ranks.real
+        return x.masked_fill(padding.view(len(padding), *[1] * (x.dim() - 3), -1, 1), 0.0)
+
+    def lengthened(self, missing: int) -> "Sequences":
+        """The same with so many slots of padding behind the last."""
+        if not missing:
+            return self
+
+        def make() -> Sequences:
+            real = self.ranks.real.expand(self.batch, -1)
+            ids = self.segment_ids
+            ids = None if ids is None else F.pad(ids, (0, missing))
+            known = {key: self.memo[key] for key in ("documents",) if key in self.memo}
+            return Sequences(self.batch, self.length + missing, self.device, F.pad(real, (0, missing)), ids, known)
+
+        return self.remember(("longer", missing), make)
+
+    def ask_ahead(self, rule: Octaves | Chunks, causal: bool, questions: Questions) -> None:
+        """Ask, together with other questions, for what kernels on a GPU have to know of documents under a rule."""
+        if isinstance(rule, Octaves):
+            self.memo["counts", rule, causal] = questions.ask(octave_counts(self.ranks, rule, causal))
+        elif self.segment_ids is not None:
+            self.memo["documents"] = questions.ask(self.ranks.document.max() + 1)
+
+    def counts(self, rule: Octaves, causal: bool) -> tuple[int, int, int] | None:
+        """Octaves, rows of the batch row that has most, and more than any group; None where nothing can be asked."""
+        if ("counts", rule, causal) not in self.memo:
+            self.ask_ahead(rule, causal, Questions())
+        found = self.memo["counts", rule, causal].numbers
+        return None if found is None else (found[0], found[1], found[2])
+
+    def documents(self, rule: Chunks) -> int:
+        """More than any document's number; as many as tokens where nothing can be asked."""
+        if self.segment_ids is None:
+            return 1
+        if "documents" not in self.memo:
+            self.ask_ahead(rule, True, Questions())
+        found = self.memo["documents"].numbers
+        return self.length if found is None else max(found[0], 1)
