@@ -9,7 +9,20 @@ import pytest
 import reformer
 
 ROOT = Path(reformer.__file__).parent
-FLOORS = ["version", "ops", "settings", "layers", "models", "data", "training", "interop", "report", "keras", "cli"]
+FLOORS = [
+    "version",
+    "errors",
+    "ops",
+    "settings",
+    "layers",
+    "models",
+    "data",
+    "training",
+    "interop",
+    "report",
+    "keras",
+    "cli",
+]
 SAME_FLOOR = [{"interop", "report", "keras"}]
 
 

@@ -6,6 +6,7 @@ Names load torch and transformers on first use.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from reformer.errors import InputError as InputError
 from reformer.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FullAttention",
+    "InputError",
     "LSHAttention",
     "LocalAttention",
     "ReformerCache",

@@ -12,6 +12,7 @@ import keras
 import torch
 from torch import Tensor
 
+from reformer.errors import InputError
 from reformer.models import ReformerLM as _ReformerLM
 from reformer.settings import RULE_VERSION, check_rule_version
 
@@ -26,12 +27,12 @@ class ReformerLM(keras.Model):
     evaluates. Under a mixed policy it computes in autocast, and its outputs are fp32 all the same. Files hold the
     arguments as JSON and the weights, and load in safe mode. The model of transformers inside is `.torch_model`.
 
-    Raises ValueError when Keras runs on another backend than torch.
+    Raises InputError when Keras runs on another backend than torch.
     """
 
     def __init__(self, *, name: str | None = None, trainable: bool = True, dtype: Any = None, **options: Any) -> None:
         if keras.backend.backend() != "torch":
-            raise ValueError(
+            raise InputError(
                 f"Keras runs on {keras.backend.backend()!r}, and this model needs PyTorch: set KERAS_BACKEND=torch in "
                 "the environment, before keras is first imported"
             )
@@ -70,7 +71,7 @@ class ReformerLM(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ReformerLM":
-        """The model of `get_config`; ValueError for one that was trained with another meaning."""
+        """The model of `get_config`; InputError for one that was trained with another meaning."""
         options = dict(config)
         check_rule_version(options.pop("rule_version", 1))  # files of before do not say it
         return cls(**options)

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from reformer.cli.main import main
+from reformer.errors import InputError, Interrupted
+from reformer.training.trainer import NonFiniteLoss, NotSaved
 from tests.cli.command import reformer_alone as reformer
 
 
@@ -67,7 +70,7 @@ BAD = [
     ("generate model --temperature -1", "temperature=-1.0"),
     ("generate model --seed -1", "seed=-1"),
     ("train text.txt --out . --overwrite", "has no name of its own"),
-    ("train text.txt --out x/y/z --seed 5000000000", "seed=5000000000 must be an integer of from 0 to 4294967295"),
+    ("train text.txt --out x/y/z --seed 5000000000", "seed=5000000000 must be an integer from 0 to 4294967295"),
     ("train text.txt --out x --config kinds.toml", "causal='no' is of the wrong kind; it must be true or false"),
     ("generate model --max-new-tokens 0", "max-new-tokens=0"),
     ("train text.txt --out x --tokenizer folder", "holds no tokenizer"),
@@ -106,3 +109,57 @@ def test_bad_input_gets_one_line(
     assert said.startswith("reformer: ")
     assert message in said
     assert sorted(path.name for path in run.iterdir()) == before
+
+
+def torch_out_of_memory() -> Exception:
+    return RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to ..."
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("window=0"), 2, "window=0"),
+        (FileNotFoundError(2, "No such file or directory", "x.txt"), 2, "x.txt: No such file or directory"),
+        (PermissionError(13, "Permission denied", "x.txt"), 2, "x.txt: Permission denied"),
+        (OSError(28, "No space left on device", "x.txt"), 1, "x.txt: No space left on device"),
+        (NotSaved("checkpoint-3 could not be written"), 1, "checkpoint-3 could not be written"),
+        (NonFiniteLoss("the loss is nan"), 1, "the loss is nan"),
+        (MemoryError(), 1, "out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 1, "out of memory (CUDA out of memory)"),
+        (torch_out_of_memory(), 1, "can't allocate memory"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Interrupted("interrupted at step 3"), 130, "interrupted at step 3"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_whose_fault_it_is(
+    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("reformer.cli.generate.run", fail)
+    assert main(["generate"]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert main(["generate", "--debug"]) == code
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert said in shown.splitlines()[-1]
+
+
+@pytest.mark.parametrize("error", [ValueError("from inside a library"), KeyError("x"), AssertionError()])
+def test_a_bug_shows_its_traceback_and_how_to_report_it(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("reformer.cli.generate.run", fail)
+    assert main(["generate"]) == 70
+    *above, line = capsys.readouterr().err.splitlines()
+    assert any("Traceback" in each for each in above)
+    assert type(error).__name__ in above[-1]
+    assert line.startswith("reformer: this is a bug in reformer; please report it")

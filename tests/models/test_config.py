@@ -203,7 +203,7 @@ def test_derived_values() -> None:
         ({"lsh_rotary": True}, "lsh_rotary=True needs rule='chunk'"),
         ({"length_multiple": 0}, "length_multiple=0"),
         ({"hidden_dropout": 1.0}, "hidden_dropout=1.0"),
-        ({"pad_token_id": 259}, "pad_token_id=259 must be an integer of from 0 to 258"),
+        ({"pad_token_id": 259}, "pad_token_id=259 must be an integer from 0 to 258"),
         ({"causal": "false"}, "causal='false' is of the wrong kind; it must be true or false"),
         ({"attention_pattern": 3}, "attention_pattern=3 is of the wrong kind; it must be a list of texts"),
         ({"attention_scale": "x"}, "attention_scale='x' is of the wrong kind; it must be a number"),

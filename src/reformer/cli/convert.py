@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from reformer.cli.parse import parse
+from reformer.errors import InputError
 from reformer.ops.checks import check_integer
 
 
@@ -32,7 +33,7 @@ def run(argv: Sequence[str]) -> None:
     if command.length is not None:
         check_integer("length", command.length, 1)
     if not command.target.resolve().parent.is_dir():
-        raise ValueError(f"{command.target}: its parent does not exist; make it first")
+        raise InputError(f"{command.target}: its parent does not exist; make it first")
 
     from reformer.cli.quiet import quiet_libraries
     from reformer.interop.transformers.folder import convert_folder

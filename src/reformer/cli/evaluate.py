@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from reformer.cli.parse import parse
+from reformer.errors import InputError
 from reformer.ops.checks import check_integer
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _run_task(command: Evaluate, task: str, run: dict[str, dict[str, Any]]) -> N
     from reformer.training.task_evaluation import evaluate_task
 
     if any((command.against, command.stream, command.plot, command.per_document, command.per_position, command.stride)):
-        raise ValueError(
+        raise InputError(
             f"{command.model} is a model for task={task!r}; --against, --stream, --plot, --stride, --per-document and "
             "--per-position are for language models"
         )
@@ -156,21 +157,21 @@ def _check(command: Evaluate) -> None:
         check_integer("batch-size", command.batch_size, 1)
     check_integer("beams", command.beams, 1)
     if command.answers is not None and not command.answers.resolve().parent.is_dir():
-        raise ValueError(f"answers={command.answers}: its folder does not exist; make it first")
+        raise InputError(f"answers={command.answers}: its folder does not exist; make it first")
     check_integer("piece", command.piece, 1)
     if command.length is not None:
         check_integer("length", command.length, 2)
     if command.stride is not None:
         check_integer("stride", command.stride, 1)
     if command.stream and (command.length is not None or command.batch_size is not None or command.stride is not None):
-        raise ValueError("stream takes each file whole, one at a time; leave --length, --stride and --batch-size out")
+        raise InputError("stream takes each file whole, one at a time; leave --length, --stride and --batch-size out")
     if command.plot is not None and command.plot.suffix not in PICTURES:
         kinds = ", ".join(PICTURES)
-        raise ValueError(
+        raise InputError(
             f"plot={command.plot}: {command.plot.suffix or 'no suffix'} is no kind of picture; give {kinds}"
         )
     if command.plot is not None and not command.plot.resolve().parent.is_dir():
-        raise ValueError(f"plot={command.plot}: its folder does not exist; make it first")
+        raise InputError(f"plot={command.plot}: its folder does not exist; make it first")
 
 
 def _run_of(folder: Path) -> dict[str, dict[str, Any]]:
@@ -190,7 +191,7 @@ def _run_masked(command: Evaluate, model: Any, tokens: Any, length: int, share: 
     from reformer.training.task_evaluation import TaskResult
 
     if command.answers is not None or not command.files:
-        raise ValueError(f"{command.model} finds masked tokens in files; give some, and no --answers")
+        raise InputError(f"{command.model} finds masked tokens in files; give some, and no --answers")
     documents = read_documents(command.files, command.field or "text")
     with _progress(f"evaluating {command.model}", None) as advance:
         score = evaluate_masked(model, documents, length, share, tokens=tokens, advance=advance)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from reformer.cli.parse import parse
+from reformer.errors import InputError
 from reformer.ops.checks import check_integer
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def run(argv: Sequence[str]) -> None:
         _translate(command, model, tokens, prompt)
         return
     if command.beams is not None:
-        raise ValueError(f"beams is for models that translate, and {command.model} is a language model; leave it out")
+        raise InputError(f"beams is for models that translate, and {command.model} is a language model; leave it out")
     model = need_language_model(model, command.model)
     stop = [text.encode("utf-8", "surrogateescape") for text in command.stop]
     chosen = {name: getattr(command, name) for name in _OF_SAMPLING if not name.endswith("_cache")}
@@ -113,7 +114,7 @@ def run(argv: Sequence[str]) -> None:
             _write_text(command, model, tokens, sampling, line.encode("utf-8", "surrogateescape"))
         except KeyboardInterrupt:
             print(file=sys.stderr)
-        except ValueError as error:
+        except InputError as error:
             print(f"reformer: {error}", file=sys.stderr)
 
 
@@ -124,7 +125,7 @@ def _translate(command: Generate, model: Any, tokens: "Tokens", prompt: bytes | 
 
     unused = [name for name, default in _OF_SAMPLING.items() if getattr(command, name) != default]
     if unused:
-        raise ValueError(
+        raise InputError(
             f"{unused[0].replace('_', '-')} is for language models; {command.model} translates by beam search: "
             "leave it out"
         )
@@ -139,7 +140,7 @@ def _translate(command: Generate, model: Any, tokens: "Tokens", prompt: bytes | 
     if prompt is not None:
         lines = prompt.decode("utf-8", "replace").removesuffix("\n").split("\n")
         if not any(lines):
-            raise ValueError("there is nothing to translate; give --prompt or --prompt-file")
+            raise InputError("there is nothing to translate; give --prompt or --prompt-file")
         write(lines)
         return
     print("Type a line to translate; Ctrl-D ends the program.", file=sys.stderr)
@@ -191,40 +192,40 @@ def _check(command: Generate) -> None:
     if command.beams is not None:
         check_integer("beams", command.beams, 1)
     if command.max_new_tokens == 0 and command.save_cache is None:
-        raise ValueError("max-new-tokens=0 computes a prompt for --save-cache; give that too, or ask for a token")
+        raise InputError("max-new-tokens=0 computes a prompt for --save-cache; give that too, or ask for a token")
     if command.temperature and not 0.01 <= command.temperature <= 100:
-        raise ValueError(f"temperature={command.temperature} must be 0 (the likeliest token), or from 0.01 to 100")
+        raise InputError(f"temperature={command.temperature} must be 0 (the likeliest token), or from 0.01 to 100")
     if command.seed is not None:
         check_integer("seed", command.seed, 0, 2**63 - 1)
     if command.top_k is not None:
         check_integer("top-k", command.top_k, 1)
     for name, value in (("top-p", command.top_p), ("min-p", command.min_p)):
         if value is not None and not 0 < value <= 1:
-            raise ValueError(f"{name}={value} must be above 0 and at most 1")
+            raise InputError(f"{name}={value} must be above 0 and at most 1")
     if command.repetition_penalty is not None and not command.repetition_penalty > 0:
-        raise ValueError(f"repetition-penalty={command.repetition_penalty} must be above 0")
+        raise InputError(f"repetition-penalty={command.repetition_penalty} must be above 0")
     _check_dry(command)
     for name in ("top_k", "top_p", "min_p", "seed"):
         if not command.temperature and getattr(command, name) is not None:
             flag = name.replace("_", "-")
-            raise ValueError(
+            raise InputError(
                 f"temperature=0 takes the likeliest token, so --{flag} has no effect; leave one of them out"
             )
     if "" in command.stop:
-        raise ValueError("stop='' ends every text at once; give a text")
+        raise InputError("stop='' ends every text at once; give a text")
     if command.prompt is not None and command.prompt_file is not None:
-        raise ValueError("prompt and prompt-file are both given; give one of them")
+        raise InputError("prompt and prompt-file are both given; give one of them")
     if command.save_cache is not None and not command.save_cache.resolve().parent.is_dir():
-        raise ValueError(f"save-cache={command.save_cache}: its folder does not exist; make it first")
+        raise InputError(f"save-cache={command.save_cache}: its folder does not exist; make it first")
 
 
 def _check_dry(command: Generate) -> None:
     for name, least in (("multiplier", 0), ("base", 1), ("allowed_length", 1), ("penalty_last_n", 2)):
         value, flag = getattr(command, f"dry_{name}"), f"dry-{name.replace('_', '-')}"
         if value is not None and not value >= least:
-            raise ValueError(f"{flag}={value} must be at least {least}")
+            raise InputError(f"{flag}={value} must be at least {least}")
         if value is not None and name != "multiplier" and not command.dry_multiplier:
-            raise ValueError(f"{flag}={value} has no effect without --dry-multiplier; give 0.8, say")
+            raise InputError(f"{flag}={value} has no effect without --dry-multiplier; give 0.8, say")
 
 
 def _read_prompt(command: Generate) -> bytes | None:
@@ -240,9 +241,9 @@ def _read_prompt(command: Generate) -> bytes | None:
         try:
             prompt, name = command.prompt_file.read_bytes(), str(command.prompt_file)
         except OSError as error:
-            raise ValueError(f"{command.prompt_file} cannot be read ({error.strerror})") from None
+            raise InputError(f"{command.prompt_file} cannot be read ({error.strerror})") from None
     if not prompt:
-        raise ValueError(f"the {name} is empty; give at least one byte, or no prompt at all for the start of a text")
+        raise InputError(f"the {name} is empty; give at least one byte, or no prompt at all for the start of a text")
     return prompt
 
 

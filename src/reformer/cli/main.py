@@ -2,9 +2,12 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, metadata
 
+from reformer.errors import InputError, Interrupted, RunError
 from reformer.ops.checks import nearest
 from reformer.version import __version__
 
@@ -15,11 +18,20 @@ VERBS = {
     "convert": "turn a Reformer of transformers into one of ours, or back",
 }
 
-BAD_INPUT, INTERRUPTED = 2, 130
+FAILED, BAD_INPUT, BUG, INTERRUPTED = 1, 2, 70, 130
+
+UNREADABLE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+"""What the system says of files that a user named."""
+
+REPORT = "this is a bug in reformer; please report it at {where} with the lines above and the command that led to it"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb; returns the exit code: 0, 2 for bad input, 1 for a run that failed, 130 after Ctrl-C."""
+    """Run a verb; returns the exit code.
+
+    0; 2 for what the user gave, files that cannot be read included; 1 for a run that failed (disk, memory, numbers);
+    130 after Ctrl-C; 70 for anything else, which is a bug and shows its traceback.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
@@ -30,23 +42,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb, *rest = arguments
     if verb not in VERBS:
         return _complain(f"no verb {verb!r}{nearest(verb, list(VERBS))}; there are {', '.join(VERBS)}", BAD_INPUT)
-    debug = "--debug" in rest
     try:
         import_module(f"reformer.cli.{verb}").run([word for word in rest if word != "--debug"])
-    except ValueError as error:
-        if debug:
-            raise
-        return _complain(str(error), BAD_INPUT)
-    except KeyboardInterrupt:
-        return _complain("interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception as error:
-        if debug:
-            raise
-        code = INTERRUPTED if type(error).__name__ == "Interrupted" else 1
-        return _complain(str(error) or type(error).__name__, code)
+    except (Exception, KeyboardInterrupt) as error:
+        code = _code_of(error)
+        if code == BUG or "--debug" in rest:
+            traceback.print_exception(error)
+        return _complain(REPORT.format(where=_tracker()) if code == BUG else _said_by(error), code)
     return 0
+
+
+def _code_of(error: BaseException) -> int:
+    """Whose fault it is."""
+    if isinstance(error, InputError | UNREADABLE):
+        return BAD_INPUT
+    if isinstance(error, KeyboardInterrupt | Interrupted):
+        return INTERRUPTED
+    return FAILED if isinstance(error, RunError | OSError) or _out_of_memory(error) else BUG
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; on a CPU, PyTorch has no type of its own for that."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+def _said_by(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if _out_of_memory(error):
+        return f"out of memory ({str(error) or 'no room'}); shorten --length, or lower --batch-size or --hidden-size"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def _tracker() -> str:
+    """Where bugs are reported, as the package says."""
+    try:
+        urls = [url.split(", ") for url in metadata("reformer-torch").get_all("Project-URL") or ()]
+    except PackageNotFoundError:
+        urls = []
+    return next((url for label, url in urls if label == "Issues"), "the issue tracker of the project")
 
 
 def _complain(message: str, code: int) -> int:

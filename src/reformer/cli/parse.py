@@ -9,13 +9,14 @@ from typing import TypeVar
 
 import tyro
 
+from reformer.errors import InputError
 from reformer.settings.base import RENAMED
 
 T = TypeVar("T")
 
 
 def parse(command: type[T], argv: Sequence[str], verb: str, default: T | None = None) -> T:
-    """Parse, or print the help and exit with 0; ValueError for a command line that does not fit."""
+    """Parse, or print the help and exit with 0; InputError for a command line that does not fit."""
     errors = io.StringIO()
     marked = tyro.conf.OmitArgPrefixes[command]  # type: ignore[valid-type]
     try:
@@ -24,7 +25,7 @@ def parse(command: type[T], argv: Sequence[str], verb: str, default: T | None = 
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ValueError((_one_line(errors.getvalue()) or f"see reformer {verb} --help") + _renamed(argv)) from None
+        raise InputError((_one_line(errors.getvalue()) or f"see reformer {verb} --help") + _renamed(argv)) from None
 
 
 def _renamed(argv: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ import tyro
 
 from reformer.cli.parse import parse
 from reformer.data.sources import STANDARD_INPUT
+from reformer.errors import InputError
 from reformer.settings.data import BPE, EXAMPLES, DataSettings
 from reformer.settings.model import ModelSettings
 from reformer.settings.presets import describe_presets, load_preset
@@ -120,7 +121,7 @@ def _train(command: Train, run: Run) -> None:
         check_init(init, settings, MODELS[data.task])
     text = _read(data, run.training.length)
     if init is not None and tokens_of(Path(init)).identity != text.tokens.identity:
-        raise ValueError(f"tokenizer={data.tokenizer!r} is not that of {init}; leave it out")
+        raise InputError(f"tokenizer={data.tokenizer!r} is not that of {init}; leave it out")
     trained = train(
         text,
         settings,
@@ -159,19 +160,19 @@ def _read(data: DataSettings, length: int) -> Any:
 
 def _check(command: Train, run: Run) -> None:
     if command.resume is not None and command.overwrite:
-        raise ValueError("resume goes on with a run and overwrite replaces it; give one of them")
+        raise InputError("resume goes on with a run and overwrite replaces it; give one of them")
     if command.dry_run and run.data.task in EXAMPLES:
-        raise ValueError(f"dry-run plans lm and mlm, not task={run.data.task!r}; train a few --steps instead")
+        raise InputError(f"dry-run plans lm and mlm, not task={run.data.task!r}; train a few --steps instead")
     if command.dry_run:
         return
     if command.out is None:
-        raise ValueError("--out is missing; name the folder for the model")
+        raise InputError("--out is missing; name the folder for the model")
     if not command.out.name:
-        raise ValueError(f"--out {command.out} has no name of its own; name a folder for the model")
+        raise InputError(f"--out {command.out} has no name of its own; name a folder for the model")
     if run.training.lora and run.training.init is None:
-        raise ValueError("lora trains beside frozen weights; name the model that has them with --init")
+        raise InputError("lora trains beside frozen weights; name the model that has them with --init")
     if STANDARD_INPUT in (*run.data.files, *run.data.held_out_files) and process_count() > 1:
-        raise ValueError("- is standard input, which several processes cannot share; write the text to a file")
+        raise InputError("- is standard input, which several processes cannot share; write the text to a file")
 
 
 def _with_vocabulary(settings: ModelSettings, tokenizer: str) -> ModelSettings:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from reformer.errors import InputError
+
 BACKOFF = 4.0  # weight of the shorter context, in observations
 # No header, and no contexts but that of copies: the smallest for texts of some thousand bytes.
 _LZMA = {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 0, "pb": 0}
@@ -25,7 +27,7 @@ class ByteModel:
 
     def __init__(self, text: bytes, order: int) -> None:
         if not 0 <= order <= 2:
-            raise ValueError(f"order={order} must be 0, 1 or 2: the tables hold 256 ** (order + 1) counts")
+            raise InputError(f"order={order} must be 0, 1 or 2: the tables hold 256 ** (order + 1) counts")
         data = np.frombuffer(text, dtype=np.uint8)
         self.order = order
         self.counts = [

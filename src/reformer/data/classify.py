@@ -8,23 +8,24 @@ from reformer.data.examples import Example, Examples, hold_out
 from reformer.data.reading import take
 from reformer.data.rows import read_rows
 from reformer.data.tokens import Tokens, as_text, tokens_for
+from reformer.errors import InputError
 from reformer.settings.data import DataSettings
 
 Labelled = list[tuple[str, str]]
 
 
 def read_labelled(paths: Sequence[str], field: str, label_field: str) -> Labelled:
-    """Texts and the names of their classes. Raises ValueError, with the line, for rows without them."""
+    """Texts and the names of their classes. Raises InputError, with the line, for rows without them."""
     found: Labelled = []
     for where, row in read_rows(paths):
         text, label = take(row, field, where), take(row, label_field, where, "--label-field")
         if not isinstance(text, str) or not text:
-            raise ValueError(f"{where}: field {field!r} is {text!r}, not a text; choose another with --field")
+            raise InputError(f"{where}: field {field!r} is {text!r}, not a text; choose another with --field")
         if not isinstance(label, str | int) or label == "":
-            raise ValueError(f"{where}: field {label_field!r} is {label!r}, not the name or number of a class")
+            raise InputError(f"{where}: field {label_field!r} is {label!r}, not the name or number of a class")
         found.append((text, str(label)))
     if not found:
-        raise ValueError("the files hold no rows; give others")
+        raise InputError("the files hold no rows; give others")
     return found
 
 
@@ -36,19 +37,19 @@ def classify_examples(settings: DataSettings, length: int) -> Examples:
     tokens = tokens_for(settings.tokenizer, (as_text(text) for text, _ in rows))
     classes = tuple(sorted({label for _, label in [*rows, *held]}, key=_by_number))
     if len(classes) < 2:
-        raise ValueError(f"the rows to train on have {len(classes)} classes; at least 2 are needed")
+        raise InputError(f"the rows to train on have {len(classes)} classes; at least 2 are needed")
     return Examples(
         encode_labelled(rows, tokens, classes, length), encode_labelled(held, tokens, classes, length), tokens, classes
     )
 
 
 def encode_labelled(rows: Labelled, tokens: Tokens, classes: Sequence[str], length: int) -> list[Example]:
-    """Examples of texts. Raises ValueError for a class that is none of `classes`."""
+    """Examples of texts. Raises InputError for a class that is none of `classes`."""
     numbers = {name: i for i, name in enumerate(classes)}
     examples = []
     for (_, label), ids in zip(rows, tokens.encode([as_text(text) for text, _ in rows]), strict=True):
         if label not in numbers:
-            raise ValueError(
+            raise InputError(
                 f"class {label!r} is none of the {len(classes)} that the model has, "
                 f"{', '.join(classes[:5])}…; leave such rows out"
             )

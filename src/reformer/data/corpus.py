@@ -8,6 +8,7 @@ from pathlib import Path
 
 from reformer.data.reading import document_hash, read_pieces
 from reformer.data.sources import Source, find_sources, source_of
+from reformer.errors import InputError
 
 MANY = 10  # documents from which on whole documents are held out
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
@@ -24,14 +25,14 @@ class Document:
 def read_documents(paths: Sequence[str | Path], field: str = "text") -> list[Document]:
     """The documents of files, folders and patterns (`find_sources`), whole.
 
-    Raises ValueError for what is missing, empty or no text.
+    Raises InputError for what is missing, empty or no text.
     """
     documents: list[Document] = []
     with tempfile.TemporaryDirectory() as scratch:
         for source in find_sources(paths, Path(scratch)):
             documents += _documents(source, field)
     if not documents:
-        raise ValueError("the files hold no text; give others")
+        raise InputError("the files hold no text; give others")
     return documents
 
 

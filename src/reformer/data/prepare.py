@@ -18,6 +18,7 @@ from reformer.data.reading import Piece, read_pieces
 from reformer.data.sources import Source, find_sources
 from reformer.data.stream import MappedStream, TokenStream, join_documents
 from reformer.data.tokens import ByteTokens, TokenArray, Tokens, load_tokens, train_bpe
+from reformer.errors import InputError
 from reformer.settings.data import BPE, DataSettings
 
 LAYOUT = 1
@@ -76,7 +77,7 @@ def prepare(
     """Tokenize a corpus into rows of `length` tokens, or find it as an earlier call left it.
 
     It is the same as long as the content of the files, the tokenizer, the length and what is held out are. `sources`
-    stand for `settings.files` if given. Raises ValueError for text that cannot be read and for nothing to train on.
+    stand for `settings.files` if given. Raises InputError for text that cannot be read and for nothing to train on.
     """
     from datasets import disable_progress_bars
 
@@ -86,7 +87,7 @@ def prepare(
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(
+        raise InputError(
             f"{cache} cannot be made ({error.strerror}); set HF_DATASETS_CACHE to another folder"
         ) from None
     with tempfile.TemporaryDirectory(dir=cache, prefix="preparing-") as scratch:
@@ -159,12 +160,12 @@ def _tokenize(sources: Sequence[Source], tokens: Tokens, settings: DataSettings,
             writer_batch_size=_BATCH,
         )
     except (DatasetGenerationError, OSError) as error:
-        raise ValueError(
+        raise InputError(
             f"tokens cannot be written to {scratch.parent.parent} ({error.__cause__ or error}); make room, or set "
             "HF_DATASETS_CACHE to another folder"
         ) from error
     if said := next((said for said in rows["error"] if said), None):
-        raise ValueError(said)
+        raise InputError(said)
     return rows
 
 
@@ -192,7 +193,7 @@ def _rows(sources: Sequence[Source], tokens: Tokens, field: str) -> Iterator[dic
             if pieces:
                 yield _row(pieces, tokens)
         yield {"tokens": b"", "hashes": b"", "error": ""}  # `datasets` takes no files without rows
-    except ValueError as error:  # as a row, since an exception loses its message between processes
+    except InputError as error:  # as a row, since an exception loses its message between processes
         yield {"tokens": b"", "hashes": b"", "error": str(error)}
 
 
@@ -210,7 +211,7 @@ def _pack(rows: Any, tokens: Tokens, length: int, share: float, train: Path, hel
     """Write rows of `length` tokens; documents, or the ends of a few, go to `held_out`."""
     kept = _kept(rows, tokens, share)
     if not kept.any():
-        raise ValueError(f"held_out={share} leaves no text to train on; hold out less")
+        raise InputError(f"held_out={share} leaves no text to train on; hold out less")
     files = [_RowFile(train, length, tokens), *([_RowFile(held_out, length, tokens)] if held_out else [])]
     document, seen = -1, 0  # documents begun; tokens of the last one
     for part, _ in _arrays(rows, tokens):
@@ -245,7 +246,7 @@ def _kept(rows: Any, tokens: Tokens, share: float) -> NDArray[np.int64]:
         hashes.append(of_documents)
     whole = np.concatenate(lengths)
     if not len(whole):
-        raise ValueError("the files hold no text; give others")
+        raise InputError("the files hold no text; give others")
     if not share:
         return whole
     held = np.concatenate(hashes) / 2.0**64 < share

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from reformer.data.examples import Example, Examples, hold_out
 from reformer.data.rows import Row, read_rows
 from reformer.data.tokens import TokenArray, Tokens, as_text, tokens_for
+from reformer.errors import InputError
 from reformer.models.loss import IGNORED
 from reformer.settings.data import DataSettings
 
@@ -43,11 +44,11 @@ class Answered:
 def read_questions(paths: Sequence[str]) -> list[Question]:
     """Rows with `context`, `question`, and either `answers` as in SQuAD or `answer`, perhaps with `answer_start`.
 
-    Raises ValueError, with the line, for an answer that does not stand in its context.
+    Raises InputError, with the line, for an answer that does not stand in its context.
     """
     found = [_question(row, where) for where, row in read_rows(paths)]
     if not found:
-        raise ValueError("the files hold no questions; give others")
+        raise InputError("the files hold no questions; give others")
     return found
 
 
@@ -57,7 +58,7 @@ def _question(row: Row, where: str) -> Question:
     found = answers if isinstance(answers, dict) else {"text": answers, "answer_start": row.get("answer_start")}
     texts, starts = (_listed(found.get(name)) for name in ("text", "answer_start"))
     if not texts or not all(isinstance(text, str) and text for text in (context, question, *texts)):
-        raise ValueError(
+        raise InputError(
             f"{where}: context, question and at least one answer must be texts that are not empty; leave rows without "
             "an answer out"
         )
@@ -66,7 +67,7 @@ def _question(row: Row, where: str) -> Question:
     assert isinstance(question, str)
     start = int(starts[0]) if starts else context.find(texts[0])
     if start < 0 or context[start : start + len(texts[0])] != texts[0]:
-        raise ValueError(f"{where}: the answer {texts[0]!r} does not stand in the context at {max(start, 0)}")
+        raise InputError(f"{where}: the answer {texts[0]!r} does not stand in the context at {max(start, 0)}")
     return Question(context, question, tuple(texts), start)
 
 

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from typing import Any, BinaryIO
 
 from reformer.data.sources import Source, readable
+from reformer.errors import InputError
 
 PIECE = 1 << 20
 """Most bytes of a piece of a document."""
@@ -34,7 +35,7 @@ def document_hash(text: bytes) -> int:
 def read_pieces(source: Source, field: str) -> Iterator[Piece]:
     """The documents of a source that are not empty, in pieces that end behind a line where there is one.
 
-    Raises ValueError, with the line, for what is no text: broken archives, invalid JSON, a field that is missing or no
+    Raises InputError, with the line, for what is no text: broken archives, invalid JSON, a field that is missing or no
     text, and for a file that changes while it is read.
     """
     if source.kind == "text":
@@ -48,7 +49,7 @@ def read_pieces(source: Source, field: str) -> Iterator[Piece]:
 
 
 class opened:  # noqa: N801 - a context manager
-    """The bytes of a file, unpacked; what is wrong with them becomes a ValueError."""
+    """The bytes of a file, unpacked; what is wrong with them becomes an InputError."""
 
     def __init__(self, source: Source) -> None:
         self.source, self.readable = source, readable(source.path, source.name)
@@ -61,7 +62,7 @@ class opened:  # noqa: N801 - a context manager
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.file.close()
         if isinstance(error, EOFError | gzip.BadGzipFile | zlib.error):
-            raise ValueError(f"{self.source.name} is no whole gzip file ({error}); pack it again") from None
+            raise InputError(f"{self.source.name} is no whole gzip file ({error}); pack it again") from None
         self.readable.__exit__(kind, error, trace)
 
 
@@ -98,7 +99,7 @@ def _json_lines(source: Source, field: str) -> Iterator[bytes]:
 
 
 def json_rows(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a file that has one a line, and where each stands. Raises ValueError for what is none."""
+    """The objects of a file that has one a line, and where each stands. Raises InputError for what is none."""
     with opened(source) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -107,18 +108,18 @@ def json_rows(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
             try:
                 row = json.loads(line)
             except UnicodeDecodeError:
-                raise ValueError(f"{where}: it is not UTF-8; save the file as UTF-8") from None
+                raise InputError(f"{where}: it is not UTF-8; save the file as UTF-8") from None
             except (json.JSONDecodeError, RecursionError) as error:
-                raise ValueError(f"{where}: no JSON ({error}); mend or remove the line") from None
+                raise InputError(f"{where}: no JSON ({error}); mend or remove the line") from None
             if not isinstance(row, dict):
-                raise ValueError(f"{where}: a {type(row).__name__}, not an object; each line is one object")
+                raise InputError(f"{where}: a {type(row).__name__}, not an object; each line is one object")
             yield where, row
 
 
 def take(row: dict[str, Any], field: str, where: str, flag: str = "--field") -> Any:
-    """A field of a row; ValueError where it is missing."""
+    """A field of a row; InputError where it is missing."""
     if field not in row:
-        raise ValueError(f"{where}: no field {field!r}; it has {_names(row)}: choose one with {flag}")
+        raise InputError(f"{where}: no field {field!r}; it has {_names(row)}: choose one with {flag}")
     return row[field]
 
 
@@ -130,7 +131,7 @@ def _parquet(source: Source, field: str) -> Iterator[bytes]:
         try:
             file = parquet.ParquetFile(source.path)
         except pa.ArrowInvalid as error:
-            raise ValueError(f"{source.name} is no Parquet file ({error}); write it again") from None
+            raise InputError(f"{source.name} is no Parquet file ({error}); write it again") from None
         with file:
             yield from _column(source, field, file.schema_arrow.names, file)
 
@@ -139,7 +140,7 @@ def _column(source: Source, field: str, names: list[str], file: Any) -> Iterator
     import pyarrow as pa
 
     if field not in names:
-        raise ValueError(f"{source.name} has no column {field!r}; it has {_names(names)}: choose one with --field")
+        raise InputError(f"{source.name} has no column {field!r}; it has {_names(names)}: choose one with --field")
     number = 0
     try:
         for batch in file.iter_batches(batch_size=64, columns=[field]):
@@ -147,7 +148,7 @@ def _column(source: Source, field: str, names: list[str], file: Any) -> Iterator
                 number += 1
                 yield _as_bytes(value.as_py(), field, f"{source.name}, row {number}")
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{source.name} breaks off behind row {number} ({error}); write it again") from None
+        raise InputError(f"{source.name} breaks off behind row {number} ({error}); write it again") from None
 
 
 def _dataset(source: Source, field: str) -> Iterator[bytes]:
@@ -156,9 +157,9 @@ def _dataset(source: Source, field: str) -> Iterator[bytes]:
     try:
         rows: Any = load_from_disk(str(source.path))
     except Exception as error:
-        raise ValueError(f"{source.name} is no datasets folder that can be read ({error}); save it again") from None
+        raise InputError(f"{source.name} is no datasets folder that can be read ({error}); save it again") from None
     if field not in rows.column_names:
-        raise ValueError(
+        raise InputError(
             f"{source.name} has no column {field!r}; it has {_names(rows.column_names)}: choose one with --field"
         )
     for number, row in enumerate(rows.select_columns([field]), 1):
@@ -170,7 +171,7 @@ def _as_bytes(value: object, field: str, where: str) -> bytes:
         return value.encode("utf-8", "surrogatepass")
     if isinstance(value, bytes):
         return value
-    raise ValueError(f"{where}: field {field!r} is {type(value).__name__}, not text; choose another with --field")
+    raise InputError(f"{where}: field {field!r} is {type(value).__name__}, not text; choose another with --field")
 
 
 def _names(names: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from reformer.data.reading import json_rows, opened
 from reformer.data.sources import Source, find_sources, readable
+from reformer.errors import InputError
 
 Row = dict[str, Any]
 
@@ -18,7 +19,7 @@ _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 def read_rows(paths: Sequence[str | Path]) -> Iterator[tuple[str, Row]]:
     """The rows of files and where each stands.
 
-    Raises ValueError, with the line, for what holds none.
+    Raises InputError, with the line, for what holds none.
     """
     for source in find_sources(paths):
         yield from _rows(source)
@@ -32,7 +33,7 @@ def _rows(source: Source) -> Iterator[tuple[str, Row]]:
         suffixes = [suffix.lower() for suffix in source.path.suffixes if suffix.lower() != ".gz"]
         separator = _SEPARATORS.get(suffixes[-1] if suffixes else "")
         if separator is None:
-            raise ValueError(f"{source.name} has no rows; give .jsonl, .csv, .tsv, .parquet or a folder of datasets")
+            raise InputError(f"{source.name} has no rows; give .jsonl, .csv, .tsv, .parquet or a folder of datasets")
         return _separated(source, separator)
     return _table(source)
 
@@ -48,12 +49,12 @@ def _separated(source: Source, separator: str) -> Iterator[tuple[str, Row]]:
                 where = f"{source.name}, line {reader.line_num}"
                 if None in row or None in row.values():
                     expected = len(reader.fieldnames or ())
-                    raise ValueError(f"{where}: it has not {expected} columns as the first line has; mend the line")
+                    raise InputError(f"{where}: it has not {expected} columns as the first line has; mend the line")
                 yield where, dict(row)
         except UnicodeDecodeError:
-            raise ValueError(f"{source.name}: it is not UTF-8; save the file as UTF-8") from None
+            raise InputError(f"{source.name}: it is not UTF-8; save the file as UTF-8") from None
         except csv.Error as error:
-            raise ValueError(f"{source.name}, line {reader.line_num}: {error}; mend the line") from None
+            raise InputError(f"{source.name}, line {reader.line_num}: {error}; mend the line") from None
 
 
 def _table(source: Source) -> Iterator[tuple[str, Row]]:
@@ -67,6 +68,6 @@ def _table(source: Source) -> Iterator[tuple[str, Row]]:
                 else Dataset.from_parquet(str(source.path), keep_in_memory=True)
             )
         except Exception as error:
-            raise ValueError(f"{source.name} cannot be read ({' '.join(str(error).split())}); write it again") from None
+            raise InputError(f"{source.name} cannot be read ({' '.join(str(error).split())}); write it again") from None
     for number, row in enumerate(table, 1):
         yield f"{source.name}, row {number}", row

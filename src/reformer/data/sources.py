@@ -11,6 +11,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
+from reformer.errors import InputError
+
 Kind = Literal["text", "jsonl", "parquet", "dataset"]
 
 STANDARD_INPUT = "-"
@@ -33,9 +35,9 @@ class Source:
     """Found in a folder: left out if it has a NUL byte."""
 
     def check_unchanged(self) -> None:
-        """ValueError if the file is another one than was found."""
+        """InputError if the file is another one than was found."""
         if self.kind != "dataset" and _state(self.path) != (self.size, self.changed_ns):
-            raise ValueError(f"{self.name} changed while it was read; wait until it is written, or give a copy")
+            raise InputError(f"{self.name} changed while it was read; wait until it is written, or give a copy")
 
     def fingerprint(self) -> bytes:
         """A hash of the content."""
@@ -50,7 +52,7 @@ class Source:
 
 
 class readable:  # noqa: N801 - a context manager
-    """Turns the ways in which a file cannot be read into one ValueError that names it."""
+    """Turns the ways in which a file cannot be read into one InputError that names it."""
 
     def __init__(self, path: Path, name: str | None = None) -> None:
         self.path, self.name = path, name or str(path)
@@ -60,15 +62,15 @@ class readable:  # noqa: N801 - a context manager
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, FileNotFoundError):
-            raise ValueError(f"{self.name} does not exist; give a file or a folder of text") from None
+            raise InputError(f"{self.name} does not exist; give a file or a folder of text") from None
         if isinstance(error, OSError) and error.strerror:
-            raise ValueError(f"{self.name} cannot be read ({error.strerror}); check its permissions") from None
+            raise InputError(f"{self.name} cannot be read ({error.strerror}); check its permissions") from None
 
 
 def find_sources(paths: Sequence[str | Path], scratch: Path | None = None) -> list[Source]:
     """The sources that paths and patterns stand for, in order; a folder stands for the text files below it.
 
-    `scratch` is where standard input (-) is kept. Raises ValueError for what is missing, empty or unreadable, and for
+    `scratch` is where standard input (-) is kept. Raises InputError for what is missing, empty or unreadable, and for
     a folder or a pattern without files.
     """
     found: list[Source] = []
@@ -81,7 +83,7 @@ def find_sources(paths: Sequence[str | Path], scratch: Path | None = None) -> li
         if not os.path.lexists(given) and glob.has_magic(given):
             matches = [Path(match) for match in sorted(glob.glob(given, recursive=True)) if not Path(match).is_dir()]
             if not matches:
-                raise ValueError(f"{given} matches no file; quote patterns that the shell is not to expand")
+                raise InputError(f"{given} matches no file; quote patterns that the shell is not to expand")
         for match in matches:
             found += _folder(match) if match.is_dir() else [source_of(match)]
     return found
@@ -91,20 +93,20 @@ def source_of(path: Path, name: str | None = None, skip_binary: bool = False) ->
     """The source that one file is, by its suffixes."""
     size, changed = _state(path)
     if not size and not skip_binary:
-        raise ValueError(f"{path} is empty; give a file with text")
+        raise InputError(f"{path} is empty; give a file with text")
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compressed = suffixes[-1:] == [".gz"]
     last = suffixes[-2 if compressed else -1 :][:1]
     kind: Kind = "jsonl" if last in ([".jsonl"], [".ndjson"]) else "parquet" if last == [".parquet"] else "text"
     if compressed and kind == "parquet":
-        raise ValueError(f"{path} is a compressed Parquet file; unpack it: Parquet compresses by itself")
+        raise InputError(f"{path} is a compressed Parquet file; unpack it: Parquet compresses by itself")
     return Source(path, name or str(path), kind, compressed, size, changed, skip_binary)
 
 
 def _folder(folder: Path) -> list[Source]:
     if (folder / "dataset_dict.json").exists():
         if not (folder / "train" / "state.json").exists():
-            raise ValueError(f"{folder} is a datasets folder without a split 'train'; give the folder of one split")
+            raise InputError(f"{folder} is a datasets folder without a split 'train'; give the folder of one split")
         folder = folder / "train"
     if (folder / "state.json").exists() and (folder / "dataset_info.json").exists():
         size = sum(path.stat().st_size for path in folder.glob("*.arrow"))
@@ -114,7 +116,7 @@ def _folder(folder: Path) -> list[Source]:
     sources = [source_of(path, skip_binary=True) for path in sorted(_files_below(folder))]
     sources = [source for source in sources if source.size]
     if not sources:
-        raise ValueError(f"{folder} holds no text (files that are not empty and have no NUL byte); give another folder")
+        raise InputError(f"{folder} holds no text (files that are not empty and have no NUL byte); give another folder")
     return sources
 
 
@@ -135,20 +137,20 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _refuse(error: OSError) -> None:
-    raise ValueError(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from None
+    raise InputError(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from None
 
 
 def _standard_input(scratch: Path | None) -> Source:
     """Standard input, kept in a file: it is read more than once."""
     if sys.stdin.isatty():
-        raise ValueError("- is standard input, which is a terminal here; pipe a text in")
+        raise InputError("- is standard input, which is a terminal here; pipe a text in")
     handle, name = tempfile.mkstemp(dir=scratch, prefix="standard-input-")
     with os.fdopen(handle, "wb") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
     path = Path(name)
     if not path.stat().st_size:
         path.unlink()
-        raise ValueError("standard input is empty; pipe a text in")
+        raise InputError("standard input is empty; pipe a text in")
     return source_of(path, "standard input")
 
 

@@ -8,6 +8,7 @@ from reformer.data.question import encode_questions, question_examples, read_que
 from reformer.data.tag import encode_tagged, read_tagged, tag_examples
 from reformer.data.tokens import Tokens
 from reformer.data.translate import encode_pairs, read_pairs, translate_examples
+from reformer.errors import InputError
 from reformer.settings.data import DataSettings
 
 _READERS: dict[str, Callable[[DataSettings, int], Examples]] = {
@@ -21,27 +22,27 @@ _READERS: dict[str, Callable[[DataSettings, int], Examples]] = {
 def read_examples(settings: DataSettings, length: int) -> Examples:
     """The examples of a task, each of at most `length` tokens (a side).
 
-    Raises ValueError for rows that do not fit the task, and where there are none to train on.
+    Raises InputError for rows that do not fit the task, and where there are none to train on.
     """
     if settings.task != "translate" and not settings.files:
-        raise ValueError(f"task={settings.task!r} needs files with rows: .jsonl, .csv, .tsv, .parquet")
+        raise InputError(f"task={settings.task!r} needs files with rows: .jsonl, .csv, .tsv, .parquet")
     examples = _READERS[settings.task](settings, length)
     if not examples.train:
-        raise ValueError(f"held_out={settings.held_out} leaves nothing to train on; lower it, or give more rows")
+        raise InputError(f"held_out={settings.held_out} leaves nothing to train on; lower it, or give more rows")
     return examples
 
 
 def read_to_evaluate(settings: DataSettings, tokens: Tokens, classes: Sequence[str], length: int) -> list[Example]:
     """All rows of a task as examples for a model that has these tokens and classes.
 
-    Raises ValueError for rows that do not fit the task or the model, and where there are none.
+    Raises InputError for rows that do not fit the task or the model, and where there are none.
     """
     if settings.task == "translate":
         if not settings.source:
-            raise ValueError("a model that translates is measured on pairs; give --source and --target")
+            raise InputError("a model that translates is measured on pairs; give --source and --target")
         return encode_pairs(read_pairs(settings.source, settings.target), tokens)
     if not settings.files:
-        raise ValueError(f"a model for task={settings.task!r} is measured on files with rows; give some")
+        raise InputError(f"a model for task={settings.task!r} is measured on files with rows; give some")
     if settings.task == "qa":
         return encode_questions(read_questions(settings.files), tokens, length)
     fields = settings.field, settings.label_field

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer.data.byte_tokens import END, FIRST_BYTE, PAD, UNKNOWN, VOCABULARY, ByteDecoder, encode
+from reformer.errors import InputError
 from reformer.settings.data import BPE, BYTES
 
 TokenArray = NDArray[np.unsignedinteger[Any]]
@@ -89,10 +90,10 @@ class TokenizerTokens:
         ends = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id)
         end = next((token for token in ends if token is not None), None)
         if end is None:
-            raise ValueError(f"the tokenizer of {name} has no end token (eos, sep or bos); set its eos_token")
+            raise InputError(f"the tokenizer of {name} has no end token (eos, sep or bos); set its eos_token")
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
-            raise ValueError(f"the tokenizer of {name} is a slow one; convert it to tokenizer.json")
+            raise InputError(f"the tokenizer of {name} is a slow one; convert it to tokenizer.json")
         self.tokenizer, self.backend, self.end = tokenizer, backend, end
         self.vocabulary = len(tokenizer)
         self.pad = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -155,21 +156,21 @@ def as_text(text: str) -> bytes:
 
 
 def load_tokens(tokenizer: str) -> Tokens:
-    """`bytes`, or the tokenizer in a folder. Raises ValueError for a folder that holds none."""
+    """`bytes`, or the tokenizer in a folder. Raises InputError for a folder that holds none."""
     if tokenizer == BYTES:
         return ByteTokens()
     folder = Path(tokenizer)
     if not folder.is_dir():
-        raise ValueError(f"tokenizer={tokenizer!r} is neither bytes, nor bpe:SIZE, nor a folder")
+        raise InputError(f"tokenizer={tokenizer!r} is neither bytes, nor bpe:SIZE, nor a folder")
     if not any((folder / name).exists() for name in (*_FILES, "tokenizer.model", "spiece.model", "vocab.json")):
-        raise ValueError(f"tokenizer={tokenizer!r} holds no tokenizer ({_FILES[0]} is missing); give a folder with one")
+        raise InputError(f"tokenizer={tokenizer!r} holds no tokenizer ({_FILES[0]} is missing); give a folder with one")
     from transformers import AutoTokenizer
 
     try:
         found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"tokenizer={tokenizer!r} holds no tokenizer that can be read: {reason}") from None
+        raise InputError(f"tokenizer={tokenizer!r} holds no tokenizer that can be read: {reason}") from None
     return TokenizerTokens(found, tokenizer)
 
 

@@ -10,45 +10,46 @@ from reformer.data.examples import Example, Examples, hold_out
 from reformer.data.reading import opened
 from reformer.data.sources import find_sources
 from reformer.data.tokens import Tokens, as_text, tokens_for
+from reformer.errors import InputError
 from reformer.settings.data import DataSettings
 
 Pairs = list[tuple[str, str]]
 
 
 def read_lines(paths: Sequence[str | Path]) -> list[str]:
-    """The lines of text files, plain or .gz, without their ends. Raises ValueError for what is no text."""
+    """The lines of text files, plain or .gz, without their ends. Raises InputError for what is no text."""
     lines: list[str] = []
     for source in find_sources(paths):
         try:
             with opened(source) as file:
                 text = file.read().decode("utf-8-sig")
         except UnicodeDecodeError:
-            raise ValueError(f"{source.name} is not UTF-8; save the file as UTF-8") from None
+            raise InputError(f"{source.name} is not UTF-8; save the file as UTF-8") from None
         lines += [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     return lines
 
 
 def read_pairs(source: Sequence[str], target: Sequence[str]) -> Pairs:
-    """Lines that stand side by side, neither of them empty. Raises ValueError for files of other lengths."""
+    """Lines that stand side by side, neither of them empty. Raises InputError for files of other lengths."""
     sources, targets = read_lines(source), read_lines(target)
     if len(sources) != len(targets):
-        raise ValueError(
+        raise InputError(
             f"{', '.join(source)} has {len(sources):,} lines and {', '.join(target)} {len(targets):,}; each source "
             "has its target on the same line"
         )
     pairs = [pair for pair in zip(sources, targets, strict=True) if pair[0].strip() and pair[1].strip()]
     if not pairs:
-        raise ValueError("the files hold no pair of lines; give others")
+        raise InputError("the files hold no pair of lines; give others")
     return pairs
 
 
 def translate_examples(settings: DataSettings, length: int) -> Examples:
     """Pairs to translate, each side with the end token behind it; pairs over `length` tokens are left out.
 
-    Raises ValueError where no pair is left.
+    Raises InputError where no pair is left.
     """
     if not settings.source:
-        raise ValueError("task='translate' needs --source and --target, files with a sentence a line")
+        raise InputError("task='translate' needs --source and --target, files with a sentence a line")
     pairs = read_pairs(settings.source, settings.target)
     held = read_pairs(settings.held_out_source, settings.held_out_target) if settings.held_out_source else []
     pairs, held = hold_out(pairs, held, settings.held_out, key=lambda pair: pair[0])
@@ -58,7 +59,7 @@ def translate_examples(settings: DataSettings, length: int) -> Examples:
         for part in (pairs, held)
     )
     if not train:
-        raise ValueError(f"no pair has at most length={length} tokens a side; raise --length")
+        raise InputError(f"no pair has at most length={length} tokens a side; raise --length")
     return Examples(train, kept, tokens)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from reformer.data.tokens import tokens_of
+from reformer.errors import InputError
 from reformer.models.cache import ReformerCache, why_not_cached
 from reformer.ops.checks import check_integer
 from reformer.training.checkpoint import load_checkpoint
@@ -31,7 +32,7 @@ class ReformerEval(TemplateLM):
     rolls them, in constant memory. 0: no window (but the longest document that the positions allow), each document is
     one context, `piece` tokens computed at a time over the cache. `max_gen_toks`: tokens to write where a task does
     not say.
-    Raises ValueError for a folder that holds no model, and for `max_length=0` with a model that has no cache.
+    Raises InputError for a folder that holds no model, and for `max_length=0` with a model that has no cache.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class ReformerEval(TemplateLM):
         self.cached = why_not_cached(self.model.config.settings) is None
         if not self.max_length and not self.cached:
             reason = why_not_cached(self.model.config.settings)
-            raise ValueError(f"max_length=0 needs a model with a cache, and this one has none ({reason})")
+            raise InputError(f"max_length=0 needs a model with a cache, and this one has none ({reason})")
 
     @property
     def eot_token_id(self) -> int:
@@ -99,7 +100,7 @@ class ReformerEval(TemplateLM):
             return 0.0, True
         if self.max_length:
             if count > self.max_length:
-                raise ValueError(
+                raise InputError(
                     f"a continuation has {count} tokens, over max_length={self.max_length}; give a larger one, or 0"
                 )
             tokens = tokens[-self.max_length - 1 :]
@@ -142,7 +143,7 @@ class ReformerEval(TemplateLM):
         if not self.max_length or len(tokens) <= room:
             return prompt
         if room < 1:
-            raise ValueError(f"{new} new tokens leave no room in max_length={self.max_length}; give a larger one, or 0")
+            raise InputError(f"{new} new tokens leave no room in max_length={self.max_length}; give a larger one, or 0")
         return self.tokens.as_bytes(tokens[-room:].tolist())
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reformer.errors import InputError
 from reformer.layers.batch import Batch
 from reformer.layers.caches.full import FullCache
 from reformer.layers.caches.local import LocalCache
@@ -55,7 +56,7 @@ class LSHAttention(SelfAttention):
         self.spec = make_lsh(**options) if spec is None else spec
         self.spec_in_evaluation = self.spec.in_evaluation()
         if rotary and not isinstance(self.spec.rule, Chunks):
-            raise ValueError("rotary=True in an LSH layer needs rule='chunk'; rule='bucket' sees content only")
+            raise InputError("rotary=True in an LSH layer needs rule='chunk'; rule='bucket' sees content only")
         self.rotary, self.rotations = rotary, KeptRotations()
         self._convolve(hidden_size, conv_size, self.spec.causal)
 
@@ -152,7 +153,7 @@ class FullAttention(SelfAttention):
     with the first; so a query matches what came before a value (Olsson et al. 2022, "smeared keys"; Xu et al. 2024,
     arXiv 2411.19574). With it a `ShortConvolution` of `conv_size` tokens stands in front of query and key.
 
-    Raises ValueError for shifted keys without `causal`.
+    Raises InputError for shifted keys without `causal`.
     """
 
     query: nn.Linear
@@ -176,7 +177,7 @@ class FullAttention(SelfAttention):
         check_integer("conv_size", conv_size, 0)
         if shifted_keys:
             if not causal:
-                raise ValueError("shifted_keys=True needs causal=True: a key would stand with a value that came later")
+                raise InputError("shifted_keys=True needs causal=True: a key would stand with a value that came later")
             self._convolve(hidden_size, conv_size, causal)
         self.causal, self.dropout, self.shifted_keys, self.rotary = causal, dropout, shifted_keys, rotary
 

@@ -18,7 +18,7 @@ class ShortConvolution(nn.Module):
     Without, there are `size // 2` tokens before it and `(size - 1) // 2` after, and the weight begins as the mean of
     these neighbours without the token: masked tokens are all alike, and would else match each other.
 
-    Raises ValueError for a size below 1.
+    Raises InputError for a size below 1.
     """
 
     def __init__(self, hidden_size: int, size: int, causal: bool = True) -> None:

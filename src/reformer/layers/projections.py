@@ -3,6 +3,7 @@
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from reformer.errors import InputError
 from reformer.layers.batch import Batch
 from reformer.layers.convolution import ShortConvolution
 from reformer.layers.positions import rotate
@@ -20,7 +21,7 @@ class HeadProjections(nn.Module):
         super().__init__()
         if head_dim is None:
             if hidden_size % num_heads:
-                raise ValueError(
+                raise InputError(
                     f"num_heads={num_heads} does not divide hidden_size={hidden_size}; "
                     "choose heads that do, or give head_dim"
                 )
@@ -61,7 +62,7 @@ class SelfAttention(HeadProjections):
 
         `key_padding_mask` is True for a real token; documents are runs of equal `segment_ids`; `position_ids` are the
         ranks unless given, and used by rotary positions alone; `seed` is that of the rotations of an LSH layer.
-        Raises ValueError for masks that do not fit.
+        Raises InputError for masks that do not fit.
         """
         if batch is None:
             sequences = Sequences.of(x, key_padding_mask, segment_ids)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import Cache
 
+from reformer.errors import InputError
 from reformer.layers.caches.cross import CrossCache
 from reformer.layers.caches.full import FullCache
 from reformer.layers.caches.layer import CacheLayer
@@ -63,7 +64,7 @@ class ReformerCache(Cache):
         crop_limit: tokens that can always be taken back (speculative decoding, undo), at least 1.
         room: tokens that are known to come, so that memory need not grow.
 
-    Raises ValueError for a model whose decoding no cache can make exact (`rule="chunk"`, `causal=False`).
+    Raises InputError for a model whose decoding no cache can make exact (`rule="chunk"`, `causal=False`).
     """
 
     layers: list[CacheLayer]  # type: ignore[assignment]
@@ -73,7 +74,7 @@ class ReformerCache(Cache):
         check_integer("room", room, 0)
         settings = (config.of_decoder() if config.is_encoder_decoder else config).settings
         if reason := why_not_cached(settings):
-            raise ValueError(f"this model has no cache ({reason}); pass use_cache=False to recompute every token")
+            raise InputError(f"this model has no cache ({reason}); pass use_cache=False to recompute every token")
         self.settings, self.crop_limit, self.room = settings, crop_limit, room
         rule = settings.lsh.rule
         self.octaves = rule if isinstance(rule, Octaves) else Octaves(num_buckets=1)  # then no layer hashes
@@ -112,17 +113,17 @@ class ReformerCache(Cache):
     def begin(self, b: int, count: int, mask: Bool[Tensor, "b all"] | None, device: torch.device) -> Step:
         """Make room for `count` new tokens of each batch row; `mask` covers those in the cache too.
 
-        What depends on numbers that the host knows happens here: growth, and octaves that start. Raises ValueError for
+        What depends on numbers that the host knows happens here: growth, and octaves that start. Raises InputError for
         another batch size, a mask of another shape, and one that calls cached tokens otherwise than before.
         """
         if self.within:
-            raise ValueError("a forward over this cache did not end; start with a fresh cache")
+            raise InputError("a forward over this cache did not end; start with a fresh cache")
         if self.rank is None or (not self.seen and all(layer.empty for layer in self.layers)):
             self.lengths = (0,) * b
             with torch.inference_mode(False):
                 self.rank = torch.zeros(b, 1, dtype=torch.long, device=device)
         if len(self.lengths) != b:
-            raise ValueError(f"the batch has {b} rows and the cache {len(self.lengths)}; use a cache of its own for it")
+            raise InputError(f"the batch has {b} rows and the cache {len(self.lengths)}; use a cache of its own for it")
         real = self._real(b, count, mask)
         self.within = True  # what fails from here on leaves half of a change in it
         step = self._plan(count, real)
@@ -148,16 +149,16 @@ class ReformerCache(Cache):
         """Which of the new tokens are real; None where all are."""
         if mask is None:
             if self.padding is not None:
-                raise ValueError("the cached tokens have padding; pass an attention_mask that covers them too")
+                raise InputError("the cached tokens have padding; pass an attention_mask that covers them too")
             return None
         if mask.shape != (b, self.seen + count):
-            raise ValueError(
+            raise InputError(
                 f"attention_mask has shape {list(mask.shape)}; with {self.seen} cached tokens and {count} new ones it "
                 f"must be [b, p + k] = [{b}, {self.seen + count}]"
             )
         past, real = mask[:, : self.seen], mask[:, self.seen :]
         if not torch.equal(past, torch.ones_like(past) if self.padding is None else ~self.padding):
-            raise ValueError(
+            raise InputError(
                 "attention_mask calls cached tokens otherwise than when they came; pass the same again; "
                 "what `generate` wrote behind the end of a text counts as real"
             )
@@ -183,11 +184,11 @@ class ReformerCache(Cache):
     def make_ready(self) -> tuple[Any, ...]:
         """Do the host's part of one more token: before a forward of one token is captured (CUDA graph) or replayed.
 
-        A captured forward is good as long as what this returns is what it was at the capture. Raises ValueError for an
+        A captured forward is good as long as what this returns is what it was at the capture. Raises InputError for an
         empty cache and for a batch with padding, whose masks change with each token.
         """
         if self.padding is not None or not self.seen:
-            raise ValueError(
+            raise InputError(
                 "only a forward over cached tokens without padding can be captured: its shapes stay the same"
             )
         self._plan(1, None)
@@ -209,11 +210,11 @@ class ReformerCache(Cache):
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last -tokens_to_remove tokens, exactly; 0 does nothing (transformers' convention).
 
-        Raises ValueError for more than can be forgotten exactly: more than `crop_limit` once a local window has passed
+        Raises InputError for more than can be forgotten exactly: more than `crop_limit` once a local window has passed
         on or tokens were dropped.
         """
         if not isinstance(tokens_to_remove, int) or tokens_to_remove > 0 or -tokens_to_remove > self.seen:
-            raise ValueError(
+            raise InputError(
                 f"crop({tokens_to_remove!r}): pass minus the number of tokens to forget, from 0 to -{self.seen}"
             )
         if not tokens_to_remove:
@@ -226,7 +227,7 @@ class ReformerCache(Cache):
         for row, new in enumerate(after):
             earliest = max((layer.earliest(row) for layer in self.layers), default=0)
             if new < earliest:
-                raise ValueError(
+                raise InputError(
                     f"crop({tokens_to_remove}) goes back behind what windows still hold; crop_limit={self.crop_limit} "
                     "tokens can be forgotten: make the cache with a larger crop_limit"
                 )
@@ -298,7 +299,7 @@ class ReformerCache(Cache):
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Refused: layers of other models keep keys and values of all tokens, these do not."""
-        raise ValueError("a ReformerCache belongs to the layers of a Reformer; give other models a cache of theirs")
+        raise InputError("a ReformerCache belongs to the layers of a Reformer; give other models a cache of theirs")
 
 
 def _make_layer(settings: ModelSettings, kind: str, seed: int, crop_limit: int, room: int) -> CacheLayer:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from reformer.errors import InputError
 from reformer.models.cache import ReformerCache
 from reformer.models.model import ReformerPreTrainedModel
 
@@ -27,13 +28,13 @@ def save_cache(
 ) -> None:
     """Write a cache, and the tokens that it belongs to if they are given; whole or not at all.
 
-    Raises ValueError for a cache that has seen nothing or is an encoder-decoder's, and for a place that cannot be
+    Raises InputError for a cache that has seen nothing or is an encoder-decoder's, and for a place that cannot be
     written.
     """
     if cache.cross:
-        raise ValueError("the cache of an encoder-decoder belongs to its sources; run them again instead of saving it")
+        raise InputError("the cache of an encoder-decoder belongs to its sources; run them again instead of saving it")
     if not cache.seen:
-        raise ValueError("the cache has seen no token; there is nothing to save")
+        raise InputError("the cache has seen no token; there is nothing to save")
     tensors = {
         f"layers.{i}.{name}": x
         for i, layer in enumerate(cache.layers)
@@ -59,7 +60,7 @@ def save_cache(
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
-        raise ValueError(f"the cache cannot be written to {path} ({error}); choose another place") from None
+        raise InputError(f"the cache cannot be written to {path} ({error}); choose another place") from None
 
 
 @torch.inference_mode(False)  # what is made in inference mode could not be written to outside of it
@@ -68,7 +69,7 @@ def load_cache(
 ) -> tuple[ReformerCache, Int[Tensor, "b l"] | None]:
     """The cache of a file, on the model's device, and the tokens that were saved with it.
 
-    Raises ValueError for a file that holds no cache, and for one of another version or another model.
+    Raises InputError for a file that holds no cache, and for one of another version or another model.
     """
     try:
         with safe_open(path, "pt", device=str(model.device)) as file:
@@ -76,7 +77,7 @@ def load_cache(
             _check(path, metadata, model)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no mapping
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} holds no cache that can be read ({error})") from None
+        raise InputError(f"{path} holds no cache that can be read ({error})") from None
     cache = ReformerCache(model.config, crop_limit=int(metadata["crop_limit"]), room=room)
     lengths = tensors["lengths"].tolist()
     for i, layer in enumerate(cache.layers):
@@ -90,9 +91,9 @@ def load_cache(
 
 def _check(path: str | os.PathLike[str], metadata: Mapping[str, str], model: ReformerPreTrainedModel) -> None:
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} holds no cache; give a file that --save-cache or save_cache wrote")
+        raise InputError(f"{path} holds no cache; give a file that --save-cache or save_cache wrote")
     if metadata["version"] != VERSION:
-        raise ValueError(
+        raise InputError(
             f"{path} holds a cache of version {metadata['version']}; this library reads version {VERSION}: "
             "compute the prompt again"
         )
@@ -100,9 +101,9 @@ def _check(path: str | os.PathLike[str], metadata: Mapping[str, str], model: Ref
     then = json.loads(metadata["settings"])
     names = [name for name in now if now[name] != then.get(name)]
     if names:
-        raise ValueError(f"{path} holds the cache of another model: it differs in {', '.join(names)}")
+        raise InputError(f"{path} holds the cache of another model: it differs in {', '.join(names)}")
     if metadata["weights"] != fingerprint(model):
-        raise ValueError(f"{path} holds the cache of a model of the same kind with other weights; compute it again")
+        raise InputError(f"{path} holds the cache of a model of the same kind with other weights; compute it again")
 
 
 def fingerprint(model: ReformerPreTrainedModel) -> str:

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from reformer.errors import InputError
 from reformer.models.cache import ReformerCache
 from reformer.models.config import ReformerConfig
 from reformer.models.generation import ReformerGenerationMixin
@@ -33,7 +34,7 @@ class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
     def __init__(self, config: ReformerConfig) -> None:
         super().__init__(config)
         if not config.causal:
-            raise ValueError(
+            raise InputError(
                 "causal=False: ReformerForCausalLM predicts the next token; make its config with causal=True"
             )
         self.model = ReformerModel(config)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
+from reformer.errors import InputError
 from reformer.settings.base import hint_at
 from reformer.settings.model import RULE_VERSION, ModelSettings, check_rule_version
 from reformer.settings.run_file import lay
@@ -41,7 +42,7 @@ class ReformerConfig(ModelSettings, PreTrainedConfig):
     What is left open is worked out: fields and config.json hold numbers, and `left_open` names those that nobody asked
     for, so that they follow when others are changed (`from_pretrained(folder, hidden_size=512)`).
 
-    Raises ValueError for values out of range and for keywords that neither this class nor its base knows.
+    Raises InputError for values out of range and for keywords that neither this class nor its base knows.
     """
 
     model_type: ClassVar[str] = "reformer_torch"
@@ -51,9 +52,9 @@ class ReformerConfig(ModelSettings, PreTrainedConfig):
         asked = {name: getattr(self, name) for name in _OWN}
         check_rule_version(self.rule_version)  # first: other versions have other fields
         for name in kwargs.keys() - _OF_THE_BASE - _OF_THE_FILE:
-            raise ValueError(f"ReformerConfig has no field {name!r}{hint_at(name, _OWN)}")
+            raise InputError(f"ReformerConfig has no field {name!r}{hint_at(name, _OWN)}")
         if kwargs.get("output_attentions"):
-            raise ValueError(
+            raise InputError(
                 "output_attentions=True: LSH attention never forms the matrix of probabilities; leave it False"
             )
         self._adopt(ModelSettings(**ModelSettings.as_asked(asked, kwargs.get("left_open", ()))))

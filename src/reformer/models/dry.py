@@ -5,6 +5,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.generation.logits_process import LogitsProcessor
 
+from reformer.errors import InputError
+
 LARGEST = 1e4
 """Growth from which on a longer repetition makes no difference: no logit outlives it."""
 LONGEST = 64
@@ -17,7 +19,7 @@ class DryLogitsProcessor(LogitsProcessor):
     If the last n tokens, at least `allowed_length`, stand twice among the last `penalty_last_n`, the token that came
     behind them the first time loses `multiplier * base ** (n - allowed_length)`. What is copied from further back
     costs nothing, so a model keeps what looking far back is for; a loop costs more with each turn.
-    Raises ValueError for values out of range. Source: p-e-w's "DRY" in text-generation-webui, pull request 5677; names
+    Raises InputError for values out of range. Source: p-e-w's "DRY" in text-generation-webui, pull request 5677; names
     and the value of `base` as in llama.cpp.
     """
 
@@ -31,7 +33,7 @@ class DryLogitsProcessor(LogitsProcessor):
             ("penalty_last_n", penalty_last_n, 2),
         ):
             if not value >= least:
-                raise ValueError(f"{name}={value!r} must be at least {least}")
+                raise InputError(f"{name}={value!r} must be at least {least}")
         self.multiplier, self.base = multiplier, base
         self.allowed_length, self.penalty_last_n = allowed_length, penalty_last_n
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from reformer.errors import InputError
 from reformer.layers.positions import AxialPositions, LearnedPositions, SinusoidalPositions
 from reformer.models.config import ReformerConfig
 from reformer.ops.questions import Questions
@@ -41,7 +42,7 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(settings.embedding_dropout)
 
     def ask_tokens(self, input_ids: Int[Tensor, "b l"], questions: Questions) -> None:
-        """Ask whether all tokens are in the vocabulary; the answer raises ValueError if they are not."""
+        """Ask whether all tokens are in the vocabulary; the answer raises InputError if they are not."""
         advice = "check that the tokenizer is the model's"
         _ask_range("input_ids", input_ids, self.token.num_embeddings, "vocab_size", advice, questions)
 
@@ -63,7 +64,7 @@ class Embeddings(nn.Module):
             assert input_ids is not None
             inputs_embeds = self.token(input_ids)
         if inputs_embeds.shape[-1] != self.token.embedding_dim:
-            raise ValueError(
+            raise InputError(
                 f"inputs_embeds have shape {list(inputs_embeds.shape)}; their width must be that of the token "
                 f"embeddings, {self.token.embedding_dim}"
             )
@@ -82,7 +83,7 @@ def _ask_range(name: str, values: Tensor, limit: int, what: str, advice: str, qu
     def check(found: Sequence[int]) -> None:
         low, high = found
         if low < 0 or high >= limit:
-            raise ValueError(
+            raise InputError(
                 f"{name} hold {low if low < 0 else high}; {what} is {limit}, so 0 to {limit - 1} are valid: {advice}"
             )
 

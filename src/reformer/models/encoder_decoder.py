@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
+from reformer.errors import InputError
 from reformer.models.cache import ReformerCache
 from reformer.models.config import ReformerConfig
 from reformer.models.generation import ReformerGenerationMixin
@@ -29,7 +30,7 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
     predicts too with `tie_word_embeddings`. The encoder runs once a step and gathers its gradient once, however many
     layers attend to it. With `loss_chunk`, an output that has a loss has no logits.
 
-    Raises ValueError for a configuration without a token for the decoder to start with.
+    Raises InputError for a configuration without a token for the decoder to start with.
     """
 
     accepts_loss_kwargs = True  # the Trainer then passes num_items_in_batch
@@ -41,7 +42,7 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
         if config.decoder_start_token_id is None:
             config.decoder_start_token_id = config.eos_token_id
         if config.decoder_start_token_id is None:
-            raise ValueError("a decoder needs a token to start with; give decoder_start_token_id or eos_token_id")
+            raise InputError("a decoder needs a token to start with; give decoder_start_token_id or eos_token_id")
         super().__init__(config)
         self.encoder = ReformerModel(config.of_encoder())
         self.decoder = ReformerModel(
@@ -96,11 +97,11 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
 
         Without `decoder_input_ids` the decoder reads the labels, shifted. `encoder_outputs` stand for the source, which
         is not run again; `attention_mask` is its. `past_key_values` are of the decoder.
-        Raises ValueError as `ReformerModel` does, and for a target that is missing.
+        Raises InputError as `ReformerModel` does, and for a target that is missing.
         """
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if labels is None:
-                raise ValueError("the target is missing; give decoder_input_ids, or labels to learn from")
+                raise InputError("the target is missing; give decoder_input_ids, or labels to learn from")
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         questions = Questions()
         target = self.decoder.prepare(

@@ -7,6 +7,7 @@ from transformers import GenerationConfig, GenerationMixin
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.utils import logging
 
+from reformer.errors import InputError
 from reformer.models.cache import CROP_LIMIT, ReformerCache, why_not_cached
 from reformer.models.config import ReformerConfig
 
@@ -31,7 +32,7 @@ class ReformerGenerationMixin(GenerationMixin):
         max_cache_length: int,
     ) -> None:
         if generation_config.cache_implementation not in (None, "dynamic"):
-            raise ValueError(
+            raise InputError(
                 f"cache_implementation={generation_config.cache_implementation!r}: this model has a cache of its own; "
                 "leave it out"
             )
@@ -39,9 +40,9 @@ class ReformerGenerationMixin(GenerationMixin):
         given = model_kwargs.get("past_key_values")
         if given is not None:
             if not isinstance(given, ReformerCache):
-                raise ValueError(f"past_key_values is a {type(given).__name__}; this model needs a ReformerCache")
+                raise InputError(f"past_key_values is a {type(given).__name__}; this model needs a ReformerCache")
             if self.config.is_encoder_decoder:
-                raise ValueError("past_key_values: an encoder-decoder begins each target anew; leave it out")
+                raise InputError("past_key_values: an encoder-decoder begins each target anew; leave it out")
             _leave_one_to_compute(given, generation_config, model_kwargs)
             given.assisted = assisted
             given._is_user_defined = True  # type: ignore[attr-defined]  # transformers then leaves it to its owner
@@ -54,7 +55,7 @@ class ReformerGenerationMixin(GenerationMixin):
             reason = "a model in training mode, which draws new hashes each time (call model.eval())"
         if reason:
             if assisted:
-                raise ValueError(
+                raise InputError(
                     f"assisted and prompt-lookup decoding need a cache, which this model has not ({reason})"
                 )
             logger.warning_once(f"every token is computed from the whole text again: no cache is exact with {reason}")
@@ -80,7 +81,7 @@ class ReformerGenerationMixin(GenerationMixin):
     ) -> dict[str, Any]:
         """Only new tokens with a cache; the whole text without."""
         if not input_ids.shape[1] and inputs_embeds is None:
-            raise ValueError("the prompt is empty; give at least one token")
+            raise InputError("the prompt is empty; give at least one token")
         if past_key_values is None:
             next_sequence_length = None
         elif past_key_values.assisted and next_sequence_length is None and past_key_values.seen:
@@ -101,7 +102,7 @@ def _leave_one_to_compute(cache: ReformerCache, config: GenerationConfig, model_
     mask = model_kwargs.get("attention_mask")
     prompt = getattr(config, "_mask_length", 0) if mask is None else mask.shape[1]
     if cache.seen > prompt:
-        raise ValueError(
+        raise InputError(
             f"past_key_values holds {cache.seen} tokens and the text has {prompt}; pass the text from its start, or an "
             "attention_mask over all of it"
         )

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 
+from reformer.errors import InputError
 from reformer.models.config import ReformerConfig
 from reformer.models.language_head import Counts, LanguageHead
 from reformer.models.loss import IGNORED, ask_labels, token_loss
@@ -52,7 +53,7 @@ class _Head(ReformerPreTrainedModel):
     def __init__(self, config: ReformerConfig) -> None:
         super().__init__(config)
         if config.causal and self.both_ways:
-            raise ValueError(f"causal=True: {type(self).__name__} reads both ways; make its config with causal=False")
+            raise InputError(f"causal=True: {type(self).__name__} reads both ways; make its config with causal=False")
         self.model = ReformerModel(config)
 
     def _ask_classes(self, labels: Tensor, size: tuple[int, ...], questions: Questions) -> None:
@@ -114,7 +115,7 @@ class ReformerForSequenceClassification(_Head):
     def __init__(self, config: ReformerConfig) -> None:
         super().__init__(config)
         if config.causal and config.pooling == "first":
-            raise ValueError(
+            raise InputError(
                 "pooling='first': the first token of a causal model sees nothing else; choose mean or last, or "
                 "causal=False"
             )
@@ -137,7 +138,7 @@ class ReformerForSequenceClassification(_Head):
     ) -> ReformerSequenceClassifierOutput | tuple[Any, ...]:
         """Logits [b, num_labels], and with `labels` ([b]; [b, num_labels] for several classes) the mean loss.
 
-        Raises ValueError for labels that are no class.
+        Raises InputError for labels that are no class.
         """
         prepared = self.model.prepare(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds)
         if labels is not None and self._problem(labels) == "single_label_classification":
@@ -174,7 +175,7 @@ class ReformerForSequenceClassification(_Head):
             return token_loss(logits[:, None], labels[:, None], nn.Identity()).fields(num_items_in_batch)
         wanted = labels.to(logits.dtype).view(len(labels), -1)
         if wanted.shape != logits.shape:
-            raise ValueError(f"labels have shape {list(labels.shape)}; for {kind} they must be {list(logits.shape)}")
+            raise InputError(f"labels have shape {list(labels.shape)}; for {kind} they must be {list(logits.shape)}")
         items = wanted.numel() if num_items_in_batch is None else num_items_in_batch
         if kind == "regression":
             return {"loss": F.mse_loss(logits, wanted, reduction="sum") / items}
@@ -207,7 +208,7 @@ class ReformerForTokenClassification(_Head):
     ) -> ReformerTokenClassifierOutput | tuple[Any, ...]:
         """Logits [b, l, num_labels], and with `labels` (-100 ignored) the mean loss over tokens.
 
-        Raises ValueError for labels that are no class.
+        Raises InputError for labels that are no class.
         """
         prepared = self.model.prepare(input_ids, attention_mask, position_ids, segment_ids, inputs_embeds)
         if labels is not None:

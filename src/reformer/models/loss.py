@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from reformer.errors import InputError
 from reformer.ops.questions import Questions
 
 IGNORED = -100
@@ -49,20 +50,20 @@ class TokenScores(NamedTuple):
 def ask_labels(
     labels: Int[Tensor, "..."], shape: Sequence[int], classes: int, what: str, ignored: str, questions: Questions
 ) -> None:
-    """Ask whether labels are classes or -100; ValueError for another shape at once, for other values with the answer.
+    """Ask whether labels are classes or -100; InputError for another shape at once, for other values with the answer.
 
     `what` says how many classes there are, `ignored` what -100 is for.
     """
     if labels.shape != torch.Size(shape):
         letters = "[b, l]" if len(shape) == 2 else "[b]"
-        raise ValueError(f"labels have shape {list(labels.shape)}; they must be {letters} = {list(shape)}")
+        raise InputError(f"labels have shape {list(labels.shape)}; they must be {letters} = {list(shape)}")
     if not labels.numel():
         return
 
     def check(found: Sequence[int]) -> None:
         low, high = found
         if low < 0 or high >= classes:
-            raise ValueError(
+            raise InputError(
                 f"labels hold {low if low < 0 else high}; {what}, so 0 to {classes - 1} are valid, and {IGNORED} for "
                 f"what {ignored}"
             )

@@ -11,6 +11,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import logging
 
+from reformer.errors import InputError
 from reformer.layers.batch import Batch
 from reformer.layers.caches.step import Step
 from reformer.layers.convolution import ShortConvolution
@@ -139,10 +140,10 @@ class ReformerModel(ReformerPreTrainedModel):
         `position_ids` feed position embeddings only and are the ranks unless given. With `past_key_values`, or a cache
         of its own with `use_cache=True`, new tokens follow those of the cache, `attention_mask` [b, p + k] covers both,
         and nothing has a gradient. `prepared` is what `prepare` gave for the same arguments.
-        Raises ValueError for tokens or positions out of range, shapes that do not fit, and a cache in training.
+        Raises InputError for tokens or positions out of range, shapes that do not fit, and a cache in training.
         """
         if output_attentions:
-            raise ValueError(
+            raise InputError(
                 "output_attentions=True: LSH attention never forms the matrix of probabilities; leave it False"
             )
         if prepared is None:
@@ -198,7 +199,7 @@ class ReformerModel(ReformerPreTrainedModel):
     ) -> Prepared:
         """Check what a forward is given, without waiting for a GPU: that is left to `questions`.
 
-        Raises ValueError for shapes that do not fit, and a cache in training.
+        Raises InputError for shapes that do not fit, and a cache in training.
         """
         questions = Questions() if questions is None else questions
         inputs = one_of(input_ids, inputs_embeds)
@@ -207,7 +208,7 @@ class ReformerModel(ReformerPreTrainedModel):
         cache = past_key_values if past_key_values is not None else ReformerCache(self.config) if use_cache else None
         positions, padding, drafted = position_ids, None, None
         if position_ids is not None and position_ids.shape not in ((b, length), (1, length)):
-            raise ValueError(
+            raise InputError(
                 f"position_ids have shape {list(position_ids.shape)}; they must be [b, l] = [{b}, {length}]"
             )
         if cache is None:
@@ -265,7 +266,7 @@ class ReformerModel(ReformerPreTrainedModel):
     def _check_source(self, states: Tensor | None, prepared: Prepared) -> None:
         """What a decoder attends to fits its tokens, and nothing else has any."""
         if self.is_decoder != (states is not None):
-            raise ValueError(
+            raise InputError(
                 "encoder_hidden_states are missing; a decoder attends to them"
                 if self.is_decoder
                 else "encoder_hidden_states: this model has no cross-attention; it is no decoder of an encoder-decoder"
@@ -274,9 +275,9 @@ class ReformerModel(ReformerPreTrainedModel):
             return
         rows, padding = prepared.size[0], prepared.source_padding
         if states.shape[0] != rows:
-            raise ValueError(f"encoder_hidden_states have {states.shape[0]} rows and the decoder's tokens {rows}")
+            raise InputError(f"encoder_hidden_states have {states.shape[0]} rows and the decoder's tokens {rows}")
         if padding is not None and padding.mask.shape != states.shape[:2]:
-            raise ValueError(
+            raise InputError(
                 f"the source's attention_mask has shape {list(padding.mask.shape)}; it must be [b, s] = "
                 f"{list(states.shape[:2])}"
             )
@@ -290,23 +291,23 @@ class ReformerModel(ReformerPreTrainedModel):
 
     def _check_cache(self, cache: object, segment_ids: Tensor | None) -> None:
         if not isinstance(cache, ReformerCache):
-            raise ValueError(f"past_key_values is a {type(cache).__name__}; this model needs a ReformerCache")
+            raise InputError(f"past_key_values is a {type(cache).__name__}; this model needs a ReformerCache")
         seed = self.config.hash_seed
         if cache.accepted is None or cache.accepted[0] is not self.built_from or cache.accepted[1] != seed:
             wanted = replace(self.built_from, hash_seed=seed)
             if names := [name for name in differing(cache.settings, wanted) if name not in OF_NO_CACHE]:
-                raise ValueError(
+                raise InputError(
                     f"past_key_values was made for a model of other settings ({', '.join(names)}); make it from this "
                     "model's config as it was when the model was made"
                 )
             cache.accepted = self.built_from, seed
         if self.training:
-            raise ValueError(
+            raise InputError(
                 "a cache in training mode: each forward draws new hashes there, so cached ones mean nothing; "
                 "call model.eval(), or pass use_cache=False"
             )
         if segment_ids is not None:
-            raise ValueError(
+            raise InputError(
                 "segment_ids together with a cache: a cache holds one document a row; leave one of them out"
             )
 

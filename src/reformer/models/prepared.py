@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from reformer.errors import InputError
 from reformer.models.cache import ReformerCache
 from reformer.ops.environment import interpreted
 from reformer.ops.questions import Answer, Questions
@@ -85,22 +86,22 @@ def draft_sequences(
 
 
 def one_of(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-    """Whichever is given; ValueError for both, none, and another shape or type."""
+    """Whichever is given; InputError for both, none, and another shape or type."""
     if (input_ids is None) == (inputs_embeds is None):
-        raise ValueError("give either input_ids or inputs_embeds, and not both")
+        raise InputError("give either input_ids or inputs_embeds, and not both")
     inputs, name, shape = (input_ids, "input_ids", "[b, l]")
     if inputs_embeds is not None:
         inputs, name, shape = (inputs_embeds, "inputs_embeds", "[b, l, hidden]")
     assert inputs is not None
     if inputs_embeds is None and (inputs.is_floating_point() or inputs.dtype == torch.bool):
-        raise ValueError(f"input_ids are {inputs.dtype}; they must be integers")
+        raise InputError(f"input_ids are {inputs.dtype}; they must be integers")
     if inputs.dim() != shape.count(",") + 1:
-        raise ValueError(f"{name} have shape {list(inputs.shape)}; they must be {shape}")
+        raise InputError(f"{name} have shape {list(inputs.shape)}; they must be {shape}")
     return inputs
 
 
 def two_dimensional(mask: Tensor) -> Tensor:
-    """The mask; ValueError for one of another shape."""
+    """The mask; InputError for one of another shape."""
     if mask.dim() != 2:
-        raise ValueError(f"attention_mask has shape {list(mask.shape)}; it must be [b, l], 1 for a real token")
+        raise InputError(f"attention_mask has shape {list(mask.shape)}; it must be [b, l], 1 for a real token")
     return mask

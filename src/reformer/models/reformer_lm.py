@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from reformer.errors import InputError
 from reformer.models.causal_lm import ReformerForCausalLM
 from reformer.models.config import ReformerConfig
 
@@ -43,7 +44,7 @@ class ReformerLM(nn.Module):
         super().__init__()
         width = emb_dim if dim is None else dim
         if width is None:
-            raise ValueError("dim and emb_dim are both missing; give the width of the model as one of them")
+            raise InputError("dim and emb_dim are both missing; give the width of the model as one of them")
         self.return_embeddings = return_embeddings
         self.model = ReformerForCausalLM(
             ReformerConfig(

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from reformer.errors import InputError
 from reformer.ops import exact
 from reformer.ops.backends import choose_backend
 from reformer.ops.checks import check_choice
@@ -90,7 +91,7 @@ def lsh_attention(
         implementations have it, its own value.
 
     Raises:
-        ValueError: shapes that do not fit, settings out of range, options of the other rule, rotations with too few
+        InputError: shapes that do not fit, settings out of range, options of the other rule, rotations with too few
             columns.
     """
     spec = make_lsh(
@@ -129,7 +130,7 @@ def local_attention(
     `rule="chunk"`: the own chunk of `chunk_length` slots and `chunks_before` / `chunks_after` around it, on a ring
     (Hugging Face's local layers). `scale` is 1/sqrt(d) unless given; the other arguments are those of `lsh_attention`.
 
-    Raises ValueError for shapes that do not fit, settings out of range and options of the other rule.
+    Raises InputError for shapes that do not fit, settings out of range and options of the other rule.
     """
     spec = make_local(
         rule=rule, window=window, chunk_length=chunk_length, chunks_before=chunks_before, chunks_after=chunks_after,
@@ -196,8 +197,8 @@ def _lengthen(missing: int, *tensors: Tensor) -> tuple[Tensor, ...]:
 
 def _check_tensors(q: Tensor, v: Tensor) -> None:
     if q.dim() != 4 or v.dim() != 4 or q.shape != v.shape:
-        raise ValueError(
+        raise InputError(
             f"queries have shape {list(q.shape)} and values {list(v.shape)}; both must be [b, h, l, d] alike"
         )
     if not q.is_floating_point() or q.dtype != v.dtype:
-        raise ValueError(f"queries are {q.dtype} and values {v.dtype}; both must be of one floating-point type")
+        raise InputError(f"queries are {q.dtype} and values {v.dtype}; both must be of one floating-point type")

@@ -9,6 +9,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from reformer.errors import InputError
 from reformer.ops.capture import capturing
 from reformer.ops.environment import interpreted, preferred
 from reformer.ops.plain import backend as plain
@@ -25,19 +26,19 @@ WIDEST = 128
 def choose_backend(name: str, q: Tensor, spec: LSH | Local) -> ModuleType:
     """The backend of that name; "auto" is the fastest that the device, the installation and the settings allow.
 
-    Raises ValueError for one that is not to be had there.
+    Raises InputError for one that is not to be had there.
     """
     device = q.device.type
     if name == "auto":
         name = preferred()
     if name == "numba" and device != "cpu":
-        raise ValueError(f"backend='numba' computes on the CPU and the tensors are on {device}; choose 'auto'")
+        raise InputError(f"backend='numba' computes on the CPU and the tensors are on {device}; choose 'auto'")
     if name == "triton" and (reason := _not_for_triton(q, spec)):
-        raise ValueError(f"backend='triton' {reason}; choose 'auto'")
+        raise InputError(f"backend='triton' {reason}; choose 'auto'")
     if name == "triton":
         backend = _gpu_backend()
         if backend is None:
-            raise ValueError(
+            raise InputError(
                 f"backend='triton' is not to be had ({_missing['triton']}); install triton, or choose 'auto'"
             )
         return backend
@@ -48,7 +49,7 @@ def choose_backend(name: str, q: Tensor, spec: LSH | Local) -> ModuleType:
         return plain
     backend = _cpu_backend()
     if backend is None and name == "numba":
-        raise ValueError(f"backend='numba' is not to be had ({_missing['numba']}); install numba, or choose 'auto'")
+        raise InputError(f"backend='numba' is not to be had ({_missing['numba']}); install numba, or choose 'auto'")
     return backend or plain
 
 
@@ -68,7 +69,7 @@ def _proven(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the Triton kernels have shown on this device, in this process, that they compute what they should."""
     if (device, dtype) not in _doubts:
         if capturing(device):
-            raise ValueError("kernels cannot show in a CUDA graph that they are right; run the step once before")
+            raise InputError("kernels cannot show in a CUDA graph that they are right; run the step once before")
         backend = _gpu_backend()
         assert backend is not None
         _doubts[device, dtype] = doubt = why_not(backend, device, dtype)

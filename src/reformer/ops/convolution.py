@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from reformer.errors import InputError
 from reformer.ops.backends import choose_convolution
 from reformer.ops.checks import check_integer
 from reformer.ops.sequences import Sequences
@@ -37,7 +38,7 @@ def short_convolution(
     Without `causal` the columns of the weight are `size // 2` tokens before, the token, and `(size - 1) // 2` after.
     What would stand outside the document counts as 0; padding is never read and gets 0. Returns the type of `x`.
 
-    Raises ValueError for shapes that do not fit.
+    Raises InputError for shapes that do not fit.
     """
     return convolve(x, weight, Sequences.of(x, key_padding_mask, segment_ids), causal=causal)
 
@@ -47,7 +48,7 @@ def convolve(
 ) -> Float[Tensor, "b l hidden"]:
     """`short_convolution` over sequences."""
     if x.dim() != 3 or weight.dim() != 2 or weight.shape[0] != x.shape[2]:
-        raise ValueError(
+        raise InputError(
             f"x has shape {list(x.shape)} and weight {list(weight.shape)}; they must be [b, l, hidden] and "
             "[hidden, size]"
         )

@@ -11,7 +11,7 @@ PREFERENCE = "REFORMER_BACKEND"
 
 
 def preferred() -> str:
-    """What the environment says of "auto"; ValueError for a backend that does not exist."""
+    """What the environment says of "auto"; InputError for a backend that does not exist."""
     name = os.environ.get(PREFERENCE, "auto")
     check_choice(PREFERENCE, name, BACKENDS)
     return name

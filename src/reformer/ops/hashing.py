@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from reformer.errors import InputError
 from reformer.ops.capture import capturing, hold
 from reformer.ops.spec import LSH, Octaves
 
@@ -94,11 +95,11 @@ class Rotations(NamedTuple):
     seed: int
 
     def columns(self, count: int, heads: int, rounds: int, width: int, share: bool) -> Float[Tensor, "h r d columns"]:
-        """At least so many columns of them; ValueError if those that were given have fewer."""
+        """At least so many columns of them; InputError if those that were given have fewer."""
         if self.given is None:
             return draw_rotations(self.seed, heads, rounds, width, count, share)
         if self.given.shape[3] < count:
-            raise ValueError(
+            raise InputError(
                 f"rotations have {self.given.shape[3]} columns; the largest number of buckets here needs {count}"
             )
         return self.given
@@ -107,9 +108,9 @@ class Rotations(NamedTuple):
 def make_rotations(given: Tensor | None, seed: int | None, shape: tuple[int, int, int]) -> Rotations:
     """Check rotations against `shape` (heads, rounds, width); without them and a seed, one integer of torch's."""
     if given is not None and seed is not None:
-        raise ValueError("rotations and seed are both given; give one of them")
+        raise InputError("rotations and seed are both given; give one of them")
     if given is not None and (given.dim() != 4 or given.shape[:3] != shape):
-        raise ValueError(
+        raise InputError(
             f"rotations have shape {list(given.shape)}; they must be [h, r, d, columns] = "
             f"{[*shape, 'any']}, with r = num_hashes"
         )

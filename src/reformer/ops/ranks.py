@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from reformer.errors import InputError
+
 NO_DOCUMENT = -1
 
 
@@ -35,7 +37,7 @@ def compute_ranks(
 ) -> Ranks:
     """Rank every token within its document.
 
-    Raises ValueError for masks of another shape and for segment ids that decrease among real tokens.
+    Raises InputError for masks of another shape and for segment ids that decrease among real tokens.
     """
     check_masks(batch, length, key_padding_mask, segment_ids)
     if key_padding_mask is None and segment_ids is None:
@@ -73,10 +75,10 @@ def rank_tokens(
 def check_masks(
     batch: int, length: int, key_padding_mask: Bool[Tensor, "b l"] | None, segment_ids: Int[Tensor, "b l"] | None
 ) -> None:
-    """ValueError for masks of another shape than [b, l]."""
+    """InputError for masks of another shape than [b, l]."""
     for name, value in (("key_padding_mask", key_padding_mask), ("segment_ids", segment_ids)):
         if value is not None and value.shape != (batch, length):
-            raise ValueError(f"{name} has shape {list(value.shape)}; it must be [b, l] = [{batch}, {length}]")
+            raise InputError(f"{name} has shape {list(value.shape)}; it must be [b, l] = [{batch}, {length}]")
 
 
 def _document_starts(real: Tensor, segment_ids: Tensor | None, slots: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -92,10 +94,10 @@ def _document_starts(real: Tensor, segment_ids: Tensor | None, slots: Tensor) ->
 
 
 def say_where_ids_fall(real: Bool[Tensor, "b l"], segment_ids: Int[Tensor, "b l"], falls: Bool[Tensor, "b l"]) -> None:
-    """Raise the ValueError about the first segment id that is lower than that of the real token before it."""
+    """Raise the InputError about the first segment id that is lower than that of the real token before it."""
     row, slot = falls.nonzero()[0].tolist()
     before = int(segment_ids[row, :slot][real[row, :slot]][-1])
-    raise ValueError(
+    raise InputError(
         f"segment_ids fall from {before} to {int(segment_ids[row, slot])} at row {row}, slot {slot}: a document is a "
         "run of equal ids and ids must not decrease; number documents in their order"
     )

@@ -44,7 +44,7 @@ class Sequences:
     ) -> Self:
         """Those of vectors, with masks that nobody has checked yet; what waits for the device goes to `questions`.
 
-        Raises ValueError for masks of another shape and for segment ids that decrease among real tokens.
+        Raises InputError for masks of another shape and for segment ids that decrease among real tokens.
         """
         b, length = x.shape[0], x.shape[-2]
         check_masks(b, length, key_padding_mask, segment_ids)
@@ -121,7 +121,7 @@ class Sequences:
             real = self.ranks.real.expand(self.batch, -1)
             ids = self.segment_ids
             ids = None if ids is None else F.pad(ids, (0, missing))
-            known = {key: self.memo[key] for key in ("documents",) if key in self.memo}
+            known: dict[Hashable, Any] = {key: self.memo[key] for key in ("documents",) if key in self.memo}
             return Sequences(self.batch, self.length + missing, self.device, F.pad(real, (0, missing)), ids, known)
 
         return self.remember(("longer", missing), make)

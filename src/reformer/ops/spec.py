@@ -6,6 +6,7 @@ Free of torch, so that configurations can make them.
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
 
+from reformer.errors import InputError
 from reformer.ops.bucket_counts import automatic_buckets, check_bucket_limit, check_chunks, check_factors
 from reformer.ops.checks import check_choice, check_flag, check_integer, check_probability
 
@@ -131,7 +132,7 @@ class LSH:
         check_probability("dropout_p", self.dropout)
         check_flag("successor_values", self.successor_values)
         if self.hash_rotations == "transformers" and (not isinstance(self.rule, Chunks) or self.rule.factors is None):
-            raise ValueError("hash_rotations='transformers' needs rule='chunk' and num_buckets; give both")
+            raise InputError("hash_rotations='transformers' needs rule='chunk' and num_buckets; give both")
         if self.successor_values is None:
             object.__setattr__(self, "successor_values", self.causal)
         object.__setattr__(self, "scale", float(self.scale))
@@ -216,7 +217,7 @@ LOCAL_RULES = {"window": Band, "chunk": Chunks}
 def make_lsh(rule: str = "bucket", **options: Any) -> LSH:
     """The attention that options by their public names describe; None is as not given.
 
-    Raises ValueError for a value out of range and for an option of the other rule.
+    Raises InputError for a value out of range and for an option of the other rule.
     """
     return LSH(**_fields(LSH, LSH_RULES, rule, options, ""))
 
@@ -232,14 +233,14 @@ def _fields(kind: type, rules: dict[str, Any], rule: str, options: dict[str, Any
     own = {f"{prefix}{name}": each for name, each in OPTIONS[rules[rule]].items()}
     for name in sorted((given.keys() - own.keys()) & options_of_rules(rules, prefix)):
         other = next(each for each in rules if name.removeprefix(prefix) in OPTIONS[rules[each]])
-        raise ValueError(
+        raise InputError(
             f"{name}={given[name]!r} goes with {prefix}rule={other!r} and the rule is {rule!r}: leave one out"
         )
     fields_of_rule = {own[name]: given.pop(name) for name in own if name in given}
     try:
         made = rules[rule](**fields_of_rule)
-    except ValueError as error:
-        raise ValueError(f"{prefix}{error}") from None  # which begins with the option's name
+    except InputError as error:
+        raise InputError(f"{prefix}{error}") from None  # which begins with the option's name
     return {"rule": made, **{OPTIONS[kind].get(name, name): value for name, value in given.items()}}
 
 

@@ -27,7 +27,7 @@ def attention_weights(
 ) -> Float[Tensor, "l l"]:
     """How much of each key is in each query's output: values that are the rows of the identity come back as weights.
 
-    `q` are queries and keys alike, as wide as there are tokens. Raises ValueError for another kind than `KINDS`.
+    `q` are queries and keys alike, as wide as there are tokens. Raises InputError for another kind than `KINDS`.
     """
     check_choice("kind", kind, KINDS)
     vectors, values = q[None, None], torch.eye(len(q), dtype=q.dtype)[None, None]
@@ -52,7 +52,7 @@ def sample_text(length: int, topics: int, seed: int = 0) -> tuple[Float[Tensor, 
 def plot_attention(kind: str, path: Path, *, causal: bool = True, length: int = 96, topics: int = 6) -> None:
     """Draw a dot for each pair of a query and a key that it sees: in their topic's colour, or grey if that differs.
 
-    Raises ValueError for another kind than `KINDS`.
+    Raises InputError for another kind than `KINDS`.
     """
     import matplotlib as mpl
 

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from reformer.errors import InputError
 from reformer.training.evaluate import Evaluation
 
 
 def plot_positions(found: Mapping[str, Evaluation], path: Path) -> None:
     """Draw a line for each model, a dot for each octave of context, to a file whose suffix says of what kind.
 
-    Raises ValueError for a place that cannot be written.
+    Raises InputError for a place that cannot be written.
     """
     import matplotlib as mpl
 
@@ -33,6 +34,6 @@ def plot_positions(found: Mapping[str, Evaluation], path: Path) -> None:
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:
-        raise ValueError(f"plot={path} cannot be written ({error.strerror}); choose another place") from None
+        raise InputError(f"plot={path} cannot be written ({error.strerror}); choose another place") from None
     finally:
         plt.close(figure)

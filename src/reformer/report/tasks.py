@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from reformer.errors import InputError
 from reformer.training.task_evaluation import TaskResult
 
 
@@ -26,7 +27,7 @@ def task_as_text(result: TaskResult) -> str:
 
 
 def write_answers(path: Path, answers: Sequence[Any]) -> None:
-    """One JSON value a line, in the order of the rows. Raises ValueError for a place that cannot be written."""
+    """One JSON value a line, in the order of the rows. Raises InputError for a place that cannot be written."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
@@ -34,4 +35,4 @@ def write_answers(path: Path, answers: Sequence[Any]) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise ValueError(f"answers={path} cannot be written ({error.strerror}); choose another place") from None
+        raise InputError(f"answers={path} cannot be written ({error.strerror}); choose another place") from None

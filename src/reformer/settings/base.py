@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from reformer.errors import InputError
 from reformer.ops.checks import nearest
 
 RENAMED = {"logit_scale": "attention_scale"}
@@ -27,7 +28,7 @@ class Settings:
                 value = tuple(value)
                 setattr(self, name, value)
             if not _fits(value, kind):
-                raise ValueError(f"{name}={value!r} is of the wrong kind; it must be {_in_words(kind)}")
+                raise InputError(f"{name}={value!r} is of the wrong kind; it must be {_in_words(kind)}")
 
 
 def _fits(value: object, kind: Any) -> bool:

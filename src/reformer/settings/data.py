@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from reformer.errors import InputError
 from reformer.ops.checks import check_choice, check_integer, check_probability
 from reformer.settings import Settings
 
@@ -57,27 +58,27 @@ class DataSettings(Settings):
         check_probability("mask", self.mask)
         check_probability("cut_windows", self.cut_windows)
         if self.task == "mlm" and not self.mask:
-            raise ValueError("mask=0 leaves nothing to predict; give a share above 0, as 0.15")
+            raise InputError("mask=0 leaves nothing to predict; give a share above 0, as 0.15")
         self._check_pairs()
         if self.processes is not None:
             check_integer("processes", self.processes, 1)
         if self.tokenizer.startswith(BPE):
             size = self.tokenizer.removeprefix(BPE)
             if not size.isdecimal() or int(size) < 259:
-                raise ValueError(
+                raise InputError(
                     f"tokenizer={self.tokenizer!r} needs a size of at least 259 (256 bytes, 3 special tokens), "
                     "as in bpe:8000"
                 )
         elif not self.tokenizer:
-            raise ValueError("tokenizer is empty; give bytes, bpe:8000 or the folder of a tokenizer")
+            raise InputError("tokenizer is empty; give bytes, bpe:8000 or the folder of a tokenizer")
 
     def _check_pairs(self) -> None:
         """Sources and targets go together, and with nothing but translate."""
         for source, target in (("source", "target"), ("held_out_source", "held_out_target")):
             given = [name for name in (source, target) if getattr(self, name)]
             if given and self.task != "translate":
-                raise ValueError(f"{given[0]} is for task='translate', and task is {self.task!r}; leave it out")
+                raise InputError(f"{given[0]} is for task='translate', and task is {self.task!r}; leave it out")
             if len(given) == 1:
-                raise ValueError(f"{given[0]} is given alone; {source} and {target} go together, line by line")
+                raise InputError(f"{given[0]} is given alone; {source} and {target} go together, line by line")
         if self.task == "translate" and (self.files or self.held_out_files):
-            raise ValueError("task='translate' reads --source and --target; leave other files out")
+            raise InputError("task='translate' reads --source and --target; leave other files out")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Self
 
+from reformer.errors import InputError
 from reformer.ops.checks import check_integer, check_probability, nearest
 from reformer.settings import Settings
 
@@ -23,19 +24,19 @@ class LoraSettings(Settings):
         check_integer("lora r", self.r, 1)
         check_probability("lora dropout", self.dropout)
         if not self.alpha > 0:
-            raise ValueError(f"lora alpha={self.alpha} must be above 0")
+            raise InputError(f"lora alpha={self.alpha} must be above 0")
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From `key=value,key=value`. Raises ValueError for other keys and for what is no number."""
+        """From `key=value,key=value`. Raises InputError for other keys and for what is no number."""
         values: dict[str, int | float] = {}
         names = [field.name for field in fields(cls)]
         for entry in text.split(","):
             name, _, value = entry.strip().partition("=")
             if name not in names:
-                raise ValueError(f"lora={text!r} has {name!r}{nearest(name, names)}; it takes r=, alpha= and dropout=")
+                raise InputError(f"lora={text!r} has {name!r}{nearest(name, names)}; it takes r=, alpha= and dropout=")
             try:
                 values[name] = int(value) if name == "r" else float(value)
             except ValueError:
-                raise ValueError(f"lora={text!r}: {name}={value!r} is no number") from None
+                raise InputError(f"lora={text!r}: {name}={value!r} is no number") from None
         return cls(**values)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
+from reformer.errors import InputError
 from reformer.ops.bucket_counts import automatic_buckets
 from reformer.ops.checks import check_choice, check_integer, check_probability
 from reformer.ops.spec import LOCAL_RULES, LSH, LSH_RULES, OPTIONS, Chunks, Local, make_local, make_lsh
@@ -20,9 +21,9 @@ ATTENTION_KINDS = ("local", "lsh", "full")
 
 
 def check_rule_version(version: object) -> None:
-    """ValueError for a model that was trained with another meaning of its layers."""
+    """InputError for a model that was trained with another meaning of its layers."""
     if version != RULE_VERSION:
-        raise ValueError(
+        raise InputError(
             f"rule_version={version!r} is none that this library computes, which is {RULE_VERSION}: "
             "train the model again, or convert it again from the original"
         )
@@ -186,48 +187,48 @@ class ModelSettings(Settings):
             if getattr(self, name) is not None:
                 check_probability(name, getattr(self, name))
         if self.residual == "single" and self.reversible:
-            raise ValueError("residual='single' cannot be recovered in the backward; give reversible=False with it")
+            raise InputError("residual='single' cannot be recovered in the backward; give reversible=False with it")
         if not self.layer_norm_eps > 0:
-            raise ValueError(f"layer_norm_eps={self.layer_norm_eps!r} must be above 0")
+            raise InputError(f"layer_norm_eps={self.layer_norm_eps!r} must be above 0")
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
-            raise ValueError(
+            raise InputError(
                 f"num_attention_heads={self.num_attention_heads} does not divide hidden_size={self.hidden_size}; "
                 "choose heads that do, or give head_dim"
             )
 
     def _check_attention(self) -> None:
         if not self.attention_pattern:
-            raise ValueError(f"attention_pattern is empty; name at least one of {', '.join(ATTENTION_KINDS)}")
+            raise InputError(f"attention_pattern is empty; name at least one of {', '.join(ATTENTION_KINDS)}")
         for kind in self.attention_pattern:
             check_choice("attention_pattern", kind, ATTENTION_KINDS)
         check_rule_version(self.rule_version)
         if self.rule == "bucket" and self.hash_rotations == "transformers":
-            raise ValueError("hash_rotations='transformers' goes with rule='chunk'; choose one of the two")
+            raise InputError("hash_rotations='transformers' goes with rule='chunk'; choose one of the two")
         _ = self.lsh, self.local  # they check their own fields
 
     def _check_positions(self) -> None:
         if self.lsh_rotary and self.rule != "chunk":
-            raise ValueError("lsh_rotary=True needs rule='chunk'; rule='bucket' sees content only")
+            raise InputError("lsh_rotary=True needs rule='chunk'; rule='bucket' sees content only")
         if (self.position_embedding == "rotary" or self.lsh_rotary) and self.head_width % 2:
-            raise ValueError(f"head_dim={self.head_width} is odd; rotary positions turn pairs: choose an even one")
+            raise InputError(f"head_dim={self.head_width} is odd; rotary positions turn pairs: choose an even one")
         if self.position_embedding == "sinusoidal" and self.hidden_size % 2:
-            raise ValueError(f"hidden_size={self.hidden_size} is odd; sinusoidal positions need an even one")
+            raise InputError(f"hidden_size={self.hidden_size} is odd; sinusoidal positions need an even one")
         if self.position_embedding != "axial":
             return
         if self.axial_shape is None or self.axial_dims is None:
-            raise ValueError(
+            raise InputError(
                 "position_embedding='axial' needs axial_shape (its product is the longest document) and axial_dims "
                 f"(they add up to hidden_size={self.hidden_size})"
             )
         for size in (*self.axial_shape, *self.axial_dims):
             check_integer("axial_shape and axial_dims", size, 1)
         if len(self.axial_shape) != len(self.axial_dims):
-            raise ValueError(
+            raise InputError(
                 f"axial_shape={list(self.axial_shape)} has {len(self.axial_shape)} axes and axial_dims="
                 f"{list(self.axial_dims)} has {len(self.axial_dims)}; both need one number an axis"
             )
         if sum(self.axial_dims) != self.hidden_size:
-            raise ValueError(
+            raise InputError(
                 f"axial_dims={list(self.axial_dims)} add up to {sum(self.axial_dims)}; they must add up to "
                 f"hidden_size={self.hidden_size}"
             )
@@ -318,7 +319,7 @@ class ModelSettings(Settings):
         asked = {name: value for name, value in values.items() if name not in left_open}
         try:
             worked_out = cls(**asked).worked_out()
-        except ValueError:
+        except InputError:
             return dict(values)  # it is for who makes settings of them to say what is wrong
         changed = {name: values[name] for name in left_open if name in values}
         return asked | {

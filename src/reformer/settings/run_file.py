@@ -9,6 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 import tomli_w
 
+from reformer.errors import InputError
 from reformer.ops.checks import nearest
 from reformer.ops.spec import LOCAL_RULES, LSH_RULES, OPTIONS, options_of_rules
 from reformer.settings.base import hint_at
@@ -57,13 +58,13 @@ def _written(settings: Any) -> dict[str, Any]:
 
 
 def read_run_file(path: Path) -> Tables:
-    """The tables of a run file; ValueError for a file that is none and for unknown keys."""
+    """The tables of a run file; InputError for a file that is none and for unknown keys."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; give a TOML file with {_NAMES}") from None
+        raise InputError(f"{path} does not exist; give a TOML file with {_NAMES}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no TOML file: {error}") from None
+        raise InputError(f"{path} is no TOML file: {error}") from None
     return read_tables(text, str(path))
 
 
@@ -72,15 +73,15 @@ def read_tables(text: str, where: str) -> Tables:
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{where} is no TOML file: {error}") from None
+        raise InputError(f"{where} is no TOML file: {error}") from None
     for table, values in tables.items():
         if table not in TABLES or not isinstance(values, dict):
-            raise ValueError(f"{where}: no table [{table}]{nearest(table, list(TABLES))}; there are {_NAMES}")
+            raise InputError(f"{where}: no table [{table}]{nearest(table, list(TABLES))}; there are {_NAMES}")
         check_rule_version(values.get("rule_version", RULE_VERSION))  # first: other versions have other fields
         names = [each.name for each in fields(TABLES[table])]
         for key in values:
             if key not in names:
-                raise ValueError(f"{where}: [{table}] has no key {key!r}{hint_at(key, names)}")
+                raise InputError(f"{where}: [{table}] has no key {key!r}{hint_at(key, names)}")
     return {table: _read(TABLES[table], values) for table, values in tables.items()}
 
 
@@ -124,7 +125,7 @@ def write_run_file(path: Path, run: Run) -> None:
 
 
 def check_same_run(path: Path, run: Run) -> None:
-    """ValueError, with the keys that differ, when a run file is another run's."""
+    """InputError, with the keys that differ, when a run file is another run's."""
     then = Run.of(read_run_file(path))
     asked = (vars(then.model), vars(run.model))
     follows = {name for name in asked[0] if asked[0][name] is asked[1][name] is None}  # from what differs
@@ -139,7 +140,7 @@ def check_same_run(path: Path, run: Run) -> None:
         if getattr(now, each.name) != getattr(before, each.name) and each.name not in HARMLESS | follows
     ]
     if differing:
-        raise ValueError(
+        raise InputError(
             f"{path.parent} was trained with other settings: {', '.join(differing)}; resume with the same, or start "
             "another run"
         )

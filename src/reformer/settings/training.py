@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from reformer.errors import InputError
 from reformer.ops.checks import check_choice, check_integer
 from reformer.settings import Settings
 from reformer.settings.lora import LoraSettings
@@ -75,30 +76,30 @@ class TrainingSettings(Settings):
         check_integer("seed", self.seed, 0, 2**32 - 1)
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be above 0")
+                raise InputError(f"{name}={getattr(self, name)!r} must be above 0")
         if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay={self.weight_decay!r} must be at least 0")
+            raise InputError(f"weight_decay={self.weight_decay!r} must be at least 0")
         for name in ("eval_steps", "save_steps"):
             if self.patience and not getattr(self, name):
-                raise ValueError(f"patience={self.patience} goes back to the best evaluation, and {name}=0; set it")
+                raise InputError(f"patience={self.patience} goes back to the best evaluation, and {name}=0; set it")
         if self.lora is not None:
             LoraSettings.parse(self.lora)
         self.phases()
 
     def phases(self) -> list[Phase]:
-        """Lengths of windows and for how many steps each. Raises ValueError for a schedule that is none."""
+        """Lengths of windows and for how many steps each. Raises InputError for a schedule that is none."""
         phases, done = [], 0
         for entry in self.length_schedule:
             length, _, until = entry.partition(":")
             if not (length.isdecimal() and until.isdecimal() and int(length) >= 2):
-                raise ValueError(f"length_schedule={entry!r} must be LENGTH:STEP, as in 512:200")
+                raise InputError(f"length_schedule={entry!r} must be LENGTH:STEP, as in 512:200")
             if not done < int(until) < self.steps:
-                raise ValueError(
+                raise InputError(
                     f"length_schedule={entry!r}: its step must be over {done} and below steps={self.steps}, in order"
                 )
             phases.append(Phase(int(length), int(until) - done))
             done = int(until)
         longest = max([phase.length for phase in phases], default=0)
         if longest > self.length:
-            raise ValueError(f"length_schedule has windows of {longest} tokens, over length={self.length}")
+            raise InputError(f"length_schedule has windows of {longest} tokens, over length={self.length}")
         return [*phases, Phase(self.length, self.steps - done)]

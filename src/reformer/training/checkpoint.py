@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 import reformer.models
+from reformer.errors import InputError
 from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerPreTrainedModel
 from reformer.version import __version__
 
@@ -18,36 +19,36 @@ CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors
 
 
 def load_checkpoint(folder: Path) -> ReformerForCausalLM:
-    """The language model in a folder, ready to evaluate. Raises ValueError as `load_model` does, and for others."""
+    """The language model in a folder, ready to evaluate. Raises InputError as `load_model` does, and for others."""
     return need_language_model(load_model(folder), folder)
 
 
 def need_language_model(model: ReformerPreTrainedModel, folder: Path) -> ReformerForCausalLM:
-    """The model of a folder, if it is one that predicts the next token; ValueError otherwise."""
+    """The model of a folder, if it is one that predicts the next token; InputError otherwise."""
     if not isinstance(model, ReformerForCausalLM):
-        raise ValueError(f"{folder} holds a {type(model).__name__}; give a language model (ReformerForCausalLM)")
+        raise InputError(f"{folder} holds a {type(model).__name__}; give a language model (ReformerForCausalLM)")
     return model
 
 
 def load_model(folder: Path) -> ReformerPreTrainedModel:
     """The model in a folder, of whatever task, ready to evaluate.
 
-    Raises ValueError for a folder that holds no checkpoint of ours, or half of one.
+    Raises InputError for a folder that holds no checkpoint of ours, or half of one.
     """
     written = read_config(folder)
     if not (folder / WEIGHTS).exists() and not (folder / SHARDS).exists():
-        raise ValueError(f"{folder} holds half a checkpoint ({WEIGHTS} is missing); train it again")
+        raise InputError(f"{folder} holds half a checkpoint ({WEIGHTS} is missing); train it again")
     name = (written.get("architectures") or [ReformerForCausalLM.__name__])[0]
     kind: Any = getattr(reformer.models, name, None)
     if not (isinstance(kind, type) and issubclass(kind, ReformerPreTrainedModel)):
-        raise ValueError(f"{folder} holds a {name}, which this library does not know{_newer(written)}")
+        raise InputError(f"{folder} holds a {name}, which this library does not know{_newer(written)}")
     with reading(folder, _newer(written)):
         config = ReformerConfig.from_pretrained(folder)
         loaded: Any = kind.from_pretrained(folder, config=config, output_loading_info=True)
     model, report = loaded
     wrong = [*report["missing_keys"], *report["mismatched_keys"], *report["unexpected_keys"]]
     if wrong:
-        raise ValueError(
+        raise InputError(
             f"{folder} holds weights of another model: {', '.join(map(str, sorted(wrong)[:3]))} do not fit"
         )
     found: ReformerPreTrainedModel = model.eval()
@@ -56,27 +57,27 @@ def load_model(folder: Path) -> ReformerPreTrainedModel:
 
 @contextmanager
 def reading(folder: Path, hint: str = "") -> Iterator[None]:
-    """What transformers and safetensors raise on a broken folder, as a ValueError of one line."""
+    """What transformers and safetensors raise on a broken folder, as an InputError of one line."""
     try:
         yield
     except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{folder} holds no checkpoint that can be read: {reason}{hint}") from None
+        raise InputError(f"{folder} holds no checkpoint that can be read: {reason}{hint}") from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of the model in a folder. Raises ValueError for a folder that holds none of ours."""
+    """The configuration of the model in a folder. Raises InputError for a folder that holds none of ours."""
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; give one that `reformer train --out` wrote")
+        raise InputError(f"{folder} is not a folder; give one that `reformer train --out` wrote")
     if not (folder / CONFIG).exists():
-        raise ValueError(f"{folder} holds no checkpoint ({CONFIG} is missing); give one that `reformer train` wrote")
+        raise InputError(f"{folder} holds no checkpoint ({CONFIG} is missing); give one that `reformer train` wrote")
     try:
         written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         found = written.get("model_type") if isinstance(written, dict) else None
         if found != ReformerConfig.model_type:
-            raise ValueError(f"its model_type is {found!r}, not {ReformerConfig.model_type!r}")
+            raise InputError(f"its model_type is {found!r}, not {ReformerConfig.model_type!r}")
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} holds no checkpoint that can be read: {' '.join(str(error).split())}") from None
+        raise InputError(f"{folder} holds no checkpoint that can be read: {' '.join(str(error).split())}") from None
     return dict(written)
 
 

@@ -15,6 +15,7 @@ from reformer.data.masking import MaskedWindows
 from reformer.data.stream import join_documents
 from reformer.data.tokens import ByteTokens, Tokens
 from reformer.data.windows import HeldOutWindows, evaluation_windows
+from reformer.errors import InputError
 from reformer.models import ReformerForCausalLM, ReformerForMaskedLM, ReformerPreTrainedModel
 from reformer.models.cache import ReformerCache
 
@@ -88,14 +89,14 @@ def evaluate(
 
     Windows are `stride` tokens apart (the default has them follow one another), so that all but the first tokens have
     at least `length - stride` tokens of context. The same call gives the same bits, whatever the global seed.
-    Raises ValueError without documents.
+    Raises InputError without documents.
     """
     tokens, stride = tokens or ByteTokens(), stride or length - 1
     _check(documents, tokens, model)
     if length < 2:
-        raise ValueError(f"length={length} must be at least 2 tokens: one to predict from and one to predict")
+        raise InputError(f"length={length} must be at least 2 tokens: one to predict from and one to predict")
     if not 1 <= stride < length:
-        raise ValueError(f"stride={stride} must be from 1 to {length - 1}, below the window of {length} tokens")
+        raise InputError(f"stride={stride} must be from 1 to {length - 1}, below the window of {length} tokens")
     result = Evaluation()
     with evaluating(model):
         for batch in _batches(result, documents, tokens, length, stride, batch_size):
@@ -119,7 +120,7 @@ def evaluate_stream(
     """Predict each token from all of its document that stands before it, `piece` tokens at a time.
 
     The same as one forward over each document, in the memory of one piece and the cache.
-    Raises ValueError without documents, and for a model that has no cache.
+    Raises InputError without documents, and for a model that has no cache.
     """
     tokens = tokens or ByteTokens()
     _check(documents, tokens, model)
@@ -177,9 +178,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def _check(documents: Sequence[Document], tokens: Tokens, model: ReformerPreTrainedModel) -> None:
     if not any(document.text for document in documents):
-        raise ValueError("there is no document to evaluate on, or each is empty")
+        raise InputError("there is no document to evaluate on, or each is empty")
     if tokens.vocabulary > model.config.vocabulary:
-        raise ValueError(
+        raise InputError(
             f"the tokenizer has {tokens.vocabulary} tokens, the model {model.config.vocabulary}: it is another model's"
         )
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import set_seed
 
+from reformer.errors import InputError
 from reformer.layers.positions import PositionTable
 from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerPreTrainedModel
 from reformer.models.cache import differing
@@ -55,14 +56,14 @@ def start_from(
     """The model in a folder with these settings, or one of another task on its layers.
 
     What is new in it depends on the seed; `config` goes beyond the settings.
-    Raises ValueError as `load_model` and `adapt` do.
+    Raises InputError as `load_model` and `adapt` do.
     """
     set_seed(seed)
     return adapt(load_model(Path(folder)), settings, kind, **config)
 
 
 def check_init(folder: str, settings: ModelSettings, kind: type[ReformerPreTrainedModel]) -> None:
-    """ValueError for settings that the model in a folder cannot take, before there is anything to train on."""
+    """InputError for settings that the model in a folder cannot take, before there is anything to train on."""
     written = read_config(Path(folder))
     same = (written.get("architectures") or [kind.__name__])[0] == kind.__name__
     with reading(Path(folder)):
@@ -76,7 +77,7 @@ def _check_changes(before: ModelSettings, after: ModelSettings, free: set[str]) 
         old, new = before.worked_out(), after.worked_out()
         named = [name for name in fixed if getattr(after, name) is not None] or fixed  # the others follow from these
         now = ", ".join(f"{name}={getattr(new, name)!r} (it has {getattr(old, name)!r})" for name in named)
-        raise ValueError(f"a trained model keeps what it is; leave out {now}")
+        raise InputError(f"a trained model keeps what it is; leave out {now}")
 
 
 def adapt(
@@ -87,7 +88,7 @@ def adapt(
 ) -> ReformerPreTrainedModel:
     """The model with other settings, or for another task; learned positions beyond the trained ones are new.
 
-    Raises ValueError for settings whose weights are another model's, for fewer positions, and for a task that an
+    Raises InputError for settings whose weights are another model's, for fewer positions, and for a task that an
     encoder-decoder cannot go on to, or that cannot go on to one.
     """
     same = type(model) is kind and all(getattr(model.config, name) == value for name, value in config.items())
@@ -104,7 +105,7 @@ def adapt(
         return fresh
     shared = {name: weight for name, weight in weights.items() if name.startswith(f"{LAYERS}.")}
     if not shared or not hasattr(fresh, LAYERS):
-        raise ValueError(
+        raise InputError(
             f"a {kind.__name__} cannot go on from a {type(model).__name__}: they have no layers in common; "
             "leave out init"
         )
@@ -117,7 +118,7 @@ def _carry_positions(fresh: nn.Module, weights: dict[str, Any], before: ModelSet
         assert before.axial_shape is not None
         assert after.axial_shape is not None
         if before.axial_shape[1:] != after.axial_shape[1:]:
-            raise ValueError(
+            raise InputError(
                 f"axial_shape={list(after.axial_shape)}: only its first number can grow, from {before.axial_shape[0]}; "
                 "the others say where each position stands"
             )
@@ -126,7 +127,7 @@ def _carry_positions(fresh: nn.Module, weights: dict[str, Any], before: ModelSet
             continue
         old, new = weights[f"{name}.weight"], module.weight.detach().clone()
         if len(old) > len(new):
-            raise ValueError(
+            raise InputError(
                 f"the positions are {prod(before.axial_shape or (len(old),))}; fewer would forget trained ones: "
                 "leave max_position_embeddings and axial_shape as they are, or raise them"
             )
@@ -137,12 +138,12 @@ def _carry_positions(fresh: nn.Module, weights: dict[str, Any], before: ModelSet
 def add_lora(model: Any, settings: LoraSettings) -> Any:
     """A peft model: all weights frozen, low-rank matrices beside those of attention and feed-forward layers.
 
-    Raises ValueError without peft.
+    Raises InputError without peft.
     """
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
-        raise ValueError("lora needs peft: pip install 'reformer-torch[lora]'") from None
+        raise InputError("lora needs peft: pip install 'reformer-torch[lora]'") from None
     names = [name for name, module in model.model.layers.named_modules() if isinstance(module, nn.Linear)]
     config = LoraConfig(
         r=settings.r,

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from reformer.errors import InputError
 from reformer.settings.run_file import RUN_FILE, Run, check_same_run, write_run_file
 from reformer.training.checkpoint import CONFIG, checkpoints
 from reformer.training.job import Text
@@ -23,31 +24,31 @@ ORIGIN = "origin.json"
 
 
 def check_out(out: Path, overwrite: bool = False, resume: bool = False) -> None:
-    """ValueError when `out` is no place for a run: a file, or a folder that holds something.
+    """InputError when `out` is no place for a run: a file, or a folder that holds something.
 
     With `overwrite` or `resume` it may hold a run.
     """
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; --out names the folder of the run")
+        raise InputError(f"{out} is a file; --out names the folder of the run")
     if not out.is_dir() or not any(out.iterdir()) or _saved_nothing(out):
         return
     if not overwrite and not resume:
-        raise ValueError(
+        raise InputError(
             f"{out} holds another run or other files; choose another folder, or give --overwrite, or --resume auto to "
             "go on with it"
         )
     if not (out / RUN_FILE).exists():
-        raise ValueError(f"{out} is not the folder of a run ({RUN_FILE} is missing): it is not overwritten")
+        raise InputError(f"{out} is not the folder of a run ({RUN_FILE} is missing): it is not overwritten")
 
 
 def check_same(checkpoint: Path, run: Run, corpus: Text) -> None:
-    """ValueError when a checkpoint is that of a run with other settings or another text."""
+    """InputError when a checkpoint is that of a run with other settings or another text."""
     check_same_run(checkpoint / RUN_FILE, run)
     then, now = json.loads((checkpoint / ORIGIN).read_text(encoding="utf-8")), _origin(corpus)
     if then["corpus"] != now["corpus"]:
-        raise ValueError(f"the text is not the one that {checkpoint} was trained on; give the same, or another --out")
+        raise InputError(f"the text is not the one that {checkpoint} was trained on; give the same, or another --out")
     if then["processes"] != now["processes"]:
-        raise ValueError(
+        raise InputError(
             f"{checkpoint} was trained by {then['processes']} processes and this is a run of {now['processes']}; "
             "start as many, or give another --out"
         )
@@ -60,7 +61,7 @@ def _origin(corpus: Text) -> dict[str, Any]:
 class RunFolder:
     """`out` while a run fills it. A run that it replaces stays beside it until something of the new one is saved.
 
-    Of several processes only the main one writes. Raises ValueError when `out` is no place for a run (`check_out`) or
+    Of several processes only the main one writes. Raises InputError when `out` is no place for a run (`check_out`) or
     cannot be made.
     """
 
@@ -82,7 +83,7 @@ class RunFolder:
             self.out.mkdir(parents=True, exist_ok=True)
             write_run_file(self.out / RUN_FILE, run)
         except OSError as error:
-            raise ValueError(f"{out} cannot be made ({error.strerror}); choose another folder") from None
+            raise InputError(f"{out} cannot be made ({error.strerror}); choose another folder") from None
 
     def complete(self, checkpoint: Path) -> None:
         """Put settings and tokenizer into a checkpoint, so that it is a model of its own."""
@@ -94,7 +95,7 @@ class RunFolder:
     def save(self, model: PreTrainedModel, weights: dict[str, Tensor] | None = None) -> None:
         """The model, whole: the configuration, without which there is none, comes last.
 
-        `weights` where the model has a part of them only. Raises ValueError when they cannot be written.
+        `weights` where the model has a part of them only. Raises InputError when they cannot be written.
         """
         if not self.main:
             return
@@ -107,7 +108,7 @@ class RunFolder:
                 for path in sorted(staging.iterdir(), key=lambda path: path.name == CONFIG):
                     path.replace(self.out / path.name)
             except (OSError, SafetensorError) as error:
-                raise ValueError(
+                raise InputError(
                     f"the model cannot be written to {self.out} ({error}); make room, then --resume auto"
                 ) from error
             finally:

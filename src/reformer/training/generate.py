@@ -15,6 +15,7 @@ from transformers.generation.stopping_criteria import StoppingCriteria, Stopping
 from transformers.generation.streamers import BaseStreamer
 
 from reformer.data.tokens import ByteTokens, Tokens
+from reformer.errors import InputError
 from reformer.models import ReformerForCausalLM
 from reformer.models.cache import ReformerCache, why_not_cached
 from reformer.models.cache_file import load_cache, save_cache
@@ -114,13 +115,13 @@ def generate_text(
 
     `echo`: write the prompt first. `load`: a file of the text in front of the prompt; `save`: where the cache of the
     whole text goes.
-    Raises ValueError for a prompt that leaves no room under a hard limit of positions, and for files as `load_cache`.
+    Raises InputError for a prompt that leaves no room under a hard limit of positions, and for files as `load_cache`.
     """
     reason = why_not_cached(model.config.settings)
     if reason and (load or save):
-        raise ValueError(f"this model has no cache to load or save ({reason})")
+        raise InputError(f"this model has no cache to load or save ({reason})")
     if not max_new_tokens and not save:
-        raise ValueError("max-new-tokens=0 makes sense with --save-cache only; ask for at least 1")
+        raise InputError("max-new-tokens=0 makes sense with --save-cache only; ask for at least 1")
     tokens = tokens or ByteTokens()
     writer = _Writer(write, tokens)
     text, cache = _start(model, tokens, prompt, max_new_tokens, load, reason is None)
@@ -159,7 +160,7 @@ def _start(
     if load is not None:
         cache, found = load_cache(load, model)
         if found is None or found.shape[0] != 1:
-            raise ValueError(f"{load} has no text of its own beside the cache; give one that --save-cache wrote")
+            raise InputError(f"{load} has no text of its own beside the cache; give one that --save-cache wrote")
         text = found
     added = torch.tensor([tokens.encode([prompt])[0].tolist()], dtype=torch.long, device=model.device)
     text = torch.cat((text, added), dim=1)
@@ -200,10 +201,10 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
 
 
 def check_room(model: ReformerForCausalLM, tokens: int, max_new_tokens: int) -> None:
-    """ValueError when a text and its new bytes are over a hard limit of positions."""
+    """InputError when a text and its new bytes are over a hard limit of positions."""
     limit = model.config.settings.length_limit
     if limit is not None and tokens + max_new_tokens > limit:
-        raise ValueError(
+        raise InputError(
             f"the prompt's {tokens} tokens and {max_new_tokens} new ones are over {limit}, the longest document of "
             "this model; shorten one of them"
         )

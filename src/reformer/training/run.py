@@ -11,6 +11,7 @@ from transformers import set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from reformer.data.examples import Examples
+from reformer.errors import InputError, Interrupted
 from reformer.models import ReformerConfig, ReformerForCausalLM
 from reformer.models.model import ReformerPreTrainedModel
 from reformer.settings import ModelSettings
@@ -28,10 +29,6 @@ from reformer.training.progress import ProgressLines
 from reformer.training.trainer import ReformerTrainer
 
 Say = Callable[[str], None]
-
-
-class Interrupted(Exception):
-    """Ctrl-C; what was trained up to there is saved."""
 
 
 def build_model(
@@ -58,7 +55,7 @@ def train(
 
     `data` says what is learned (next tokens unless given), and for the run file where it comes from. `resume` is a
     checkpoint (`find_checkpoint`).
-    Raises ValueError for settings that do not fit the text or the folder, NonFiniteLoss and NotSaved (what was saved
+    Raises InputError for settings that do not fit the text or the folder, NonFiniteLoss and NotSaved (what was saved
     before stays), and Interrupted after Ctrl-C, when what was trained is saved.
     """
     data = data or DataSettings()
@@ -68,7 +65,7 @@ def train(
     if model is None and training.init is not None:
         model = start_from(training.init, settings, training.seed, job.model_class, **job.config)
     if training.lora and model is None:
-        raise ValueError("lora trains beside frozen weights; name the model that has them with init")
+        raise InputError("lora trains beside frozen weights; name the model that has them with init")
     run = Run(settings, data, training)
     if resume is not None:
         check_same(resume, run, corpus)
@@ -140,44 +137,44 @@ def _say_what_surprises(corpus: Text, training: TrainingSettings, say: Callable[
 def find_checkpoint(out: Path, resume: str) -> Path | None:
     """The checkpoint to go on from: the last one of `out` for "auto" (None without any), else the given folder.
 
-    Raises ValueError for a folder that is none.
+    Raises InputError for a folder that is none.
     """
     if resume == "auto":
         found = checkpoints(out)
         if not found and (out / CONFIG).exists():
-            raise ValueError(
+            raise InputError(
                 f"{out} holds a model and no checkpoint to go on from; start another run with --init {out}"
             )
         return found[-1] if found else None
     folder = Path(resume)
     if not (folder / "trainer_state.json").exists():
-        raise ValueError(f"resume={resume} is no checkpoint of a run; give auto or a folder named checkpoint-STEP")
+        raise InputError(f"resume={resume} is no checkpoint of a run; give auto or a folder named checkpoint-STEP")
     if folder.resolve().parent != out.resolve():
-        raise ValueError(f"resume={resume} is a checkpoint of another run than {out}; give that run's folder as --out")
+        raise InputError(f"resume={resume} is a checkpoint of another run than {out}; give that run's folder as --out")
     return folder
 
 
 def check_fit(settings: ModelSettings, training: TrainingSettings, vocabulary: int, task: str = "lm") -> None:
-    """ValueError where model, training and tokens do not go together."""
+    """InputError where model, training and tokens do not go together."""
     if settings.vocab_size is not None and settings.vocab_size < vocabulary:
-        raise ValueError(
+        raise InputError(
             f"vocab_size={settings.vocab_size} is too small for the tokenizer's {vocabulary} tokens; leave it out"
         )
     if task == "lm" and not settings.causal:
-        raise ValueError("causal=False: a language model predicts the next token; leave causal on")
+        raise InputError("causal=False: a language model predicts the next token; leave causal on")
     if training.fsdp and not torch.accelerator.is_available():
-        raise ValueError("fsdp=true shards over accelerators, and this machine has none; leave --fsdp out")
+        raise InputError("fsdp=true shards over accelerators, and this machine has none; leave --fsdp out")
     if training.lora and task != "lm":
-        raise ValueError(f"lora together with task={task!r} is not supported; train all weights")
+        raise InputError(f"lora together with task={task!r} is not supported; train all weights")
     if training.batch_tokens and task in ("lm", "mlm"):
-        raise ValueError(f"batch_tokens is for examples, and task={task!r} has windows of one length; use batch_size")
+        raise InputError(f"batch_tokens is for examples, and task={task!r} has windows of one length; use batch_size")
     if training.length_schedule and task not in ("lm", "mlm"):
-        raise ValueError(f"length_schedule is for windows, and task={task!r} has examples; leave it out")
+        raise InputError(f"length_schedule is for windows, and task={task!r} has examples; leave it out")
     if training.fsdp and training.lora:
-        raise ValueError("fsdp=true together with lora is not supported; leave one of them out")
+        raise InputError("fsdp=true together with lora is not supported; leave one of them out")
     limit = settings.length_limit
     if limit is not None and training.length > limit:
-        raise ValueError(
+        raise InputError(
             f"length={training.length} is over {limit}, the longest document of {settings.position_embedding} "
             "positions; shorten the windows, or raise max_position_embeddings or axial_shape"
         )
@@ -187,5 +184,5 @@ def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ValueError("tensorboard=true needs tensorboard: pip install 'reformer-torch[tensorboard]'") from None
+        raise InputError("tensorboard=true needs tensorboard: pip install 'reformer-torch[tensorboard]'") from None
     return SummaryWriter(str(folder))

@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import EarlyStoppingCallback, EvalPrediction, PrinterCallback, Trainer, TrainingArguments
 
+from reformer.errors import RunError
 from reformer.settings.training import TrainingSettings
 from reformer.training.checkpoint import CHECKPOINT, checkpoints
 from reformer.training.job import Job
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLoss(RunError):
     """The loss became NaN or infinite."""
 
 
-class NotSaved(RuntimeError):
+class NotSaved(RunError):
     """A checkpoint could not be written; earlier ones are whole."""
 
 

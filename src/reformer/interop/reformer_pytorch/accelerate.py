@@ -7,6 +7,7 @@ import torch
 from reformer_pytorch import reversible
 from torch import Tensor, nn
 
+from reformer.errors import InputError
 from reformer.interop.swap import Model, swap_classes
 from reformer.layers.reversible import ReversibleSequence
 from reformer.ops.attention import lsh_attention
@@ -21,7 +22,7 @@ def accelerate(model: Model) -> Model:
     same in the backward as in the forward. Padding (`input_mask`) takes no room in chunks any more, and with it all
     heads share their rotations. What ours does not compute goes on as it was: `input_attn_mask`, memory keys, `keys`,
     attention within buckets only, `return_attn`.
-    Raises ValueError for a model without any such part.
+    Raises InputError for a model without any such part.
     """
     return swap_classes(model, FASTER, "Reformer of reformer-pytorch")
 
@@ -42,7 +43,7 @@ class _LSHAttention(theirs.LSHAttention):
         if not ours or self._return_attn or not self._rehash_each_round or self.dropout_for_hash.p:
             return super().forward(qk, v, query_len, input_mask, input_attn_mask, pos_emb, **kwargs)
         if length % (2 * self.bucket_size):
-            raise ValueError(f"{length} tokens are no multiple of two buckets, {2 * self.bucket_size}; pad them")
+            raise InputError(f"{length} tokens are no multiple of two buckets, {2 * self.bucket_size}; pad them")
         compared = qk if pos_emb is None else theirs.apply_rotary_pos_emb(qk, pos_emb)
         heads = 0 if input_mask is None else 1  # all (batch, head) are heads here, unless each has a mask
         out = lsh_attention(

@@ -8,6 +8,7 @@ import torch
 from axial_positional_embedding import AxialPositionalEmbedding
 from torch import Tensor, nn
 
+from reformer.errors import InputError
 from reformer.layers.reversible import ReversibleSequence
 from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerModel
 from reformer.models.stack import make_stack
@@ -25,25 +26,25 @@ def from_reformer_pytorch(
     A stack takes and gives two streams: `y1, y2 = stack(x, x)`, and `(y1 + y2) / 2` is what a Reformer returns.
     `length`: tokens, a multiple of two buckets, whose number of buckets is taken, where reformer-pytorch takes that
     of each input; None: the longest of a ReformerLM.
-    Raises ValueError that lists all options which ours does not have, and for a Reformer without `length`.
+    Raises InputError that lists all options which ours does not have, and for a Reformer without `length`.
     """
     if length is not None:
         check_integer("length", length, 1)
     if isinstance(model, theirs.Reformer):
         if length is None:
-            raise ValueError("a Reformer does not say for which length it is; give length")
+            raise InputError("a Reformer does not say for which length it is; give length")
         settings = ModelSettings(**_settings_of_layers(model, length), position_embedding="none")
         stack = make_stack(settings).to(_like(model))
         assert isinstance(stack, ReversibleSequence)
         stack.load_state_dict(dict(_layers(model, settings)))
         return stack.train(model.training)
     if not isinstance(model, theirs.ReformerLM):
-        raise ValueError(f"{type(model).__name__} is neither a ReformerLM nor a Reformer of reformer-pytorch")
+        raise InputError(f"{type(model).__name__} is neither a ReformerLM nor a Reformer of reformer-pytorch")
     options = _settings_of_layers(model.reformer, length or model.max_seq_len)
     config = ReformerConfig(**options, **_settings_of_ends(model))
     head = isinstance(model.out, nn.Sequential)
     if head and not config.causal:
-        raise ValueError("causal=False with an output layer: ours has no such head; give return_embeddings=True")
+        raise InputError("causal=False with an output layer: ours has no such head; give return_embeddings=True")
     found = ReformerForCausalLM(config) if head else ReformerModel(config)
     prefix = "model." if head else ""
     weights = {f"{prefix}layers.{name}": weight for name, weight in _layers(model.reformer, config.settings)}
@@ -66,7 +67,7 @@ def _attention(model: theirs.Reformer) -> theirs.LSHSelfAttention:
 
 def _settings_of_layers(model: theirs.Reformer, length: int) -> dict[str, Any]:
     if wrong := _foreign(model):
-        raise ValueError(f"these options of reformer-pytorch have no counterpart: {'; '.join(wrong)}")
+        raise InputError(f"these options of reformer-pytorch have no counterpart: {'; '.join(wrong)}")
     attention, feed_forward = _attention(model), model.layers.blocks[0].g.net.fn.fn
     multiple = 2 * attention.bucket_size
     padded = -(-length // multiple) * multiple
@@ -125,7 +126,7 @@ def _foreign(model: theirs.Reformer) -> list[str]:
 def _settings_of_ends(model: theirs.ReformerLM) -> dict[str, Any]:
     if isinstance(model.to_model_dim, nn.Linear):
         width = model.token_emb.embedding_dim
-        raise ValueError(
+        raise InputError(
             f"emb_dim={width} is not dim={model.reformer.dim}: reformer-pytorch adds positions before it widens the "
             "embeddings, ours behind"
         )

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.reformer import modeling_reformer as theirs
 
+from reformer.errors import InputError
 from reformer.interop.swap import Model, swap_classes
 from reformer.interop.transformers.settings import length_multiple
 from reformer.layers.reversible import ReversibleSequence
@@ -21,7 +22,7 @@ def accelerate(model: Model) -> Model:
     training is mended: dropout and autocast are the same in the backward as in the forward, `num_hashes` counts in the
     backward too, torch's generator is not reset by `hash_seed`, any length trains, and no cache is kept. Decoding with
     a cache goes on as in transformers.
-    Raises ValueError for a model without any such part.
+    Raises InputError for a model without any such part.
     """
     return swap_classes(model, FASTER, "Reformer of transformers")
 
@@ -165,7 +166,7 @@ class _Encoder(theirs.ReformerEncoder):
         output_attentions: bool = False,
     ) -> theirs.ReformerEncoderOutput:
         if output_attentions and self.training:
-            raise ValueError("output_attentions=True in training: probabilities are not kept there; call model.eval()")
+            raise InputError("output_attentions=True in training: probabilities are not kept there; call model.eval()")
         hooked = any(layer._forward_hooks or layer._forward_pre_hooks for layer in self.layers)
         if output_attentions or past_buckets_states is not None or (use_cache and not self.training) or hooked:
             return super().forward(
@@ -199,7 +200,7 @@ class _AxialPositionEmbeddings(theirs.AxialPositionEmbeddings):
         rows, columns = self.axial_pos_shape
         first, last = (int(position) for position in position_ids.aminmax())
         if first < 0 or last >= rows * columns:
-            raise ValueError(
+            raise InputError(
                 f"position_ids hold {first if first < 0 else last}; the product of axial_pos_shape="
                 f"{self.axial_pos_shape} is {rows * columns}, so 0 to {rows * columns - 1} are valid: use shorter texts"
             )

@@ -9,6 +9,7 @@ from typing import Any
 import transformers
 from torch import nn
 
+from reformer.errors import InputError
 from reformer.interop.transformers.settings import changes_of, config_of, settings_of
 from reformer.models import (
     ReformerConfig,
@@ -54,14 +55,14 @@ def from_transformers(model_or_dir: transformers.PreTrainedModel | str | Path, l
     `length`: tokens of the first call that transformers would see, which fixes its number of buckets where its
     configuration has none (`num_buckets=None`); None: the longest that it takes.
     The bias of the output layer is applied, as the published checkpoints want it; transformers 5 leaves it out.
-    Raises ValueError for a head that ours does not have, named, and for a folder that holds no such model.
+    Raises InputError for a head that ours does not have, named, and for a folder that holds no such model.
     """
     if length is not None:
         check_integer("length", length, 1)
     theirs: Any = _load(Path(model_or_dir)) if isinstance(model_or_dir, str | Path) else model_or_dir
     base = type(theirs).__name__
     if not isinstance(theirs.config, transformers.ReformerConfig) or base not in HEADS:
-        raise ValueError(f"{base} has a head that ours does not have; there are {', '.join(HEADS)}")
+        raise InputError(f"{base} has a head that ours does not have; there are {', '.join(HEADS)}")
     more: dict[str, Any] = {}
     if base == "ReformerForSequenceClassification":
         more = {"pooling": "first", "id2label": theirs.config.id2label, "problem_type": theirs.config.problem_type}
@@ -82,14 +83,14 @@ def to_transformers(model: ReformerPreTrainedModel) -> transformers.PreTrainedMo
 
     What transformers' configuration cannot say is logged as a warning: rotations of our own, differing dropouts, and
     the bias of the output layer, which is carried over and which transformers 5 does not apply.
-    Raises ValueError that lists all settings which transformers' Reformer does not have.
+    Raises InputError that lists all settings which transformers' Reformer does not have.
     """
     base = next((name for name, kind in HEADS.items() if isinstance(model, kind)), None)
     if base is None:
-        raise ValueError(f"transformers has no Reformer like {type(model).__name__}; there are {', '.join(HEADS)}")
+        raise InputError(f"transformers has no Reformer like {type(model).__name__}; there are {', '.join(HEADS)}")
     settings = model.config.settings
     if base == "ReformerForSequenceClassification" and settings.pooling != "first":
-        raise ValueError(f"transformers' Reformer classifies by the first token; pooling={settings.pooling!r} differs")
+        raise InputError(f"transformers' Reformer classifies by the first token; pooling={settings.pooling!r} differs")
     config = config_of(settings, head=base == "ReformerModelWithLMHead")
     config.id2label, config.problem_type = model.config.id2label, model.config.problem_type
     config.architectures = [base]
@@ -108,7 +109,7 @@ def to_transformers(model: ReformerPreTrainedModel) -> transformers.PreTrainedMo
 
 
 def read_type(folder: Path) -> str:
-    """The type of the model in a folder. Raises ValueError for a folder that holds none."""
+    """The type of the model in a folder. Raises InputError for a folder that holds none."""
     return str(_read(folder).get("model_type"))
 
 
@@ -118,22 +119,22 @@ def _read(folder: Path) -> dict[str, Any]:
         return dict(written)
     except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"{folder} holds no model: its config.json cannot be read ({reason})") from None
+        raise InputError(f"{folder} holds no model: its config.json cannot be read ({reason})") from None
 
 
 def _load(folder: Path) -> transformers.PreTrainedModel:
     written = _read(folder)
     if written.get("model_type") != "reformer":
-        raise ValueError(f"{folder} holds a model of type {written.get('model_type')!r}, not 'reformer'")
+        raise InputError(f"{folder} holds a model of type {written.get('model_type')!r}, not 'reformer'")
     name = (written.get("architectures") or ["ReformerModelWithLMHead"])[0]
     if name not in HEADS:
-        raise ValueError(f"{folder}: {name} has a head that ours does not have; there are {', '.join(HEADS)}")
+        raise InputError(f"{folder}: {name} has a head that ours does not have; there are {', '.join(HEADS)}")
     kind: Any = getattr(transformers, name)
     with reading(folder):
         model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     if report["missing_keys"]:
         wrong = ", ".join(sorted(map(str, report["missing_keys"]))[:3])
-        raise ValueError(f"{folder} holds weights of another model: {wrong} are missing")
+        raise InputError(f"{folder} holds weights of another model: {wrong} are missing")
     return model
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reformer.data.tokens import load_tokens
+from reformer.errors import InputError
 from reformer.interop.transformers.convert import from_transformers, read_type, to_transformers
 from reformer.models import ReformerConfig
 from reformer.training.checkpoint import load_model
@@ -22,14 +23,14 @@ def convert_folder(source: Path, target: Path, length: int | None = None) -> str
     """Convert the model in a folder, whichever of the two kinds it is, with its tokenizer; returns what was done.
 
     `length` as for `from_transformers`.
-    Raises ValueError for a source that holds neither kind, and for a target that is there.
+    Raises InputError for a source that holds neither kind, and for a target that is there.
     """
     if target.exists():
-        raise ValueError(f"{target} is there already; choose another folder")
+        raise InputError(f"{target} is there already; choose another folder")
     kind = read_type(source)
     if kind == ReformerConfig.model_type:
         if length is not None:
-            raise ValueError("length is for models of transformers; leave it out")
+            raise InputError("length is for models of transformers; leave it out")
         model = to_transformers(load_model(source))
         said = "transformers' Reformer"
     else:

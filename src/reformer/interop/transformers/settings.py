@@ -5,6 +5,7 @@ from typing import Any
 
 import transformers
 
+from reformer.errors import InputError
 from reformer.ops.bucket_counts import automatic_buckets
 from reformer.ops.spec import Chunks
 from reformer.settings import ModelSettings
@@ -18,10 +19,10 @@ def settings_of(config: transformers.ReformerConfig, length: int | None) -> dict
 
     `length`: that of the model's first call, tokens, from which transformers works out the number of buckets where
     the configuration has none; None: its longest.
-    Raises ValueError for an activation that ours does not have.
+    Raises InputError for an activation that ours does not have.
     """
     if config.hidden_act not in ACTIVATIONS:
-        raise ValueError(f"hidden_act={config.hidden_act!r} is not among {', '.join(ACTIVATIONS)}; ours has no other")
+        raise InputError(f"hidden_act={config.hidden_act!r} is not among {', '.join(ACTIVATIONS)}; ours has no other")
     settings: dict[str, Any] = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -93,13 +94,13 @@ def _first(token: int | list[int] | None) -> int | None:
 def config_of(settings: ModelSettings, head: bool) -> transformers.ReformerConfig:
     """A configuration of theirs for a model of ours, with an output layer or without.
 
-    Raises ValueError that lists all settings which transformers' Reformer does not have.
+    Raises InputError that lists all settings which transformers' Reformer does not have.
     """
     settings = settings.worked_out()
     depth = settings.num_hidden_layers
     layers = [settings.attention_pattern[i % len(settings.attention_pattern)] for i in range(depth)]
     if wrong := _foreign(settings, set(layers), head):
-        raise ValueError(f"transformers' Reformer is another model: {'; '.join(wrong)}")
+        raise InputError(f"transformers' Reformer is another model: {'; '.join(wrong)}")
     axial = settings.position_embedding == "axial"
     lsh, local = (_chunks(spec.rule) for spec in (settings.lsh, settings.local))
     values: dict[str, Any] = {
@@ -142,7 +143,7 @@ def config_of(settings: ModelSettings, head: bool) -> transformers.ReformerConfi
     chunks = {"lsh": lsh.length, "local": local.length}
     alike = {chunks[kind] for kind in layers} == {multiple} and multiple % own == 0
     if own != multiple and not alike:
-        raise ValueError(
+        raise InputError(
             f"transformers' Reformer pads to a multiple of {multiple}, the least common one of its chunks, and so "
             f"shows other chunks to each other than this model: length_multiple={own}, not {multiple}"
         )

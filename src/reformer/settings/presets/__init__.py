@@ -3,6 +3,7 @@
 from importlib.resources import files
 from pathlib import Path
 
+from reformer.errors import InputError
 from reformer.ops.checks import nearest
 from reformer.settings.run_file import Tables, read_tables
 
@@ -13,10 +14,10 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str) -> Tables:
-    """The tables of a preset; ValueError for one that there is not."""
+    """The tables of a preset; InputError for one that there is not."""
     names = preset_names()
     if name not in names:
-        raise ValueError(f"preset {name!r} is none of {', '.join(names)}{nearest(name, names)}")
+        raise InputError(f"preset {name!r} is none of {', '.join(names)}{nearest(name, names)}")
     return read_tables(_text(name), f"preset {name}")
 
 

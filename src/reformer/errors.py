@@ -1,0 +1,13 @@
+"""Whose fault it is: what a user gave, how a run ended; anything else that is raised is a bug."""
+
+
+class InputError(ValueError):
+    """What a user gave is wrong; the message names the value, the limit and the way out."""
+
+
+class RunError(RuntimeError):
+    """A run could not go on, for want of room, memory or finite numbers; what was saved before stays."""
+
+
+class Interrupted(Exception):
+    """A run was stopped from outside, and has saved what it had."""
