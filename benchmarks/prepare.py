@@ -64,18 +64,18 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     small = folder / "small.txt"
     small.write_text("to load what a first call loads " * 100)
     with tempfile.TemporaryDirectory(dir=folder) as cache:
-        prepare(DataSettings(files=(str(small),)), 2048, cache=Path(cache))
+        prepare(DataSettings(files=(str(small),)), cache=Path(cache))
         result: dict[str, Any] = {"case": name}
 
         def run() -> None:
             started = time.perf_counter()
-            corpus = prepare(DataSettings(**case), 2048, cache=Path(cache))
+            corpus = prepare(DataSettings(**case), cache=Path(cache))
             result["seconds"], result["tokens"] = time.perf_counter() - started, len(corpus.train)
 
         result["peak_bytes"] = most_anonymous(run)
         result["child_bytes"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         started = time.perf_counter()
-        prepare(DataSettings(**case), 2048, cache=Path(cache))
+        prepare(DataSettings(**case), cache=Path(cache))
         result["again_seconds"] = time.perf_counter() - started
     return result
 

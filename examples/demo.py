@@ -48,7 +48,7 @@ def main() -> None:
     settings = ModelSettings(**tables["model"])
     training = TrainingSettings(**tables["training"] | ({"steps": arguments.steps} if arguments.steps else {}))
     data = DataSettings()
-    corpus = prepare(data, training.length, sources=standard_library_sources(), say=tell)
+    corpus = prepare(data, sources=standard_library_sources(), say=tell)
     documents, held_out = split_held_out(standard_library(), data.held_out)
     held_out = up_to(held_out, arguments.held_out_bytes)
     tell(f"training text: {sum(len(d.text) for d in documents):,} bytes of the Python standard library")

@@ -8,7 +8,7 @@ import torch
 from reformer.data.byte_model import ByteModel
 from reformer.data.byte_tokens import END, ByteDecoder, encode
 from reformer.data.corpus import Document, read_documents, split_held_out, standard_library
-from reformer.data.stream import TokenStream, join_documents
+from reformer.data.stream import ArrayStream, join_documents
 from reformer.data.tokens import ByteTokens
 from reformer.data.windows import Collate, HeldOutWindows, TrainingWindows, evaluation_windows
 from reformer.settings.phases import Phase
@@ -80,7 +80,7 @@ def test_documents_are_joined_behind_their_end_tokens() -> None:
 
 
 def test_each_pass_takes_every_window_of_a_grid_once() -> None:
-    stream = TokenStream(np.arange(107, dtype=np.uint16))
+    stream = ArrayStream(np.arange(107, dtype=np.uint16))
     windows = TrainingWindows(stream, [Phase(10, 27)], rows=1, seed=3)
     assert windows.grid(10) == 9
     offsets = []
@@ -98,20 +98,20 @@ def test_each_pass_takes_every_window_of_a_grid_once() -> None:
 
 
 def test_short_texts_and_short_windows_first() -> None:
-    stream = TokenStream(np.arange(30, dtype=np.uint16))
+    stream = ArrayStream(np.arange(30, dtype=np.uint16))
     assert rows(TrainingWindows(stream, [Phase(100, 2)], rows=1, seed=0)) == [list(range(30))] * 2
     windows = TrainingWindows(stream, [Phase(4, 3), Phase(20, 2)], rows=2, seed=0)
     assert [len(row) for row in rows(windows)] == [4] * 6 + [20] * 4
 
 
 def test_held_out_windows_predict_each_token_once() -> None:
-    stream = TokenStream(np.arange(50, dtype=np.uint16))
+    stream = ArrayStream(np.arange(50, dtype=np.uint16))
     windows = HeldOutWindows(stream, 8)
     predicted = [token for i in range(len(windows)) for token in windows[i]["input_ids"][1:].tolist()]
     assert predicted == list(range(1, 50))
     few = HeldOutWindows(stream, 8, most=25)
     assert [few[i]["input_ids"][0].item() for i in range(len(few))] == [0, 21, 42]
-    assert len(HeldOutWindows(TokenStream(np.zeros(0, np.uint16)), 8)) == 0
+    assert len(HeldOutWindows(ArrayStream(np.zeros(0, np.uint16)), 8)) == 0
 
 
 def test_a_batch_has_padding_and_documents_apart() -> None:

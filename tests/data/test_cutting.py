@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from reformer.data.cutting import SHORTEST, CutWindows
-from reformer.data.stream import TokenStream
+from reformer.data.stream import ArrayStream
 from reformer.data.tokens import ByteTokens
 from reformer.data.windows import Collate, TrainingWindows
 from reformer.settings.data import DataSettings
@@ -12,7 +12,7 @@ from reformer.settings.phases import Phase
 
 
 def windows(length: int, count: int) -> TrainingWindows:
-    stream = TokenStream((torch.arange(length * 20) % 200 + 10).numpy().astype("uint16"))
+    stream = ArrayStream((torch.arange(length * 20) % 200 + 10).numpy().astype("uint16"))
     return TrainingWindows(stream, [Phase(length, count)], rows=1, seed=0)
 
 

@@ -1,6 +1,10 @@
-"""A corpus is tokenized once, the same whatever the number of processes, and found again."""
+"""A corpus is prepared once for every length, and found again; a start reads only what has changed."""
 
+import gzip
 import json
+import os
+import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +15,10 @@ from transformers import PreTrainedTokenizerFast
 from reformer.data import prepare as preparing
 from reformer.data.corpus import read_documents, split_held_out
 from reformer.data.prepare import Corpus, prepare
+from reformer.data.sources import Source
 from reformer.data.stream import join_documents
 from reformer.data.tokens import ByteTokens, load_tokens, tokens_of, train_bpe
+from reformer.errors import InputError
 from reformer.settings.data import DataSettings
 
 
@@ -32,70 +38,112 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("only", ["text", "text/*.txt", "text/0.txt"])
+@pytest.mark.parametrize("only", ["text", "text/*.txt", "text/0.txt", "text/many.jsonl"])
 @pytest.mark.parametrize("held_out", [0.0, 0.2])
 def test_equals_documents_in_memory(folder: Path, only: str, held_out: float, monkeypatch: pytest.MonkeyPatch) -> None:
     files = (str(folder / only),)
     train, test = split_held_out(read_documents(files), held_out)
     expected = tuple(join_documents(part).part(0, 10**6).tolist() for part in (train, test))
-    for block, length in ((1 << 20, 64), (100, 50), (100, 7)):
-        monkeypatch.setattr(preparing, "BLOCK", block)
-        corpus = prepare(DataSettings(files=files, held_out=held_out), length, cache=folder / f"cache-{block}-{length}")
+    for batch in (1 << 20, 100):
+        monkeypatch.setattr(preparing, "BATCH", batch)
+        corpus = prepare(DataSettings(files=files, held_out=held_out), cache=folder / f"cache-{batch}")
         assert whole(corpus) == expected
-        part = corpus.train.part(3, 3 + 2 * length)
-        assert part.tolist() == expected[0][3 : 3 + 2 * length]
+        for start in (0, 1, 3, len(expected[0]) - 5, len(expected[0])):
+            for count in (0, 1, 120):
+                assert corpus.train.part(start, start + count).tolist() == expected[0][start : start + count]
         assert corpus.train.part(10**6, 10**6 + 5).tolist() == []
+        again = pickle.loads(pickle.dumps(corpus.train))  # as a worker of a loader gets it
+        assert again.part(0, 50).tolist() == expected[0][:50]
 
 
-def test_processes_change_nothing(folder: Path) -> None:
-    found = []
-    for processes in (1, 3):
-        settings = DataSettings(files=(str(folder / "text"),), held_out=0.1, processes=processes)
-        found.append(whole(prepare(settings, 50, cache=folder / f"cache{processes}")))
-    assert found[0] == found[1]
+def test_tokens_of_a_bpe(folder: Path) -> None:
     (folder / "text" / "end.txt").write_text("a text that spells <end> and <pad> " * 9)
-    found = []
-    for processes in (1, 3):
-        settings = DataSettings(files=(str(folder / "text"),), tokenizer="bpe:300", processes=processes)
-        corpus = prepare(settings, 50, cache=folder / f"cache{processes}")
-        found.append(whole(corpus))
-    assert found[0] == found[1]
-    assert sum(part.count(corpus.tokens.end) for part in found[0]) == 6 + 200 + 1
+    settings = DataSettings(files=(str(folder / "text"),), tokenizer="bpe:300")
+    corpus = prepare(settings, cache=folder / "cache")
+    found = whole(corpus)
+    assert sum(part.count(corpus.tokens.end) for part in found) == 6 + 200 + 1
+    train, test = split_held_out(read_documents(settings.files), settings.held_out)
+    assert found == tuple(join_documents(part, corpus.tokens).part(0, 10**6).tolist() for part in (train, test))
     (folder / "text" / "wrong.jsonl").write_text('{"text": "a"}\n{"txt": "b"}')
-    with pytest.raises(ValueError, match=r"wrong\.jsonl, line 2: no field 'text'"):
-        prepare(settings, 50, cache=folder / "cache")
-    assert {path.suffix for path in (folder / "cache").iterdir()} == {".lock"}  # nothing half-written
+    with pytest.raises(InputError, match=r"wrong\.jsonl, line 2: no field 'text'"):
+        prepare(settings, cache=folder / "elsewhere")
+    left = {path.suffix for path in (folder / "elsewhere").iterdir()}
+    assert left == {".lock", ".sqlite"}  # nothing half-written
+
+
+def test_bytes_of_plain_files_are_read_where_they_lie(folder: Path) -> None:
+    files = (str(folder / "text" / "*.txt"),)
+    corpus = prepare(DataSettings(files=files), cache=folder / "cache")
+    assert {path.name for path in (folder / "cache").iterdir()} == {"contents.lock", "contents.sqlite"}
+    before = corpus.train.part(0, 40).tolist()
+    assert before[1:] == [byte + 3 for byte in (folder / "text" / "0.txt").read_bytes()[:39]]
+    (folder / "text" / "0.txt").write_bytes(b"another text")
+    with pytest.raises(InputError, match=r"0\.txt changed while it was read"):
+        corpus.train.part(0, 40)
 
 
 def test_found_again_until_something_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = folder / "cache"
     calls: list[str] = []
-    original = preparing._tokenize
-    monkeypatch.setattr(preparing, "_tokenize", lambda *a: (calls.append("tokenized"), original(*a))[1])
+    original = preparing._write
+    monkeypatch.setattr(preparing, "_write", lambda *a: (calls.append("tokenized"), original(*a))[1])
 
-    def again(length: int = 50, **changes: Any) -> int:
+    def again(**changes: Any) -> int:
         calls.clear()
-        prepare(DataSettings(files=(str(folder / "text"),), **changes), length, cache=cache)
+        prepare(DataSettings(files=(str(folder / "text"),), **changes), cache=cache)
         return len(calls)
 
     assert again() == 1
     assert again() == 0
-    assert again(processes=2) == 0
     assert again(documents="apart") == 0
-    assert again(60) == 1
-    assert again(held_out=0.3) == 1
+    assert again(held_out=0.3) == 0
     assert again(tokenizer="bpe:300") == 1
     assert again(tokenizer="bpe:300") == 0
-    assert again(held_out_files=(str(folder / "text" / "0.txt"),)) == 2
+    assert again(held_out_files=(str(folder / "text" / "many.jsonl"),)) == 1
     (folder / "text" / "0.txt").touch()  # the same content
     assert again() == 0
     (folder / "text" / "0.txt").write_bytes(b"another text")
     assert again() == 1
 
 
+def test_a_start_reads_what_has_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    original = Source.read
+    monkeypatch.setattr(Source, "read", lambda source: (read.append(source.path.name), original(source))[1])
+    long_ago = time.time() - 60
+    for path in (folder / "text").iterdir():
+        os.utime(path, (long_ago, long_ago))
+
+    def names() -> list[str]:
+        read.clear()
+        prepare(DataSettings(files=(str(folder / "text"),)), cache=folder / "cache")
+        return sorted(read)
+
+    assert len(names()) == 7
+    assert names() == []
+    (folder / "text" / "3.txt").write_bytes(b"another text")
+    assert names() == ["3.txt"]
+    assert names() == ["3.txt"]  # its time is that of the reading, so it may have changed within it
+    os.utime(folder / "text" / "3.txt", (long_ago + 9, long_ago + 9))
+    assert [names(), names()] == [["3.txt"], []]
+    (folder / "cache" / "contents.sqlite").write_bytes(b"damaged" * 1000)
+    assert len(names()) == 7
+
+
+def test_files_with_nul_bytes_are_left_out_of_folders(folder: Path) -> None:
+    (folder / "text" / "many.jsonl").unlink()
+    before = whole(prepare(DataSettings(files=(str(folder / "text"),)), cache=folder / "cache"))
+    (folder / "text" / "picture.png").write_bytes(b"a picture\0\1")
+    assert whole(prepare(DataSettings(files=(str(folder / "text"),)), cache=folder / "cache")) == before
+    with gzip.open(folder / "text" / "6.txt.gz", "wb") as packed:  # its bytes hold NULs, its text does not
+        packed.write(b"a text " * 50)
+    more = whole(prepare(DataSettings(files=(str(folder / "text"),)), cache=folder / "cache"))
+    assert sum(map(len, more)) == sum(map(len, before)) + 350 + 2  # the end token of what is held out of it too
+
+
 def test_held_out_files(folder: Path) -> None:
     files, held_out = str(folder / "text" / "0.txt"), str(folder / "text" / "1.txt")
-    corpus = prepare(DataSettings(files=(files,), held_out_files=(held_out,)), 50, cache=folder / "cache")
+    corpus = prepare(DataSettings(files=(files,), held_out_files=(held_out,)), cache=folder / "cache")
     assert whole(corpus) == tuple(
         join_documents(read_documents([f])).part(0, 10**6).tolist() for f in (files, held_out)
     )
@@ -104,10 +152,10 @@ def test_held_out_files(folder: Path) -> None:
 def test_what_holds_no_text_to_train_on(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": ""}\n')
     with pytest.raises(ValueError, match="hold no text"):
-        prepare(DataSettings(files=(str(tmp_path / "a.jsonl"),)), 50, cache=tmp_path / "cache")
+        prepare(DataSettings(files=(str(tmp_path / "a.jsonl"),)), cache=tmp_path / "cache")
     (tmp_path / "not-a-folder").write_text("x")
     with pytest.raises(ValueError, match="set HF_DATASETS_CACHE"):
-        prepare(DataSettings(files=(str(tmp_path),)), 50, cache=tmp_path / "not-a-folder" / "cache")
+        prepare(DataSettings(files=(str(tmp_path),)), cache=tmp_path / "not-a-folder" / "cache")
 
 
 def test_a_bpe_loses_no_text(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ VERBS = {
 
 FAILED, BAD_INPUT, BUG, INTERRUPTED = 1, 2, 70, 130
 
-UNREADABLE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+UNREADABLE = FileNotFoundError | NotADirectoryError | IsADirectoryError | PermissionError
 """What the system says of files that a user named."""
 
 REPORT = "this is a bug in reformer; please report it at {where} with the lines above and the command that led to it"

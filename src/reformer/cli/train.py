@@ -153,7 +153,7 @@ def _read(data: DataSettings, length: int) -> Any:
     from reformer.data.prepare import prepare
 
     sources = None if data.files else standard_library_sources()
-    corpus = prepare(data, length, sources=sources, say=say)
+    corpus = prepare(data, sources=sources, say=say)
     say(f"{len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held out")
     return corpus
 

@@ -1,38 +1,38 @@
-"""A corpus tokenized once, into memory-mapped files that later runs on the same text find again."""
+"""A corpus as tokens, prepared once for every length: later runs on the same text find it again.
 
-import os
+Plain files that are trained on as bytes are read where they lie. Anything else is tokenized into one flat file of the
+smallest type that fits, with the places of documents beside it.
+"""
+
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from reformer.data.byte_tokens import FIRST_BYTE
+from reformer.data.contents import Content, contents_of
 from reformer.data.corpus import MANY, Document
 from reformer.data.reading import Piece, read_pieces
 from reformer.data.sources import Source, find_sources
-from reformer.data.stream import MappedStream, TokenStream, join_documents
-from reformer.data.tokens import ByteTokens, TokenArray, Tokens, load_tokens, train_bpe
+from reformer.data.stream import Documents, FlatFile, PlainFiles, SpanStream, TokenStream, join_documents
+from reformer.data.tokens import ByteTokens, Tokens, load_tokens, train_bpe
 from reformer.errors import InputError
 from reformer.settings.data import BPE, DataSettings
 
-LAYOUT = 1
+LAYOUT = 2
 """Changes when prepared files are written otherwise."""
 
 BPE_SAMPLE = 200 << 20
 """Bytes of text that a BPE is trained on, at most."""
 
-BLOCK = 1 << 20
-"""Bytes of text that become one row, about."""
-
-_COLUMNS = {"tokens": "large_binary", "hashes": "binary", "error": "string"}  # lists are slow to write
-_PARALLEL_FROM = 32 << 20  # bytes of text below which one process is as fast
-_BATCH = 16  # rows of up to a megabyte that are written at a time
+BATCH = 4 << 20
+"""Bytes of text that are tokenized at a time, about; tokenizers have threads of their own."""
 
 Say = Callable[[str], None]
 
@@ -59,6 +59,17 @@ class Corpus:
         return cls(train, join_documents(held_out, tokens), tokens, digest)
 
 
+@dataclass(frozen=True)
+class _Text:
+    """The documents of some sources, as tokens."""
+
+    documents: Documents
+    sizes: NDArray[np.int64]
+    """Tokens of each document."""
+    hashes: NDArray[np.uint64]
+    """By which documents are held out."""
+
+
 def cache_folder() -> Path:
     """Where prepared text is kept: beside what `datasets` caches (HF_DATASETS_CACHE)."""
     from datasets import config
@@ -68,21 +79,16 @@ def cache_folder() -> Path:
 
 def prepare(
     settings: DataSettings,
-    length: int,
     *,
     sources: Sequence[Source] | None = None,
     cache: Path | None = None,
     say: Say = lambda _: None,
 ) -> Corpus:
-    """Tokenize a corpus into rows of `length` tokens, or find it as an earlier call left it.
+    """The tokens of a corpus, made now or found as an earlier call left them.
 
-    It is the same as long as the content of the files, the tokenizer, the length and what is held out are. `sources`
-    stand for `settings.files` if given. Raises InputError for text that cannot be read and for nothing to train on.
+    They are the same as long as the content of the files, the tokenizer and what is held out are. `sources` stand for
+    `settings.files` if given. Raises InputError for text that cannot be read and for nothing to train on.
     """
-    from datasets import disable_progress_bars
-
-    if not os.isatty(2):
-        disable_progress_bars()
     cache = cache or cache_folder()
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -90,37 +96,154 @@ def prepare(
         raise InputError(
             f"{cache} cannot be made ({error.strerror}); set HF_DATASETS_CACHE to another folder"
         ) from None
-    with tempfile.TemporaryDirectory(dir=cache, prefix="preparing-") as scratch:
-        train = list(sources) if sources is not None else find_sources(settings.files, Path(scratch))
-        held_out = find_sources(settings.held_out_files, Path(scratch))
-        contents = [[source.fingerprint() for source in part] for part in (train, held_out)]
+    with tempfile.TemporaryDirectory(dir=cache, prefix="piped-") as piped:
+        train = list(sources) if sources is not None else find_sources(settings.files, Path(piped))
+        held_out = find_sources(settings.held_out_files, Path(piped))
+        with FileLock(cache / "contents.lock"):  # of several processes one reads
+            found = contents_of([*train, *held_out], cache)
+        contents = found[: len(train)], found[len(train) :]
         tokens = _tokens(settings, train, contents[0], cache)
-        share = 0.0 if held_out else settings.held_out
-        key = blake2b(
-            repr((LAYOUT, tokens.identity, length, share, settings.field, contents)).encode(), digest_size=16
-        ).hexdigest()
-        folder = cache / key
-        with FileLock(cache / f"{key}.lock"):  # of several processes one prepares
-            if not (folder / "train.arrow").exists():
-                work = Path(scratch, key)
-                work.mkdir()
-                rows = _tokenize(train, tokens, settings, Path(scratch, "train"))
-                _pack(rows, tokens, length, share, work / "train.arrow", work / "held_out.arrow")
-                if held_out:
-                    rows = _tokenize(held_out, tokens, settings, Path(scratch, "held_out"))
-                    _pack(rows, tokens, length, 0.0, work / "held_out.arrow", None)
-                shutil.rmtree(folder, ignore_errors=True)
-                work.rename(folder)
-                say(f"tokenized {len(train):,} files; later runs on the same text find the tokens in {folder}")
-    kept, held = (MappedStream(folder / name, length) for name in ("train.arrow", "held_out.arrow"))
-    return Corpus(kept, held, tokens, key)
+        preparing = _Preparing(tokens, settings.field, cache, Path(piped), say)
+        texts = [preparing.text(*part) for part in zip((train, held_out), contents, strict=True) if part[0]]
+    share = 0.0 if held_out else settings.held_out
+    digests = [[content.digest for content in part] for part in contents]
+    key = _key(tokens.identity, share, settings.field, digests)
+    if held_out:
+        return Corpus(_whole(texts[0], tokens), _whole(texts[1], tokens), tokens, key)
+    return Corpus(*_split(texts[0], share, tokens), tokens, key)
 
 
-def _tokens(settings: DataSettings, sources: Sequence[Source], contents: Sequence[bytes], cache: Path) -> Tokens:
+def _key(*parts: object) -> str:
+    return blake2b(repr((LAYOUT, *parts)).encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Preparing:
+    """How text is prepared, and where it is kept."""
+
+    tokens: Tokens
+    field: str
+    cache: Path
+    piped: Path
+    """Where standard input lies for a while."""
+    say: Say
+
+    def text(self, sources: Sequence[Source], contents: Sequence[Content]) -> _Text:
+        """The documents of sources; those of plain files that are read as bytes stay where they are."""
+        kept = [
+            (source, content)
+            for source, content in zip(sources, contents, strict=True)
+            if not (source.skip_binary and self._lies_plain(source) and content.binary)
+        ]
+        if self.tokens.per_byte and all(self._lies_plain(source) for source, _ in kept):
+            text = _Text(
+                PlainFiles([source for source, _ in kept]),
+                np.array([source.size for source, _ in kept], np.int64),
+                np.array([content.document for _, content in kept], np.uint64),
+            )
+        else:
+            text = self._tokenized([source for source, _ in kept], [content.digest for _, content in kept])
+        if not len(text.sizes):
+            raise InputError("the files hold no text; give others")
+        return text
+
+    def _lies_plain(self, source: Source) -> bool:
+        """Whether a file is a document as it is, and stays."""
+        return source.kind == "text" and not source.compressed and source.path.parent != self.piped
+
+    def _tokenized(self, sources: Sequence[Source], digests: Sequence[bytes]) -> _Text:
+        key = _key(self.tokens.identity, self.field, digests)
+        folder = self.cache / key
+        with FileLock(self.cache / f"{key}.lock"):  # of several processes one prepares
+            if not (folder / "places.npz").exists():
+                try:
+                    with tempfile.TemporaryDirectory(dir=self.cache, prefix="preparing-") as scratch:
+                        work = Path(scratch, key)
+                        work.mkdir()
+                        _write(sources, self.tokens, self.field, work)
+                        shutil.rmtree(folder, ignore_errors=True)
+                        work.rename(folder)
+                except OSError as error:
+                    raise InputError(
+                        f"tokens cannot be written to {self.cache} ({error}); make room, or set HF_DATASETS_CACHE to "
+                        "another folder"
+                    ) from error
+                self.say(f"tokenized {len(sources):,} files; later runs on the same text find the tokens in {folder}")
+        with np.load(folder / "places.npz") as places:
+            sizes, hashes = places["sizes"], places["hashes"]
+        dtype, shift = _type(self.tokens)
+        first = np.concatenate([[0], np.cumsum(sizes)])[:-1]
+        return _Text(FlatFile(folder / "tokens.bin", dtype, first, shift), sizes, hashes)
+
+
+def _type(tokens: Tokens) -> tuple[str, int]:
+    """The type of the numbers of a flat file, and what is added to them: bytes are kept as bytes."""
+    if tokens.per_byte:
+        return "uint8", FIRST_BYTE
+    return ("uint16" if tokens.vocabulary <= 1 << 16 else "uint32"), 0
+
+
+def _write(sources: Sequence[Source], tokens: Tokens, field: str, folder: Path) -> None:
+    """The tokens of all documents in a flat file, and how many each has, with its hash."""
+    dtype, shift = _type(tokens)
+    sizes: list[int] = []
+    hashes: list[int] = []
+    with (folder / "tokens.bin").open("wb") as file:
+        for pieces in _batches(sources, field):
+            for piece, text in zip(pieces, tokens.encode([piece.text for piece in pieces]), strict=True):
+                if piece.first:
+                    sizes.append(0)
+                file.write((text - shift).astype(dtype).tobytes())
+                sizes[-1] += len(text)
+                if piece.digest is not None:
+                    hashes.append(piece.digest)
+    if not sum(sizes):
+        raise InputError("the files hold no text; give others")
+    np.savez(folder / "places.npz", sizes=np.array(sizes, np.int64), hashes=np.array(hashes, np.uint64))
+
+
+def _batches(sources: Sequence[Source], field: str) -> Iterator[list[Piece]]:
+    pieces: list[Piece] = []
+    size = 0
+    for source in sources:
+        for piece in read_pieces(source, field):
+            pieces.append(piece)
+            size += len(piece.text)
+            if size >= BATCH:
+                yield pieces
+                pieces, size = [], 0
+    yield pieces
+
+
+def _whole(text: _Text, tokens: Tokens) -> SpanStream:
+    count = len(text.sizes)
+    return SpanStream(text.documents, tokens.end, np.arange(count), np.zeros(count, np.int64), text.sizes)
+
+
+def _split(text: _Text, share: float, tokens: Tokens) -> tuple[SpanStream, SpanStream]:
+    """What to train on and what is held out: whole documents by their hash, or of a few the last part of each."""
+    kept = text.sizes
+    held = text.hashes / 2.0**64 < share
+    if len(kept) >= MANY and held.any() and not held.all():
+        kept = np.where(held, 0, kept)
+        in_train, in_held_out = np.flatnonzero(~held), np.flatnonzero(held)
+    else:
+        kept = kept - (kept * share).astype(np.int64)
+        in_train, in_held_out = np.arange(len(kept)), np.flatnonzero(text.sizes > kept)
+    if not kept.any():
+        raise InputError(f"held_out={share} leaves no text to train on; hold out less")
+    first = np.zeros(len(in_train), np.int64)
+    return (
+        SpanStream(text.documents, tokens.end, in_train, first, kept[in_train]),
+        SpanStream(text.documents, tokens.end, in_held_out, kept[in_held_out], (text.sizes - kept)[in_held_out]),
+    )
+
+
+def _tokens(settings: DataSettings, sources: Sequence[Source], contents: Sequence[Content], cache: Path) -> Tokens:
     """The tokens to use; a BPE that was trained on the same text is found again."""
     if not settings.tokenizer.startswith(BPE):
         return load_tokens(settings.tokenizer)
-    key = blake2b(repr((LAYOUT, settings.tokenizer, settings.field, contents)).encode(), digest_size=16).hexdigest()
+    key = _key(settings.tokenizer, settings.field, [content.digest for content in contents])
     folder = cache / f"bpe-{key}"
     with FileLock(cache / f"bpe-{key}.lock"), tempfile.TemporaryDirectory(dir=cache, prefix="preparing-") as scratch:
         if not (folder / "tokenizer.json").exists():
@@ -139,151 +262,3 @@ def _sample(sources: Sequence[Source], field: str) -> Iterator[bytes]:
             size += len(piece.text)
             if size >= BPE_SAMPLE:
                 return
-
-
-def _tokenize(sources: Sequence[Source], tokens: Tokens, settings: DataSettings, scratch: Path) -> Any:
-    """A dataset of rows of tokens, documents joined, and of the hashes of the documents that end in each."""
-    from datasets import Dataset, Features, Value
-    from datasets.exceptions import DatasetGenerationError
-
-    processes = min(settings.processes or os.cpu_count() or 1, len(sources))
-    if sum(source.size for source in sources) < _PARALLEL_FROM and settings.processes is None:
-        processes = 1
-    try:
-        rows = Dataset.from_generator(
-            _rows,
-            features=Features({name: Value(kind) for name, kind in _COLUMNS.items()}),
-            cache_dir=str(scratch),
-            gen_kwargs={"sources": list(sources), "tokens": tokens, "field": settings.field},
-            num_proc=processes if processes > 1 else None,
-            fingerprint=scratch.name,
-            writer_batch_size=_BATCH,
-        )
-    except (DatasetGenerationError, OSError) as error:
-        raise InputError(
-            f"tokens cannot be written to {scratch.parent.parent} ({error.__cause__ or error}); make room, or set "
-            "HF_DATASETS_CACHE to another folder"
-        ) from error
-    if said := next((said for said in rows["error"] if said), None):
-        raise InputError(said)
-    return rows
-
-
-def _arrays(rows: Any, tokens: Tokens) -> Iterator[tuple[TokenArray, NDArray[np.uint64]]]:
-    """The tokens and the hashes of each row."""
-    for row in rows:
-        yield np.frombuffer(row["tokens"], _dtype(tokens)), np.frombuffer(row["hashes"], np.uint64)
-
-
-def _dtype(tokens: Tokens) -> str:
-    return "uint16" if tokens.vocabulary <= 1 << 16 else "uint32"
-
-
-def _rows(sources: Sequence[Source], tokens: Tokens, field: str) -> Iterator[dict[str, Any]]:
-    try:
-        for source in sources:
-            pieces: list[Piece] = []
-            size = 0
-            for piece in read_pieces(source, field):
-                pieces.append(piece)
-                size += len(piece.text)
-                if size >= BLOCK:
-                    yield _row(pieces, tokens)
-                    pieces, size = [], 0
-            if pieces:
-                yield _row(pieces, tokens)
-        yield {"tokens": b"", "hashes": b"", "error": ""}  # `datasets` takes no files without rows
-    except InputError as error:  # as a row, since an exception loses its message between processes
-        yield {"tokens": b"", "hashes": b"", "error": str(error)}
-
-
-def _row(pieces: Sequence[Piece], tokens: Tokens) -> dict[str, Any]:
-    parts: list[TokenArray] = []
-    for piece, text in zip(pieces, tokens.encode([piece.text for piece in pieces]), strict=True):
-        if piece.first:
-            parts.append(np.array([tokens.end], dtype=text.dtype))
-        parts.append(text)
-    hashes = np.array([piece.digest for piece in pieces if piece.digest is not None], dtype=np.uint64)
-    return {"tokens": np.concatenate(parts).tobytes(), "hashes": hashes.tobytes(), "error": ""}
-
-
-def _pack(rows: Any, tokens: Tokens, length: int, share: float, train: Path, held_out: Path | None) -> None:
-    """Write rows of `length` tokens; documents, or the ends of a few, go to `held_out`."""
-    kept = _kept(rows, tokens, share)
-    if not kept.any():
-        raise InputError(f"held_out={share} leaves no text to train on; hold out less")
-    files = [_RowFile(train, length, tokens), *([_RowFile(held_out, length, tokens)] if held_out else [])]
-    document, seen = -1, 0  # documents begun; tokens of the last one
-    for part, _ in _arrays(rows, tokens):
-        starts = np.flatnonzero(part == tokens.end).tolist()
-        for at, to in zip([0, *starts], [*starts, len(part)], strict=True):
-            if to == at:
-                continue
-            if part[at] == tokens.end:
-                document, seen = document + 1, 0
-            left = int(kept[document]) - seen
-            cut = min(max(left, 0), to - at)
-            files[0].add(part[at : at + cut])
-            if cut < to - at and files[1:]:
-                if seen + cut and left >= 0:  # the end of a document is a document of its own there
-                    files[1].add(np.array([tokens.end], dtype=part.dtype))
-                files[1].add(part[at + cut : to])
-            seen += to - at
-    for file in files:
-        file.close()
-
-
-def _kept(rows: Any, tokens: Tokens, share: float) -> NDArray[np.int64]:
-    """How many tokens of each document, its end token included, are to train on."""
-    lengths: list[NDArray[np.int64]] = []
-    hashes: list[NDArray[np.uint64]] = []
-    for part, of_documents in _arrays(rows, tokens):
-        starts = np.flatnonzero(part == tokens.end)
-        first = starts[0] if len(starts) else len(part)
-        if first:
-            next(known for known in reversed(lengths) if len(known))[-1] += first
-        lengths.append(np.diff(np.append(starts, len(part))).astype(np.int64))
-        hashes.append(of_documents)
-    whole = np.concatenate(lengths)
-    if not len(whole):
-        raise InputError("the files hold no text; give others")
-    if not share:
-        return whole
-    held = np.concatenate(hashes) / 2.0**64 < share
-    if len(whole) >= MANY and held.any() and not held.all():
-        return np.where(held, 0, whole)
-    return whole - ((whole - 1) * share).astype(np.int64)
-
-
-class _RowFile:
-    """An Arrow file of rows of `length` tokens."""
-
-    def __init__(self, path: Path, length: int, tokens: Tokens) -> None:
-        from datasets import Features, List, Value
-        from datasets.arrow_writer import ArrowWriter
-
-        dtype = _dtype(tokens)
-        self.writer = ArrowWriter(features=Features({"tokens": List(Value(dtype))}), path=str(path))
-        self.length, self.waiting, self.size = length, [np.zeros(0, dtype)], 0
-
-    def add(self, part: NDArray[Any]) -> None:
-        """Append tokens."""
-        self.waiting.append(part)
-        self.size += len(part)
-        if self.size >= max(self.length, 1 << 20):
-            self._write(self.size // self.length * self.length)
-
-    def _write(self, count: int) -> None:
-        import pyarrow as pa
-
-        flat = np.concatenate(self.waiting)
-        offsets = np.arange(0, count + self.length, self.length).clip(max=count).astype(np.int32)
-        rows = pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat[:count]))
-        self.writer.write_table(pa.table({"tokens": rows}))
-        self.waiting, self.size = [flat[count:]], len(flat) - count
-
-    def close(self) -> None:
-        """Write what is left, in a shorter row."""
-        if self.size:
-            self._write(self.size)
-        self.writer.finalize()

@@ -39,16 +39,19 @@ class Source:
         if self.kind != "dataset" and _state(self.path) != (self.size, self.changed_ns):
             raise InputError(f"{self.name} changed while it was read; wait until it is written, or give a copy")
 
-    def fingerprint(self) -> bytes:
-        """A hash of the content."""
+    def read(self) -> tuple[bytes, int, bool]:
+        """A hash of the content, that by which a whole document is held out, and whether its first block has a NUL."""
         digest = blake2b(f"{self.kind} {self.compressed} {self.skip_binary}".encode(), digest_size=16)
+        document, binary, first = blake2b(digest_size=8), False, True
         files = sorted(self.path.glob("**/*.arrow")) if self.kind == "dataset" else [self.path]
         for path in files:
             with readable(path, self.name), path.open("rb") as file:
                 while block := file.read(_BLOCK):
                     digest.update(block)
+                    document.update(block)
+                    binary, first = binary or (first and b"\0" in block), False
         self.check_unchanged()
-        return digest.digest()
+        return digest.digest(), int.from_bytes(document.digest(), "big"), binary
 
 
 class readable:  # noqa: N801 - a context manager

@@ -1,18 +1,31 @@
-"""A stream of tokens, in memory or in a memory-mapped file of rows."""
+"""A stream of tokens: in memory, in one flat file, or in the very files of a text."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reformer.data.byte_tokens import FIRST_BYTE
 from reformer.data.corpus import Document
+from reformer.data.sources import Source
 from reformer.data.tokens import ByteTokens, TokenArray, Tokens
+from reformer.errors import InputError
 
 
-class TokenStream:
+class TokenStream(Protocol):
     """Any part of a long row of tokens as an array."""
+
+    def __len__(self) -> int:
+        """Tokens."""
+
+    def part(self, start: int, end: int) -> NDArray[np.int64]:
+        """Tokens from `start` up to, not including, `end`."""
+
+
+class ArrayStream:
+    """Tokens in memory."""
 
     def __init__(self, tokens: TokenArray) -> None:
         self._tokens = tokens
@@ -25,37 +38,87 @@ class TokenStream:
         return self._tokens[start:end].astype(np.int64)
 
 
-class MappedStream(TokenStream):
-    """Tokens in an Arrow file of `datasets`: rows of equal length, but for the last one."""
+class Documents(Protocol):
+    """The tokens of documents, without ends."""
 
-    def __init__(self, path: Path, length: int) -> None:
-        from datasets import Dataset
+    def read(self, document: int, start: int, count: int) -> NDArray[Any]:
+        """Some consecutive tokens of one of them."""
 
-        rows: Any = Dataset.from_file(str(path))
-        self._rows, self._length = rows.with_format("numpy"), length
-        self._total = (len(rows) - 1) * length + len(self._row(len(rows) - 1)) if len(rows) else 0
+
+class FlatFile:
+    """Documents one behind the other in a file, mapped into memory; `first` is where each begins, in tokens."""
+
+    def __init__(self, path: Path, dtype: str, first: NDArray[np.int64], shift: int = 0) -> None:
+        self.path, self.dtype, self.first, self.shift = path, dtype, first, shift
+        self._numbers: NDArray[Any] | None = None
+
+    def read(self, document: int, start: int, count: int) -> NDArray[Any]:
+        """See `Documents`."""
+        if self._numbers is None:
+            self._numbers = np.memmap(self.path, self.dtype, "r")
+        at = int(self.first[document]) + start
+        return self._numbers[at : at + count].astype(np.int64) + self.shift
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_numbers": None}  # a worker maps the file itself
+
+
+class PlainFiles:
+    """Files of text, each a document, as bytes: nothing is copied, and a file may not change meanwhile."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = sources
+
+    def read(self, document: int, start: int, count: int) -> NDArray[Any]:
+        """See `Documents`. Raises InputError for a file that is not what it was."""
+        source = self.sources[document]
+        source.check_unchanged()
+        found = np.fromfile(source.path, np.uint8, count, offset=start)
+        if len(found) < count:
+            raise InputError(f"{source.name} has become shorter while it was read; give a copy that stays")
+        return found.astype(np.int64) + FIRST_BYTE
+
+
+class SpanStream:
+    """Spans of documents in their order, the end token in front of each."""
+
+    def __init__(
+        self,
+        documents: Documents,
+        end: int,
+        which: NDArray[np.int64],
+        first: NDArray[np.int64],
+        count: NDArray[np.int64],
+    ) -> None:
+        self.documents, self.end, self.which, self.first = documents, end, which, first
+        self.starts = np.concatenate([[0], np.cumsum(count + 1)])  # of each span, its end token included
 
     def __len__(self) -> int:
-        return self._total
-
-    def _row(self, index: int) -> TokenArray:
-        return np.asarray(self._rows[index]["tokens"])
+        return int(self.starts[-1])
 
     def part(self, start: int, end: int) -> NDArray[np.int64]:
         """Tokens from `start` up to, not including, `end`."""
-        end = min(end, self._total)
-        if start >= end:
-            return np.zeros(0, np.int64)
-        first = start // self._length
-        rows = [self._row(i) for i in range(first, (end - 1) // self._length + 1)]
-        offset = first * self._length
-        return np.concatenate(rows)[start - offset : end - offset].astype(np.int64)
+        end = min(end, len(self))
+        out = np.empty(max(end - start, 0), np.int64)
+        span = int(np.searchsorted(self.starts, start, "right")) - 1
+        filled = 0
+        while filled < len(out):
+            inside = start + filled - int(self.starts[span])
+            if inside == 0:
+                out[filled] = self.end
+                filled, inside = filled + 1, 1
+            count = min(int(self.starts[span + 1] - self.starts[span]) - inside, len(out) - filled)
+            if count:
+                at = int(self.first[span]) + inside - 1
+                out[filled : filled + count] = self.documents.read(int(self.which[span]), at, count)
+            filled, span = filled + count, span + 1
+        return out
 
 
-def join_documents(documents: Sequence[Document], tokens: Tokens | None = None) -> TokenStream:
+def join_documents(documents: Sequence[Document], tokens: Tokens | None = None) -> ArrayStream:
     """All documents in one stream, the end token in front of each."""
     tokens = tokens or ByteTokens()
     parts: list[TokenArray] = []
     for text in tokens.encode([document.text for document in documents]):
         parts += [np.array([tokens.end], dtype=text.dtype), text]
-    return TokenStream(np.concatenate(parts) if parts else np.zeros(0, np.uint16))
+    return ArrayStream(np.concatenate(parts) if parts else np.zeros(0, np.uint16))

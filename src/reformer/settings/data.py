@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reformer.errors import InputError
-from reformer.ops.checks import check_choice, check_integer, check_probability
+from reformer.ops.checks import check_choice, check_probability
 from reformer.settings import Settings
 
 BYTES, BPE = "bytes", "bpe:"
@@ -47,8 +47,6 @@ class DataSettings(Settings):
     """Share of the text that is held out for evaluation: documents by their hash, or the end of each of a few."""
     held_out_files: tuple[str, ...] = ()
     """Text to hold out instead, as in files."""
-    processes: int | None = None
-    """Processes that tokenize several files; None: one a processor."""
 
     def __post_init__(self) -> None:
         check_choice("task", self.task, TASKS)
@@ -60,8 +58,6 @@ class DataSettings(Settings):
         if self.task == "mlm" and not self.mask:
             raise InputError("mask=0 leaves nothing to predict; give a share above 0, as 0.15")
         self._check_pairs()
-        if self.processes is not None:
-            check_integer("processes", self.processes, 1)
         if self.tokenizer.startswith(BPE):
             size = self.tokenizer.removeprefix(BPE)
             if not size.isdecimal() or int(size) < 259:

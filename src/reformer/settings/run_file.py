@@ -27,7 +27,7 @@ _NAMES = ", ".join(f"[{table}]" for table in TABLES)
 OF_CHUNKS = {"lsh_rotary", "hash_rotations"}
 """Of the model, what goes with rule="chunk" beside the options of the chunks themselves."""
 
-HARMLESS = {"tensorboard", "processes"}
+HARMLESS = {"tensorboard"}
 """Keys that a resumed run may change: no step depends on them."""
 
 Tables = dict[str, dict[str, Any]]
