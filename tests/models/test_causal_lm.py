@@ -303,10 +303,16 @@ def test_resizing_the_vocabulary(make: Make) -> None:
 
 
 def test_gradient_checkpointing_is_harmless(make: Make) -> None:
-    lm = make()
-    lm.gradient_checkpointing_enable({"use_reentrant": False})
-    x = tokens()
-    lm(x, labels=x).loss.backward()
+    x, gradients = tokens(), []
+    for enable in (False, True):
+        lm = make(hidden_dropout=0.1)
+        if enable:
+            lm.gradient_checkpointing_enable({"use_reentrant": False})
+        torch.manual_seed(1)
+        lm(x, labels=x).loss.backward()
+        gradients.append([p.grad for p in lm.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert any(bool(grad.any()) for grad in gradients[0])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The three identities that the backends are built on (design, section 2), each against a dense softmax."""
+"""The three identities that the backends are built on (`docs/rule.md`), each against a dense softmax."""
 
 import torch
 from torch import Tensor

@@ -29,7 +29,7 @@ class ModelFlags(ModelSettings):
 
 @dataclass(kw_only=True)
 class DataFlags(DataSettings):
-    """The same of its text."""
+    """A text as flags and what lies below them say; values are checked when all are together."""
 
     def __post_init__(self) -> None:
         pass
@@ -37,7 +37,7 @@ class DataFlags(DataSettings):
 
 @dataclass(kw_only=True)
 class TrainingFlags(TrainingSettings):
-    """The same of its training."""
+    """A training as flags and what lies below them say; values are checked when all are together."""
 
     def __post_init__(self) -> None:
         pass

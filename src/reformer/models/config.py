@@ -96,7 +96,7 @@ class ReformerConfig(ModelSettings, PreTrainedConfig):
         return self._part(causal=False, shifted_keys=False)
 
     def of_decoder(self) -> "ReformerConfig":
-        """And that of its decoder."""
+        """The configuration of the decoder of an encoder-decoder."""
         layers = self.num_decoder_layers or self.num_hidden_layers
         return self._part(causal=True, num_hidden_layers=layers)
 

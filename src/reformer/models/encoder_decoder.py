@@ -64,7 +64,7 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
         return self.encoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: Any) -> None:
-        """Replace them."""
+        """Replace the token embeddings of both sides."""
         self.encoder.set_input_embeddings(value)
 
     def prepare_decoder_input_ids_from_labels(self, labels: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:

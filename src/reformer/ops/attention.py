@@ -13,7 +13,7 @@ from reformer.ops.backends import choose_backend
 from reformer.ops.checks import check_choice
 from reformer.ops.environment import BACKENDS
 from reformer.ops.exact import sees_all
-from reformer.ops.hashing import draw_seed, make_rotations
+from reformer.ops.hashing import as_int64, draw_seed, make_rotations
 from reformer.ops.sequences import Sequences
 from reformer.ops.spec import LSH, Chunks, Local, make_local, make_lsh
 
@@ -43,6 +43,7 @@ def lsh_attention(
     scale: float = 1.0,
     duplicates: Duplicates = "count",
     dropout_p: float = 0.0,
+    dropout_seed: int | None = None,
     successor_values: bool | None = None,
     hashed: Float[Tensor, "b h l d"] | None = None,
     rotations: Float[Tensor, "h r d columns"] | None = None,
@@ -75,7 +76,8 @@ def lsh_attention(
         segment_ids: tokens see their own document only, a run of equal ids; ids must not decrease.
         scale: factor of the logits.
         duplicates: "count": a key found in two rounds counts twice; "once": each distinct key counts once.
-        dropout_p: dropout of numerators, per round and slot, or per pair with "once"; drawn anew in each call.
+        dropout_p: dropout of numerators, per round and slot, or per pair with "once".
+        dropout_seed: draws what is dropped from this integer; None: anew in each call, from torch's generator.
         successor_values: a pair delivers the value of the token that follows its key in the key's document, not the
             key's own: what followed the same context before. None: as `causal`.
         hashed: vectors to hash in place of `qk`, for instance the same without their positions.
@@ -103,7 +105,10 @@ def lsh_attention(
     for each in (qk, v if hashed is None else hashed):
         _check_tensors(each, v)
     sequences = Sequences.of(qk, key_padding_mask, segment_ids)
-    return attend_by_content(qk, v, spec, sequences, hashed=hashed, rotations=rotations, seed=seed, backend=backend)
+    return attend_by_content(
+        qk, v, spec, sequences, hashed=hashed, rotations=rotations, seed=seed, dropout_seed=dropout_seed,
+        backend=backend,
+    )  # fmt: skip
 
 
 def local_attention(
@@ -122,6 +127,7 @@ def local_attention(
     segment_ids: Int[Tensor, "b l"] | None = None,
     scale: float | None = None,
     dropout_p: float = 0.0,
+    dropout_seed: int | None = None,
     backend: Backend = "auto",
 ) -> Float[Tensor, "b h l d"]:
     """Attend to near tokens, self included.
@@ -138,7 +144,8 @@ def local_attention(
     )  # fmt: skip
     for each in (q, k):
         _check_tensors(each, v)
-    return attend_nearby(q, k, v, spec, Sequences.of(q, key_padding_mask, segment_ids), backend=backend)
+    sequences = Sequences.of(q, key_padding_mask, segment_ids)
+    return attend_nearby(q, k, v, spec, sequences, dropout_seed=dropout_seed, backend=backend)
 
 
 def attend_by_content(
@@ -150,12 +157,13 @@ def attend_by_content(
     hashed: Float[Tensor, "b h l d"] | None = None,
     rotations: Float[Tensor, "h r d columns"] | None = None,
     seed: int | None = None,
+    dropout_seed: int | None = None,
     backend: Backend = "auto",
 ) -> Float[Tensor, "b h l d"]:
     """`lsh_attention` as a spec says."""
     check_choice("backend", backend, BACKENDS)
     drawn = make_rotations(rotations, seed, (qk.shape[1], spec.rounds, qk.shape[3]))
-    dropout_seed = draw_seed() if spec.dropout else 0
+    dropout_seed = as_int64(_dropout_seed(spec, dropout_seed))
     if not qk.numel():
         return qk * v
     length, spec = qk.shape[2], spec.fitted(qk.shape[2])
@@ -174,11 +182,12 @@ def attend_nearby(
     spec: Local,
     sequences: Sequences,
     *,
+    dropout_seed: int | None = None,
     backend: Backend = "auto",
 ) -> Float[Tensor, "b h l d"]:
     """`local_attention` as a spec says."""
     check_choice("backend", backend, BACKENDS)
-    dropout_seed = draw_seed() if spec.dropout else 0
+    dropout_seed = as_int64(_dropout_seed(spec, dropout_seed))
     if not q.numel():
         return q * k * v
     length, spec = q.shape[2], spec.fitted(q.shape[2])
@@ -188,6 +197,12 @@ def attend_nearby(
     chosen = exact if backend == "auto" and sees_all(spec, length) else choose_backend(backend, q, spec)
     out = chosen.local(q, k, v, sequences, spec, dropout_seed).to(v.dtype)
     return out[:, :, :length] if missing else out
+
+
+def _dropout_seed(spec: LSH | Local, given: int | None) -> int:
+    if not spec.dropout:
+        return 0
+    return draw_seed() if given is None else given
 
 
 def _lengthen(missing: int, *tensors: Tensor) -> tuple[Tensor, ...]:

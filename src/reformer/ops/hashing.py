@@ -116,8 +116,12 @@ def make_rotations(given: Tensor | None, seed: int | None, shape: tuple[int, int
         )
     if seed is None:
         seed = draw_seed() if given is None else 0
-    seed = (seed + (1 << 63)) % (1 << 64) - (1 << 63)  # operators take 64 bits with a sign; `derive_seed` takes 64 bits
-    return Rotations(given, seed)
+    return Rotations(given, as_int64(seed))
+
+
+def as_int64(seed: int) -> int:
+    """The 64 bits of a seed as a number with a sign, which operators take."""
+    return (seed + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def split_buckets(log2_buckets: int, factor_from: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Which keys a query may see: rows in sorted order and a pattern over them (design, section 2, "Neighbourhood").
+"""Which keys a query may see: rows in sorted order and a pattern over them (`docs/rule.md`, "Neighbours").
 
 Every rule, LSH or local, ends in the same form: a sequence of *rows* (a token, its group, whether it is a query
 there or a key only), of which a query row sees those of its own group that lie within a halo around its tile.

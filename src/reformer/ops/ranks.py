@@ -1,4 +1,4 @@
-"""Ranks: where a token stands among the real tokens of its document (design: "Position").
+"""Ranks: where a token stands among the real tokens of its document (`docs/rule.md`, "Position").
 
 Octaves, windows and causality go by rank, never by slot, so that padding changes nothing.
 """

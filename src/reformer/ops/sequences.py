@@ -113,7 +113,7 @@ class Sequences:
         return x.masked_fill(padding.view(len(padding), *[1] * (x.dim() - 3), -1, 1), 0.0)
 
     def lengthened(self, missing: int) -> "Sequences":
-        """The same with so many slots of padding behind the last."""
+        """These sequences with so many slots of padding behind the last."""
         if not missing:
             return self
 

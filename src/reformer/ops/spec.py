@@ -22,7 +22,7 @@ class Octaves:
     """Of its bucket a query sees the last tokens; the number of buckets doubles as the text grows."""
 
     window: int = 32
-    """The most neighbours on a side, tokens."""
+    """The most neighbours on a side, tokens; the query itself is none of them (in `Band` it is)."""
     bucket_size: int = None  # type: ignore[assignment]  # it is worked out
     """Mean tokens of a bucket at its fullest; None: `window`."""
     num_buckets: int | None = None
@@ -48,7 +48,7 @@ class Octaves:
         return min((rank // self.bucket_size).bit_length(), self.last_octave)
 
     def fitted(self, length: int) -> Self:
-        """The same for a sequence of that length, in numbers that are no larger than it."""
+        """The rule for a sequence of that length, in numbers that are no larger than it."""
         if length >= max(self.window, self.bucket_size):
             return self
         length = max(int(length), 1)  # a length that torch.compile leaves open is none here
@@ -77,7 +77,7 @@ class Chunks:
             object.__setattr__(self, "factors", tuple(check_factors(self.factors)))
 
     def fitted(self, length: int) -> Self:
-        """The same for a sequence of that length, which says how many buckets there are."""
+        """The rule for a sequence of that length, which says how many buckets there are."""
         if self.factors is not None:
             return self
         return replace(self, factors=tuple(check_factors(automatic_buckets(int(length), self.length))))
@@ -88,12 +88,13 @@ class Band:
     """The last `window` tokens, self included; without `causal` `window - 1` on each side."""
 
     window: int = 64
+    """Tokens, the query itself among them (that of `Octaves` counts the others alone)."""
 
     def __post_init__(self) -> None:
         check_integer("window", self.window, 1)
 
     def fitted(self, length: int) -> Self:
-        """The same for a sequence of that length, in numbers that are no larger than it."""
+        """The rule for a sequence of that length, in numbers that are no larger than it."""
         return self if length >= self.window else replace(self, window=max(int(length), 1))
 
 
@@ -152,7 +153,7 @@ class LSH:
         return self.scale
 
     def fitted(self, length: int) -> "LSH":
-        """The same for a sequence of that length."""
+        """The attention over a sequence of that length."""
         rule = self.rule.fitted(length)
         return self if rule is self.rule else replace(self, rule=rule)
 
@@ -184,7 +185,7 @@ class Local:
         return width**-0.5 if self.scale is None else self.scale
 
     def fitted(self, length: int) -> "Local":
-        """The same for a sequence of that length."""
+        """The attention over a sequence of that length."""
         rule = self.rule if isinstance(self.rule, Chunks) else self.rule.fitted(length)
         return self if rule is self.rule else replace(self, rule=rule)
 

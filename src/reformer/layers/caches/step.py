@@ -33,7 +33,7 @@ class Step(Sequences):
     before: tuple[int, ...]
     """Real tokens of each batch row in the cache."""
     after: tuple[int, ...]
-    """And with the new ones."""
+    """Real tokens of each batch row in the cache, the new ones included."""
     segments: tuple[Segment, ...]
 
     @classmethod

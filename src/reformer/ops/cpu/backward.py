@@ -1,4 +1,4 @@
-"""The backward of one (batch, head), from the merged output and log-sum-exp (design, section 2, identity 2)."""
+"""The backward of one (batch, head), from the merged output and log-sum-exp (`docs/rule.md`, identity 2)."""
 
 import numpy as np
 

@@ -27,7 +27,7 @@ def convolve(x: Tensor, taps: Tensor, sequences: Sequences, offsets: list[int]) 
 
 
 def convolve_recent(recent: Tensor, rank: Tensor, size: int, weight: Tensor, offsets: list[int]) -> Tensor:
-    """The same over a ring [b, places, hidden], in which the token of rank t stands at t % size."""
+    """`convolve` over a ring [b, places, hidden], in which the token of rank t stands at t % size."""
     recent = in_kernel_type(recent).contiguous()
     out = torch.empty(*rank.shape, recent.shape[2], dtype=compute_type(recent))
     arrays = [_flat(x) for x in (recent, out, weight.to(out.dtype))]

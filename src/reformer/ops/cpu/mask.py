@@ -1,6 +1,6 @@
 """Which pairs of a run count, and how much: the band of a window, the masks of chunks, `once`, dropout.
 
-In a group, rows stand in time order, so a window is a band in sorted order and needs no positions (design, section 2,
+In a group, rows stand in time order, so a window is a band in sorted order and needs no positions (`docs/rule.md`,
 identity 3). Chunks mix groups and times, and compare documents and tokens.
 """
 

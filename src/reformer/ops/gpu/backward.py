@@ -1,6 +1,6 @@
 """The backward: gradients of queries by tiles of queries, those of keys and values by tiles of keys, then their sums.
 
-No gradient passes through the merge of rounds (design, section 2, identity 2), so each round is differentiated from
+No gradient passes through the merge of rounds (`docs/rule.md`, identity 2), so each round is differentiated from
 the merged output and log-sum-exp. Every row of keys writes its own gradients; a token's rows, which recur in later
 octaves and in every round, are summed in a fixed order.
 """

@@ -121,7 +121,7 @@ def sort_rows(
 def _general_sort(
     buckets: Tensor, base: Tensor, token: Tensor, groups: int, most: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same by `torch.sort` of unique keys, (group, name)."""
+    """`sort_rows` by `torch.sort` of unique keys, (group, name)."""
     rounds, each = buckets.shape[2:]
     group = torch.where(base[:, None, None] < 0, groups, base[:, None, None] + buckets.int())
     name = torch.arange(each, device=buckets.device)

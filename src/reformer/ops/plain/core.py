@@ -1,7 +1,7 @@
 """The plain backend: neighbourhood attention in ordinary PyTorch operations, on every device.
 
 Sorted rows are cut into tiles, and a piece of tiles is computed at a time; scores live for one piece only. All
-rounds form one softmax by plain addition under a shift that is fixed beforehand (design, section 2, identity 1),
+rounds form one softmax by plain addition under a shift that is fixed beforehand (`docs/rule.md`, identity 1),
 and the backward recomputes each piece from the merged output and log-sum-exp (identity 2).
 """
 
