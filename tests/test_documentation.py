@@ -119,3 +119,13 @@ def test_shell_commands_run(
         code, said = run_group(line, shell=True)
         assert code == 0, f"{command}: {said}"
     assert {line.split("reformer ")[1].split()[0] for line in found} == {"train", "evaluate", "generate"}, name
+
+
+def test_results_that_pages_name_say_where_they_are_from() -> None:
+    """And which of them are of another state of the source: a list, which `-s` shows."""
+    done = subprocess.run([sys.executable, "stale.py"], cwd=ROOT / "benchmarks", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    for line in done.stdout.splitlines():
+        result = json.loads((ROOT / "benchmarks" / "results" / line.split(" ")[0]).read_text())
+        assert {"date", "command", "machine"} <= result.keys()
