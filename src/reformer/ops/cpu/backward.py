@@ -16,6 +16,7 @@ from reformer.ops.cpu.rows import (
     run_tokens,
     scatter,
     scratch,
+    three_scratches,
     value_tokens,
 )
 from reformer.ops.cpu.simd import dot, exp, lanes, load, number, store, subtract, times
@@ -84,17 +85,9 @@ def differentiate_head(q, k, v, out, logsumexp, grad, dq, dk, dv, rows, options,
     """Write `dq`, `dk` (scratch where keys are the queries) and `dv`."""
     one, width = kind.dtype.type(1), options.width
     stride, unit = padded(width, lanes(kind)), max(lanes(kind), ROWS)
-    queries, columns, query_sums = (
-        scratch(QUERIES * stride, kind),
-        scratch(QUERIES * stride, kind),
-        scratch(QUERIES * stride, kind),
-    )
+    queries, columns, query_sums = three_scratches(QUERIES * stride, kind)
     grads, grad_columns = scratch(QUERIES * stride, kind), scratch(QUERIES * stride, kind)
-    keys, values, key_sums = (
-        scratch(KEYS * stride, kind),
-        scratch(KEYS * stride, kind),
-        scratch(KEYS * stride, kind),
-    )
+    keys, values, key_sums = three_scratches(KEYS * stride, kind)
     scores, slopes = scratch(KEYS * QUERIES, kind), scratch(KEYS * QUERIES, kind)
     z, run_delta, delta = scratch(QUERIES, kind), scratch(QUERIES, kind), scratch(options.length, kind)
     query_tokens, key_tokens, bounds = np.empty(QUERIES, np.int32), np.empty(KEYS, np.int32), empty_bounds()

@@ -43,6 +43,12 @@ def scratch(count, kind):
 
 
 @kernel
+def three_scratches(count, kind):
+    """Fresh memory three times."""
+    return scratch(count, kind), scratch(count, kind), scratch(count, kind)
+
+
+@kernel
 def pack(head, tokens, count, width, factor, by_token, target, stride):
     """Gather rows of tokens, times `factor` and, if given, a number of each token; zeros up to a whole block."""
     n = lanes(target)
