@@ -15,6 +15,7 @@ from reformer.models import (
     ReformerForCausalLM,
     ReformerForConditionalGeneration,
     ReformerForMaskedLM,
+    ReformerForQuestionAnswering,
     ReformerForSequenceClassification,
     ReformerForTokenClassification,
 )
@@ -91,6 +92,21 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Tensor]]] = {
         ReformerForTokenClassification,
         {"causal": False, "num_labels": 40},
         {**LABELLED, "attention_mask": PADDED},
+    ),
+    "answers": (
+        ReformerForQuestionAnswering,
+        {"causal": False},
+        {
+            "input_ids": IDS,
+            "attention_mask": PADDED,
+            "start_positions": torch.tensor([1, 2]),
+            "end_positions": torch.tensor([3, 4]),
+        },
+    ),
+    "exact layers": (
+        ReformerForCausalLM,
+        {"attention_pattern": ("local", "full"), "shifted_keys": True},
+        {**LABELLED, "attention_mask": PADDED, "segment_ids": DOCUMENTS},
     ),
     "encoder-decoder": (ReformerForConditionalGeneration, {}, {**LABELLED, "attention_mask": PADDED}),
     "chunks": (ReformerForCausalLM, CHUNKS, LABELLED),
