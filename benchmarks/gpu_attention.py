@@ -110,12 +110,12 @@ def kernels_of(length: int, arguments: argparse.Namespace, ceiling: dict[str, fl
     from gpu_peers import ROUNDS, WIDTH, WINDOW, bucket
     from torch.profiler import ProfilerActivity, profile
 
-    from reformer.ops.gpu.layout import octave_layout
+    from reformer.ops.gpu.layout import row_layout
     from reformer.ops.sequences import Sequences
     from reformer.ops.spec import Octaves
 
     tensors = inputs(length, arguments.heads, arguments.device, arguments.dtype)
-    each = octave_layout(Sequences.of(tensors[0]), Octaves(WINDOW), True).token.shape[1]
+    each = row_layout(Sequences.of(tensors[0]), Octaves(WINDOW), True).token.shape[1]
     rows, tokens = arguments.heads * ROUNDS * each, arguments.heads * ROUNDS * length
     line, pair = 2 * WIDTH, 2 * 2 * WINDOW * WIDTH  # bytes of a row; FLOP of a row's products with two tiles of keys
     work = {

@@ -127,7 +127,7 @@ def test_a_start_reads_what_has_changed(folder: Path, monkeypatch: pytest.Monkey
     os.utime(folder / "text" / "3.txt", (long_ago + 9, long_ago + 9))
     assert [names(), names()] == [["3.txt"], []]
     (folder / "cache" / "contents.sqlite").write_bytes(b"damaged" * 1000)
-    assert len(names()) == 7
+    assert [len(names()) for _ in range(3)] == [7, 7, 0]  # taken away, made anew, used
 
 
 def test_files_with_nul_bytes_are_left_out_of_folders(folder: Path) -> None:

@@ -42,7 +42,7 @@ def test_rows_of_octaves(causal: bool, limit: int | None, masks: str, device: st
     mask = padded(b, length, device).t().contiguous().t() if masks in ("padding", "both") else None
     ids = documents(b, length, device) if masks in ("documents", "both") else None
     rule = Octaves(4, num_buckets=limit)
-    found = layout.octave_layout(Sequences.of(torch.empty(b, length, 1, device=device), mask, ids), rule, causal)
+    found = layout.row_layout(Sequences.of(torch.empty(b, length, 1, device=device), mask, ids), rule, causal)
     ranks = compute_ranks(b, length, mask, ids, torch.device(device))
     expected = octave_rows(ranks, rule, causal)
     assert all(x.is_contiguous() for x in (found.token, found.base, found.names, found.alive))
@@ -71,8 +71,8 @@ def test_in_a_graph_a_layout_does_not_wait_for_the_gpu(causal: bool, masks: str)
     ids = documents(2, 300, "cpu") if masks != "padding" else None
     rule = Octaves(4)
     on_meta = (None if each is None else each.to("meta") for each in (mask, ids))
-    whole = layout.octave_layout(Sequences.of(torch.empty(2, 300, 1, device="meta"), *on_meta), rule, causal)
-    needed = layout.octave_layout(Sequences.of(torch.empty(2, 300, 1), mask, ids), rule, causal)
+    whole = layout.row_layout(Sequences.of(torch.empty(2, 300, 1, device="meta"), *on_meta), rule, causal)
+    needed = layout.row_layout(Sequences.of(torch.empty(2, 300, 1), mask, ids), rule, causal)
     assert whole.token.shape[1] >= needed.token.shape[1]
     assert whole.names.shape[1] >= needed.names.shape[1]
     assert whole.groups >= needed.groups
@@ -102,8 +102,8 @@ def test_rows_are_no_more_than_the_longest_text_needs(device: str) -> None:
 
     mask = torch.zeros(2, 300, dtype=torch.bool, device=device)
     mask[0, 50:70] = True
-    found = layout.octave_layout(Sequences.of(torch.empty(2, 300, 1, device=device), mask), Octaves(4), True)
-    alone = layout.octave_layout(Sequences(1, 20, torch.device(device)), Octaves(4), True)
+    found = layout.row_layout(Sequences.of(torch.empty(2, 300, 1, device=device), mask), Octaves(4), True)
+    alone = layout.row_layout(Sequences(1, 20, torch.device(device)), Octaves(4), True)
     assert found.token.shape[1] == alone.token.shape[1]
     assert found.names.shape[1] == alone.names.shape[1]
     assert found.groups == alone.groups

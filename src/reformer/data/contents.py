@@ -34,7 +34,9 @@ def contents_of(sources: Sequence[Source], cache: Path) -> list[Content]:
         with closing(sqlite3.connect(cache / NAME, timeout=60)) as index, index:
             index.execute(f"CREATE TABLE IF NOT EXISTS contents ({_COLUMNS}, PRIMARY KEY (path, kind))")
             return [_look_up(index, source) for source in sources]
-    except sqlite3.DatabaseError:  # damaged, or on a disk that locks nothing: it saves time and holds nothing else
+    except sqlite3.DatabaseError as error:  # the index saves time, and holds nothing that cannot be read again
+        if not isinstance(error, sqlite3.OperationalError):  # damaged, rather than on a disk that it cannot be used on
+            (cache / NAME).unlink(missing_ok=True)
         return [Content(*source.read()) for source in sources]
 
 

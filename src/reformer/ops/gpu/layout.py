@@ -68,12 +68,11 @@ TENSORS = tuple(field.name for field in fields(Layout))[1:]
 
 def layout_of(sequences: Sequences, spec: LSH | Local) -> Layout:
     """All that kernels need to know of the tokens; of sequences without masks it is kept."""
-    if isinstance(spec, Local):
-        layout = _kept(sequences, spec.rule, spec.causal, True)
-    elif isinstance(spec.rule, Octaves):
-        layout = octave_layout(sequences, spec.rule, spec.causal)
+    rule = spec.rule
+    if isinstance(spec, LSH) and isinstance(rule, Chunks):
+        layout = chunk_layout(sequences, rule)
     else:
-        layout = chunk_layout(sequences, spec.rule)
+        layout = row_layout(sequences, rule, spec.causal)
     if sequences.key_padding_mask is not None:
         layout = replace(layout, real=sequences.ranks.real)
     if sequences.masked and spec.successor_values:
@@ -82,15 +81,10 @@ def layout_of(sequences: Sequences, spec: LSH | Local) -> Layout:
     return layout
 
 
-def octave_layout(sequences: Sequences, rule: Octaves, causal: bool) -> Layout:
-    """Rows of `rule="bucket"`."""
-    return _kept(sequences, rule, causal, False)
-
-
-def _kept(sequences: Sequences, rule: Octaves | Chunks | Band, causal: bool, local: bool) -> Layout:
-    """Without masks nothing depends on the data, and a layout serves many forwards."""
+def row_layout(sequences: Sequences, rule: Octaves | Chunks | Band, causal: bool) -> Layout:
+    """Rows of LSH attention by octaves, or of local attention; without masks a layout serves many forwards."""
     if not sequences.masked:
-        return _plain_layout(sequences.length, rule, causal, local, sequences.device)
+        return _plain_layout(sequences.length, rule, causal, sequences.device)
     if isinstance(rule, Octaves):
         counts = sequences.counts(rule, causal) or _most_counts(sequences.length, rule, causal)
         return _octave_layout(sequences.ranks, rule, causal, counts)
@@ -98,14 +92,10 @@ def _kept(sequences: Sequences, rule: Octaves | Chunks | Band, causal: bool, loc
 
 
 @cached(8)
-def _plain_layout(
-    length: int, rule: Octaves | Chunks | Band, causal: bool, local: bool, device: torch.device
-) -> Layout:
+def _plain_layout(length: int, rule: Octaves | Chunks | Band, causal: bool, device: torch.device) -> Layout:
     ranks = rank_all(length, device)
-    if local:
-        assert not isinstance(rule, Octaves)
+    if not isinstance(rule, Octaves):
         return _local_layout(ranks, rule, causal)
-    assert isinstance(rule, Octaves)
     octaves = rule.octave_of(length - 1) + 1
     n = length + rows_before(octaves - 1, rule.bucket_size, causal)
     return _octave_layout(ranks, rule, causal, (octaves, n, 1 << octaves))
