@@ -20,9 +20,9 @@ from machine import RESULTS, save
 
 from reformer.cli.quiet import quiet_libraries
 from reformer.data.corpus import Document, read_documents
+from reformer.inference.evaluate import Evaluation, evaluate
 from reformer.report.positions import plot_positions
 from reformer.training.checkpoint import load_checkpoint
-from reformer.training.evaluate import Evaluation, evaluate
 
 STATED = 2.10
 """Bits per byte on the whole of the held-out book, windows of 8,192 bytes."""

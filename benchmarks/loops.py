@@ -15,10 +15,10 @@ from machine import save
 
 from reformer.cli.quiet import quiet_libraries
 from reformer.data.corpus import split_held_out, standard_library
+from reformer.inference.generate import Sampling, generate_text
 from reformer.models import ReformerForCausalLM
-from reformer.settings.data import DataSettings
+from reformer.tasks.lm import LanguageModelling
 from reformer.training.checkpoint import load_model, need_language_model
-from reformer.training.generate import Sampling, generate_text
 
 PERIODS, TIMES, LONG = range(1, 17), 6, 12
 SAMPLES, NEW, PROMPT = 20, 1000, 1500
@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     quiet_libraries()
     model = need_language_model(load_model(arguments.model), arguments.model)
-    _, documents = split_held_out(standard_library(), DataSettings().held_out)
+    _, documents = split_held_out(standard_library(), LanguageModelling().held_out)
     text = b"\n".join(document.text for document in documents)
     own = {"share": round(share_in_runs(text), 4), "not of blanks": round(share_in_runs(text, blanks=False), 4)}
     print(f"held-out text: {own}")

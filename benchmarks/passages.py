@@ -15,10 +15,9 @@ import numpy as np
 from machine import save
 
 from reformer.cli.quiet import quiet_libraries
-from reformer.data.classify import encode_labelled, read_labelled
-from reformer.data.tokens import ByteTokens
+from reformer.data.tokenizer import ByteTokenizer
+from reformer.tasks.classify import Classify
 from reformer.training.checkpoint import load_model
-from reformer.training.task_evaluation import evaluate_task
 
 BOOKS = (
     "war_and_peace",
@@ -61,9 +60,8 @@ def main() -> None:
     started = time.perf_counter()
     subprocess.run([*command, "--out", str(arguments.out / "model"), "--resume", "auto"], check=True)
     seconds = time.perf_counter() - started
-    model, tokens = load_model(arguments.out / "model"), ByteTokens()
-    rows = read_labelled([str(arguments.out / "test.jsonl")], "text", "label")
-    result = evaluate_task("classify", model, encode_labelled(rows, tokens, model.config.class_names, 4097), tokens)
+    model, tokenizer = load_model(arguments.out / "model"), ByteTokenizer()
+    result = Classify(files=(str(arguments.out / "test.jsonl"),)).evaluate(model, tokenizer, 4097)
     for name, value in result.scores.items():
         print(f"{name:<28}{value:.4f}")
     save(

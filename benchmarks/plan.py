@@ -20,6 +20,7 @@ from reformer.data.corpus import Document
 from reformer.data.prepare import Corpus
 from reformer.settings import ModelSettings
 from reformer.settings.training import TrainingSettings
+from reformer.tasks.lm import LanguageModelling
 from reformer.training.finetune import add_lora
 from reformer.training.plan import plan
 from reformer.training.run import build_model, train
@@ -63,7 +64,8 @@ def measure(name: str) -> dict[str, Any]:
     def go(settings: ModelSettings, training: TrainingSettings) -> None:
         with tempfile.TemporaryDirectory() as folder:
             fresh = build_model(settings, 0)
-            train(corpus, settings, training, Path(folder) / "run", model=fresh, say=lambda _: None)
+            task, out = LanguageModelling(), Path(folder) / "run"
+            train(corpus, settings, training, out, task=task, model=fresh, say=lambda _: None)
 
     go(tiny, short)
     planned = plan(settings, run)

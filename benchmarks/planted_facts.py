@@ -17,10 +17,9 @@ from machine import save
 
 from reformer.cli.quiet import quiet_libraries
 from reformer.data.byte_tokens import VOCABULARY
-from reformer.data.question import encode_questions, read_questions
-from reformer.data.tokens import ByteTokens
+from reformer.data.tokenizer import ByteTokenizer
+from reformer.tasks.qa import QuestionAnswering
 from reformer.training.checkpoint import load_model
-from reformer.training.task_evaluation import evaluate_task
 
 BYTES, TEST_ROWS = 4096, 400
 CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
@@ -81,9 +80,8 @@ def main() -> None:
         subprocess.run([*command, *flags.split(), *init, "--out", str(out / name), "--resume", "auto"], check=True)
         init = ["--init", str(out / name)]
     seconds = time.perf_counter() - started
-    model, tokens = load_model(out / "long"), ByteTokens()
-    examples = encode_questions(read_questions([str(out / "test.jsonl")]), tokens, 4200)
-    result = evaluate_task("qa", model, examples, tokens)
+    model, tokenizer = load_model(out / "long"), ByteTokenizer()
+    result = QuestionAnswering(files=(str(out / "test.jsonl"),)).evaluate(model, tokenizer, 4200)
     print(", ".join(f"{name} {value:.4f}" for name, value in result.scores.items()))
     save(
         "planted_facts",

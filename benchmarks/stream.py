@@ -17,7 +17,7 @@ from memory import MIB, in_fresh_process, peak_over_start
 
 import reformer
 from reformer.data.corpus import Document
-from reformer.training.evaluate import evaluate, evaluate_stream
+from reformer.inference.evaluate import evaluate, evaluate_stream
 
 BUCKETS = 256
 

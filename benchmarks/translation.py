@@ -15,10 +15,9 @@ import torch
 from machine import describe, save
 
 from reformer.cli.quiet import quiet_libraries
-from reformer.data.tokens import tokens_of
-from reformer.data.translate import encode_pairs, read_pairs
+from reformer.data.tokenizer import tokenizer_of
+from reformer.tasks.translate import Translate
 from reformer.training.checkpoint import load_model
-from reformer.training.task_evaluation import evaluate_task
 
 COMMON = """--task translate --tokenizer bpe:6000 --held-out 0 --length 256 --tie-word-embeddings
 --position-embedding sinusoidal --hidden-size 256 --num-hidden-layers 3 --num-attention-heads 4 --intermediate-size 512
@@ -47,10 +46,10 @@ def run(kind: str, seed: int, bf16: bool, data: Path, out: Path) -> None:
             [*command, "--seed", str(seed), "--out", str(folder), "--resume", "auto"], stderr=log, check=True
         )
     seconds = time.perf_counter() - started
-    model, tokens = load_model(folder), tokens_of(folder)
-    pairs = read_pairs([f"{data}/test_2016_flickr.en.gz"], [f"{data}/test_2016_flickr.de.gz"])
+    model, tokenizer = load_model(folder), tokenizer_of(folder)
+    task = Translate(source=(f"{data}/test_2016_flickr.en.gz",), target=(f"{data}/test_2016_flickr.de.gz",))
     model.to(torch.accelerator.current_accelerator() or "cpu")
-    found = evaluate_task("translate", model, encode_pairs(pairs, tokens), tokens, batch_size=100)
+    found = task.evaluate(model, tokenizer, 256, batch_size=100)
     row = {
         "kind": kind,
         "seed": seed,

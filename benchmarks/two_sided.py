@@ -27,18 +27,16 @@ from resumable import fill
 
 import reformer
 from reformer.cli.quiet import quiet_libraries
-from reformer.data.classify import encode_labelled, read_labelled
 from reformer.data.examples import Examples
 from reformer.data.masking import MaskedWindows
-from reformer.data.question import encode_questions, read_questions
-from reformer.data.tokens import ByteTokens
+from reformer.data.tokenizer import ByteTokenizer
 from reformer.layers.convolution import ShortConvolution
 from reformer.models.model import ReformerPreTrainedModel
 from reformer.settings import ModelSettings
-from reformer.settings.data import DataSettings
 from reformer.settings.training import TrainingSettings
+from reformer.tasks.classify import Classify
+from reformer.tasks.qa import QuestionAnswering
 from reformer.training.run import build_model, train
-from reformer.training.task_evaluation import evaluate_task
 
 CONVOLUTIONS = ("none", "identity", "neighbours")
 MASKED_STEPS, PASSAGES_STEPS, SHARE = 600, 400, 0.15
@@ -104,7 +102,7 @@ def masked(successors: bool, convolution: str, seed: int, data: Path) -> dict[st
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01, betas=(0.9, 0.98))
     random, started = np.random.default_rng(seed), time.process_time()
     starts = random.integers(0, len(text) - length, MASKED_STEPS)
-    windows = MaskedWindows(_Windows(text, starts.tolist(), length), ByteTokens(), SHARE, seed)
+    windows = MaskedWindows(_Windows(text, starts.tolist(), length), ByteTokenizer(), SHARE, seed)
     for step in range(MASKED_STEPS):
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * min(1.0, (step + 1) / 50) * (1 - 0.9 * step / MASKED_STEPS)
@@ -114,7 +112,7 @@ def masked(successors: bool, convolution: str, seed: int, data: Path) -> dict[st
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     spent = time.process_time() - started
-    held = MaskedWindows(_Windows(held_out, range(0, len(held_out), length), length), ByteTokens(), SHARE, 0)
+    held = MaskedWindows(_Windows(held_out, range(0, len(held_out), length), length), ByteTokenizer(), SHARE, 0)
     nll = correct = count = 0.0
     model.eval()
     with torch.no_grad():
@@ -144,7 +142,7 @@ class _Windows:
 
 def facts(successors: bool, convolution: str, seed: int, data: Path) -> dict[str, Any]:
     """Share of answers to the letter, after the two runs of `planted_facts.py`."""
-    tokens, started = ByteTokens(), time.process_time()
+    tokenizer, started = ByteTokenizer(), time.process_time()
     settings = ModelSettings(
         hidden_size=128,
         num_hidden_layers=3,
@@ -161,7 +159,9 @@ def facts(successors: bool, convolution: str, seed: int, data: Path) -> dict[str
         out = Path(folder)
         planted_facts.write_texts(out)
         texts = {
-            name: encode_questions(read_questions([str(out / f"{name}.jsonl")]), tokens, 4200)
+            name: QuestionAnswering().encode(
+                QuestionAnswering(files=(str(out / f"{name}.jsonl"),)).rows(), tokenizer, (), 4200
+            )
             for name in ("short", "long", "test")
         }
         for name, rate, warmup in (("short", 2e-3, 100), ("long", 1e-3, 50)):
@@ -169,15 +169,15 @@ def facts(successors: bool, convolution: str, seed: int, data: Path) -> dict[str
                 length=4200, batch_tokens=4096, steps=600, learning_rate=rate, schedule="linear", warmup_steps=warmup,
                 log_steps=100, eval_steps=0, save_steps=0, seed=seed,
             )  # fmt: skip
-            examples = Examples(texts[name], texts[name][:1], tokens)
-            model = train(examples, settings, training, out / name, data=DataSettings(task="qa"), model=model, say=_say)
-    scores = evaluate_task("qa", model, texts["test"], tokens).scores
+            examples = Examples(texts[name], texts[name][:1], tokenizer)
+            model = train(examples, settings, training, out / name, task=QuestionAnswering(), model=model, say=_say)
+    scores = QuestionAnswering().measure(model, tokenizer, texts["test"]).scores
     return {name: round(value, 4) for name, value in scores.items()} | {"cpu seconds": time.process_time() - started}
 
 
 def books(successors: bool, convolution: str, seed: int, data: Path) -> dict[str, Any]:
     """Share of passages whose book is found, after the first steps of what `passages.py` does, in fp32."""
-    tokens, started = ByteTokens(), time.process_time()
+    tokenizer, started = ByteTokenizer(), time.process_time()
     settings = ModelSettings(
         hidden_size=128,
         num_hidden_layers=4,
@@ -202,8 +202,8 @@ def books(successors: bool, convolution: str, seed: int, data: Path) -> dict[str
         out = Path(folder)
         passages.write_rows(data / "books", out)
         train_rows, test_rows = (
-            encode_labelled(
-                read_labelled([str(out / f"{name}.jsonl")], "text", "label"), tokens, tuple(names.values()), 4097
+            Classify().encode(
+                Classify(files=(str(out / f"{name}.jsonl"),)).rows(), tokenizer, tuple(names.values()), 4097
             )
             for name in ("train", "test")
         )
@@ -211,10 +211,9 @@ def books(successors: bool, convolution: str, seed: int, data: Path) -> dict[str
             length=4097, batch_size=4, steps=PASSAGES_STEPS, warmup_steps=50, log_steps=50, eval_steps=0,
             save_steps=0, seed=seed,
         )  # fmt: skip
-        examples = Examples(train_rows, test_rows[:1], tokens, tuple(names.values()))
-        data_settings = DataSettings(task="classify")
-        model = train(examples, settings, training, out / "m", data=data_settings, model=model, say=_say)
-    scores = evaluate_task("classify", model, test_rows, tokens).scores
+        examples = Examples(train_rows, test_rows[:1], tokenizer, tuple(names.values()))
+        model = train(examples, settings, training, out / "m", task=Classify(), model=model, say=_say)
+    scores = Classify().measure(model, tokenizer, test_rows).scores
     return {"accuracy": round(scores["accuracy"], 4), "cpu seconds": time.process_time() - started}
 
 

@@ -1,6 +1,6 @@
 """Train a small byte-level Reformer on the Python standard library's source, evaluate it, and let it write.
 
-Run by `make demo`; six to eight minutes on two CPU cores.
+Run by `make demo`; five to eight minutes on two CPU cores.
 """
 
 import argparse
@@ -15,12 +15,12 @@ from reformer.cli.quiet import quiet_libraries
 from reformer.data.byte_model import ByteModel, lzma_bits_per_byte
 from reformer.data.corpus import Document, split_held_out, standard_library, standard_library_sources
 from reformer.data.prepare import prepare
+from reformer.inference.evaluate import Evaluation, evaluate
+from reformer.inference.generate import Sampling, generate_text
 from reformer.settings import ModelSettings
-from reformer.settings.data import DataSettings
 from reformer.settings.presets import load_preset
 from reformer.settings.training import TrainingSettings
-from reformer.training.evaluate import Evaluation, evaluate
-from reformer.training.generate import Sampling, generate_text
+from reformer.tasks.lm import LanguageModelling
 from reformer.training.run import Interrupted, build_model, train
 
 PROMPT = "def "
@@ -47,15 +47,15 @@ def main() -> None:
     tables = load_preset("demo")
     settings = ModelSettings(**tables["model"])
     training = TrainingSettings(**tables["training"] | ({"steps": arguments.steps} if arguments.steps else {}))
-    data = DataSettings()
-    corpus = prepare(data, sources=standard_library_sources(), say=tell)
-    documents, held_out = split_held_out(standard_library(), data.held_out)
+    task = LanguageModelling()
+    corpus = prepare(task, sources=standard_library_sources(), say=tell)
+    documents, held_out = split_held_out(standard_library(), task.held_out)
     held_out = up_to(held_out, arguments.held_out_bytes)
     tell(f"training text: {sum(len(d.text) for d in documents):,} bytes of the Python standard library")
 
     model = build_model(settings, training.seed)
     before = evaluate(model, held_out, training.length)
-    model = train(corpus, settings, training, arguments.out, data=data, overwrite=True, model=model, say=tell)
+    model = train(corpus, settings, training, arguments.out, task=task, overwrite=True, model=model, say=tell)
     after = evaluate(model, held_out, training.length)
 
     text = b"\n".join(document.text for document in documents)

@@ -18,12 +18,14 @@ FLOORS = [
     "models",
     "data",
     "training",
+    "inference",
+    "tasks",
     "interop",
     "report",
     "keras",
     "cli",
 ]
-SAME_FLOOR = [{"interop", "report", "keras"}]
+SAME_FLOOR = [{"training", "inference"}, {"interop", "report", "keras"}]
 
 
 def name_of(source: Path) -> str:

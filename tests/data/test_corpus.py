@@ -9,7 +9,7 @@ from reformer.data.byte_model import ByteModel
 from reformer.data.byte_tokens import END, ByteDecoder, encode
 from reformer.data.corpus import Document, read_documents, split_held_out, standard_library
 from reformer.data.stream import ArrayStream, join_documents
-from reformer.data.tokens import ByteTokens
+from reformer.data.tokenizer import ByteTokenizer
 from reformer.data.windows import Collate, HeldOutWindows, TrainingWindows, evaluation_windows
 from reformer.settings.phases import Phase
 
@@ -118,12 +118,12 @@ def test_a_batch_has_padding_and_documents_apart() -> None:
     stream = join_documents([Document("a", b"abc"), Document("b", b"d")])
     parts = [torch.from_numpy(stream.part(*part)) for part in ((1, 6), (2, 4))]
     items = [{"input_ids": part, "labels": part} for part in parts]
-    batch = Collate(ByteTokens(), apart=True)(items)
+    batch = Collate(ByteTokenizer(), apart=True)(items)
     assert batch["input_ids"].tolist() == [[100, 101, 102, 1, 103], [101, 102, 0, 0, 0]]
     assert batch["labels"].tolist() == [[100, 101, 102, -100, 103], [101, 102, -100, -100, -100]]
     assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 0, 0, 0]]
     assert batch["segment_ids"].tolist() == [[0, 0, 0, 1, 1], [0] * 5]
-    assert set(Collate(ByteTokens())(items[:1])) == {"input_ids", "labels"}
+    assert set(Collate(ByteTokenizer())(items[:1])) == {"input_ids", "labels"}
 
 
 def test_evaluation_windows_predict_each_byte_once() -> None:
@@ -131,7 +131,7 @@ def test_evaluation_windows_predict_each_byte_once() -> None:
         document = Document("a", bytes(range(size)))
         for length in (2, 3, 10):
             for stride in {1, length - 1}:
-                windows = list(evaluation_windows(document, ByteTokens(), length, stride))
+                windows = list(evaluation_windows(document, ByteTokenizer(), length, stride))
                 predicted = [token for window, last in windows for token in window[-last:].tolist()]
                 assert predicted == encode(document.text).tolist()
                 assert all(len(window) - last >= min(length - stride, 1) for window, last in windows[1:])

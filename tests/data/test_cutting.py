@@ -5,10 +5,10 @@ import torch
 
 from reformer.data.cutting import SHORTEST, CutWindows
 from reformer.data.stream import ArrayStream
-from reformer.data.tokens import ByteTokens
+from reformer.data.tokenizer import ByteTokenizer
 from reformer.data.windows import Collate, TrainingWindows
-from reformer.settings.data import DataSettings
 from reformer.settings.phases import Phase
+from reformer.tasks.lm import LanguageModelling
 
 
 def windows(length: int, count: int) -> TrainingWindows:
@@ -50,15 +50,15 @@ def test_a_batch_of_pieces_padding_and_documents() -> None:
     ids = torch.tensor([5, 1, 6, 7, 8, 9])
     cut = {"input_ids": ids, "labels": ids, "segment_ids": torch.tensor([1, 1, 1, 2, 2, 3])}
     short = {"input_ids": ids[:3], "labels": ids[:3]}
-    joined = Collate(ByteTokens())([cut, short])
+    joined = Collate(ByteTokenizer())([cut, short])
     assert joined["segment_ids"].tolist() == [[0, 0, 0, 1, 1, 2], [0] * 6]
     assert joined["labels"].tolist() == [ids.tolist(), [5, 1, 6, -100, -100, -100]]
-    apart = Collate(ByteTokens(), apart=True)([cut, short])
+    apart = Collate(ByteTokenizer(), apart=True)([cut, short])
     assert apart["segment_ids"].tolist() == [[0, 1, 1, 2, 2, 3], [0, 1, 1, 1, 1, 1]]
     assert apart["labels"][0].tolist() == [5, -100, 6, 7, 8, 9]
-    assert "segment_ids" not in Collate(ByteTokens())([short, short])
+    assert "segment_ids" not in Collate(ByteTokenizer())([short, short])
 
 
 def test_a_share_is_below_1() -> None:
     with pytest.raises(ValueError, match="cut_windows=1"):
-        DataSettings(cut_windows=1)
+        LanguageModelling(cut_windows=1)

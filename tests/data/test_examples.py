@@ -10,20 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from reformer.data.batches import TrainingBatches
+from reformer.data.batches import ExampleCollate, TrainingBatches
 from reformer.data.byte_tokens import END, FIRST_BYTE
-from reformer.data.classify import classify_examples
 from reformer.data.corpus import Document
-from reformer.data.examples import Example, ExampleCollate
+from reformer.data.examples import Example, Examples
 from reformer.data.masking import MaskedWindows
-from reformer.data.question import question_examples
 from reformer.data.rows import read_rows
 from reformer.data.stream import join_documents
-from reformer.data.tag import tag_examples
-from reformer.data.tokens import ByteTokens
-from reformer.data.translate import translate_examples
+from reformer.data.tokenizer import ByteTokenizer
 from reformer.data.windows import HeldOutWindows
-from reformer.settings.data import DataSettings
+from reformer.settings.run_file import data_of
+from reformer.tasks import tasks
 
 ROWS = [{"text": f'text, "{i}"\nof two lines', "label": "abc"[i % 3]} for i in range(40)]
 
@@ -45,15 +42,20 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
+def read(task: Any, length: int) -> Examples:
+    examples: Examples = task.read(length, lambda _: None)
+    return examples
+
+
 def text_of(example: Example) -> str:
-    return ByteTokens().as_bytes(np.asarray(example.features["input_ids"]).tolist()).decode()
+    return ByteTokenizer().as_bytes(np.asarray(example.features["input_ids"]).tolist()).decode()
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.csv", "a.tsv", "a.parquet"])
 def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, ROWS)
     assert [row for _, row in read_rows([path])] == ROWS
-    examples = classify_examples(DataSettings(task="classify", files=(path,), held_out=0.25), 12)
+    examples = read(tasks()["classify"](files=(path,), held_out=0.25), 12)
     assert examples.classes == ("a", "b", "c")
     assert 0 < len(examples.held_out) < 20
     assert len(examples.train) + len(examples.held_out) == 40
@@ -61,35 +63,35 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     assert text_of(first) in [row["text"][:11] for row in ROWS]
     assert np.asarray(first.features["input_ids"])[0] == END
     assert first.features["labels"] == examples.classes.index(first.truth)
-    assert examples.fingerprint == classify_examples(DataSettings(files=(path,), held_out=0.25), 12).fingerprint
-    assert examples.fingerprint != classify_examples(DataSettings(files=(path,), held_out=0.25), 11).fingerprint
+    assert examples.fingerprint == read(tasks()["classify"](files=(path,), held_out=0.25), 12).fingerprint
+    assert examples.fingerprint != read(tasks()["classify"](files=(path,), held_out=0.25), 11).fingerprint
 
 
 def test_what_is_held_out_does_not_depend_on_the_order(tmp_path: Path) -> None:
     found = []
     for rows in (ROWS, ROWS[::-1]):
         path = write(tmp_path / "a.jsonl", rows)
-        held = classify_examples(DataSettings(task="classify", files=(path,), held_out=0.3), 99).held_out
+        held = read(tasks()["classify"](files=(path,), held_out=0.3), 99).held_out
         found.append(sorted(map(text_of, held)))
     assert found[0] == found[1]
     numbers = write(tmp_path / "n.jsonl", [{"text": "x", "label": i} for i in (10, 9, 2)])
-    settings = DataSettings(task="classify", files=(numbers,), held_out_files=(numbers,))
-    assert classify_examples(settings, 9).classes == ("2", "9", "10")
+    settings = tasks()["classify"](files=(numbers,), held_out_files=(numbers,))
+    assert read(settings, 9).classes == ("2", "9", "10")
 
 
 def test_tags_stand_at_the_first_token_of_each_word(tmp_path: Path) -> None:
     rows = [{"tokens": ["Zoë", "sits"], "tags": ["B-P", "O"]}, {"tokens": ["in", "Rome"], "tags": ["O", "B-L"]}]
     path = write(tmp_path / "a.jsonl", rows)
-    settings = DataSettings(task="tag", files=(path,), held_out_files=(path,), field="tokens", label_field="tags")
-    examples = tag_examples(settings, 99)
+    settings = tasks()["tag"](files=(path,), held_out_files=(path,), field="tokens", label_field="tags")
+    examples = read(settings, 99)
     assert examples.classes == ("B-L", "B-P", "O")
     assert text_of(examples.train[0]) == "Zoë sits"
     labels = np.asarray(examples.train[0].features["labels"])
     assert [(int(i), int(labels[i])) for i in np.flatnonzero(labels != -100)] == [(1, 1), (5, 2)]
-    short = tag_examples(settings, 4).train[0]
+    short = read(settings, 4).train[0]
     assert short.truth == ["B-P"]
     plain = write(tmp_path / "b.csv", [{"text": "Zoë sits", "label": "B-P O"}])
-    again = tag_examples(DataSettings(task="tag", files=(plain,), held_out_files=(plain,)), 99)
+    again = read(tasks()["tag"](files=(plain,), held_out_files=(plain,)), 99)
     assert np.array_equal(np.asarray(again.train[0].features["input_ids"]), examples.train[0].features["input_ids"])
 
 
@@ -100,8 +102,8 @@ def test_answers_have_positions(tmp_path: Path) -> None:
     found = []
     for number, row in enumerate((squad, flat)):
         path = write(tmp_path / f"{number}.jsonl", [row])
-        settings = DataSettings(task="qa", files=(path,), held_out_files=(path,))
-        found.append(question_examples(settings, 99).train[0])
+        settings = tasks()["qa"](files=(path,), held_out_files=(path,))
+        found.append(read(settings, 99).train[0])
     for example in found:
         ids = np.asarray(example.features["input_ids"])
         start, end = example.features["start_positions"], example.features["end_positions"]
@@ -109,7 +111,7 @@ def test_answers_have_positions(tmp_path: Path) -> None:
         assert isinstance(end, int)
         assert bytes((ids[start : end + 1] - FIRST_BYTE).tolist()) == b"London"
         assert bytes((example.truth.context - FIRST_BYTE).tolist()).decode() == context
-    assert question_examples(settings, 30).train[0].features["start_positions"] == -100
+    assert read(settings, 30).train[0].features["start_positions"] == -100
 
 
 def test_pairs_of_lines(tmp_path: Path) -> None:
@@ -118,15 +120,15 @@ def test_pairs_of_lines(tmp_path: Path) -> None:
     (tmp_path / "b").rename(tmp_path / "b.gz")
     sides = {"source": (str(tmp_path / "a"),), "target": (str(tmp_path / "b.gz"),)}
     held = {f"held_out_{name}": value for name, value in sides.items()}
-    examples = translate_examples(DataSettings(task="translate", **sides, **held), 8)
+    examples = read(tasks()["translate"](**sides, **held), 8)
     assert [example.truth for example in examples.train] == ["eins", "zwei"]
     assert np.asarray(examples.train[0].features["labels"])[-1] == END
-    joint = translate_examples(DataSettings(task="translate", **sides, **held, tokenizer="bpe:300"), 99)
-    assert joint.tokens.vocabulary <= 300
+    joint = read(tasks()["translate"](**sides, **held, tokenizer="bpe:300"), 99)
+    assert joint.tokenizer.vocabulary <= 300
     assert len(joint.train) == 3
     (tmp_path / "a").write_text("one\n")
     with pytest.raises(ValueError, match=r"has 1 lines and .* 4; each source has its target"):
-        translate_examples(DataSettings(task="translate", **sides), 8)
+        read(tasks()["translate"](**sides), 8)
 
 
 def examples_of(sizes: list[int]) -> list[Example]:
@@ -166,9 +168,9 @@ def test_a_batch_is_padded_and_masked() -> None:
 
 
 def test_masks_depend_on_the_window_alone() -> None:
-    stream = join_documents([Document("a", bytes(range(32, 127)) * 40)], ByteTokens())
+    stream = join_documents([Document("a", bytes(range(32, 127)) * 40)], ByteTokenizer())
     windows = HeldOutWindows(stream, 500)
-    masked = MaskedWindows(windows, ByteTokens(), 0.15, seed=1)
+    masked = MaskedWindows(windows, ByteTokenizer(), 0.15, seed=1)
     found = [masked[i] for i in range(len(masked))]
     for i, window in enumerate(found):
         again = masked[i]
@@ -178,12 +180,12 @@ def test_masks_depend_on_the_window_alone() -> None:
         assert torch.equal(window["labels"][chosen], plain[chosen])
         assert torch.equal(window["input_ids"][~chosen], plain[~chosen])
     chosen = torch.cat([window["labels"] != -100 for window in found])
-    hidden = torch.cat([window["input_ids"] == ByteTokens.mask for window in found])
+    hidden = torch.cat([window["input_ids"] == ByteTokenizer.mask for window in found])
     assert 0.13 < chosen.float().mean() < 0.17
     assert 0.75 < hidden.sum() / chosen.sum() < 0.85
-    other = MaskedWindows(windows, ByteTokens(), 0.15, seed=2)[0]
+    other = MaskedWindows(windows, ByteTokenizer(), 0.15, seed=2)[0]
     assert not torch.equal(other["labels"], found[0]["labels"])
-    tiny = MaskedWindows([{"input_ids": torch.tensor([5])}], ByteTokens(), 0.01, seed=0)  # type: ignore[arg-type]
+    tiny = MaskedWindows([{"input_ids": torch.tensor([5])}], ByteTokenizer(), 0.01, seed=0)  # type: ignore[arg-type]
     assert tiny[0]["labels"].tolist() == [5]
 
 
@@ -204,9 +206,9 @@ def test_masks_depend_on_the_window_alone() -> None:
 )
 def test_rows_that_are_none(tmp_path: Path, name: str, content: str, said: str) -> None:
     (tmp_path / name).write_text(content)
-    settings = DataSettings(task="classify", files=(str(tmp_path / name),), held_out=0.0)
+    settings = tasks()["classify"](files=(str(tmp_path / name),), held_out=0.0)
     with pytest.raises(ValueError, match=said.replace(".", r"\.")):
-        classify_examples(settings, 99)
+        read(settings, 99)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +223,7 @@ def test_rows_that_are_none(tmp_path: Path, name: str, content: str, said: str) 
 )
 def test_settings_that_do_not_go_together(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        DataSettings(**given)
+        data_of(given, tasks())
 
 
 @pytest.mark.parametrize(
@@ -236,9 +238,8 @@ def test_settings_that_do_not_go_together(given: dict[str, Any], said: str) -> N
 )
 def test_rows_of_another_task(tmp_path: Path, task: Any, row: dict[str, Any], said: str) -> None:
     path = write(tmp_path / "a.jsonl", [row])
-    read = {"tag": tag_examples, "qa": question_examples}[task]
     with pytest.raises(ValueError, match=f"line 1: .*{said}"):
-        read(DataSettings(task=task, files=(path,)), 99)
+        read(tasks()[task](files=(path,)), 99)
 
 
 def test_tokens_of_a_context_say_nothing_of_the_answer(tmp_path: Path) -> None:
@@ -246,30 +247,30 @@ def test_tokens_of_a_context_say_nothing_of_the_answer(tmp_path: Path) -> None:
     found = []
     for answer in ("London", "flows", "don-on"):
         path = write(tmp_path / "a.jsonl", [{"context": context, "question": "Where?", "answer": answer}])
-        settings = DataSettings(task="qa", files=(path,), held_out_files=(path,), tokenizer="bpe:280")
-        examples = question_examples(settings, 99)
+        settings = tasks()["qa"](files=(path,), held_out_files=(path,), tokenizer="bpe:280")
+        examples = read(settings, 99)
         example = examples.train[0]
         found.append(np.asarray(example.features["input_ids"]).tolist())
         start, end = example.features["start_positions"], example.features["end_positions"]
         assert isinstance(start, int)
         assert isinstance(end, int)
-        covered = examples.tokens.as_bytes(found[-1][start : end + 1]).decode()
+        covered = examples.tokenizer.as_bytes(found[-1][start : end + 1]).decode()
         assert answer in covered
         assert len(covered) <= len(" London-on")
-        assert examples.tokens.as_bytes(example.truth.context.tolist()).decode() == context
+        assert examples.tokenizer.as_bytes(example.truth.context.tolist()).decode() == context
     assert found[0] == found[1] == found[2]
 
 
 def test_words_of_no_token_and_classes_of_one_row(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"text": ["", "a"], "label": ["O", "B"]}, {"text": ["b"], "label": ["O"]}])
-    settings = DataSettings(task="tag", files=(path,), held_out_files=(path,))
-    example = tag_examples(settings, 9).train[0]
+    settings = tasks()["tag"](files=(path,), held_out_files=(path,))
+    example = read(settings, 9).train[0]
     labels = np.asarray(example.features["labels"])
     assert len(labels) == len(np.asarray(example.features["input_ids"]))
     assert [i for i in labels if i != -100] == [1, 0]
     rows = [{"text": f"text {i}", "label": str(i)} for i in range(30)]  # each class has one row
     path = write(tmp_path / "b.jsonl", rows)
-    examples = classify_examples(DataSettings(task="classify", files=(path,), held_out=0.3), 99)
+    examples = read(tasks()["classify"](files=(path,), held_out=0.3), 99)
     assert len(examples.classes) == 30
     assert examples.held_out
 

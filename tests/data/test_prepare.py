@@ -17,9 +17,9 @@ from reformer.data.corpus import read_documents, split_held_out
 from reformer.data.prepare import Corpus, prepare
 from reformer.data.sources import Source
 from reformer.data.stream import join_documents
-from reformer.data.tokens import ByteTokens, load_tokens, tokens_of, train_bpe
+from reformer.data.tokenizer import ByteTokenizer, load_tokenizer, tokenizer_of, train_bpe
 from reformer.errors import InputError
-from reformer.settings.data import DataSettings
+from reformer.tasks.lm import LanguageModelling
 
 
 def whole(corpus: Corpus) -> tuple[list[int], list[int]]:
@@ -46,7 +46,7 @@ def test_equals_documents_in_memory(folder: Path, only: str, held_out: float, mo
     expected = tuple(join_documents(part).part(0, 10**6).tolist() for part in (train, test))
     for batch in (1 << 20, 100):
         monkeypatch.setattr(preparing, "BATCH", batch)
-        corpus = prepare(DataSettings(files=files, held_out=held_out), cache=folder / f"cache-{batch}")
+        corpus = prepare(LanguageModelling(files=files, held_out=held_out), cache=folder / f"cache-{batch}")
         assert whole(corpus) == expected
         for start in (0, 1, 3, len(expected[0]) - 5, len(expected[0])):
             for count in (0, 1, 120):
@@ -58,12 +58,12 @@ def test_equals_documents_in_memory(folder: Path, only: str, held_out: float, mo
 
 def test_tokens_of_a_bpe(folder: Path) -> None:
     (folder / "text" / "end.txt").write_text("a text that spells <end> and <pad> " * 9)
-    settings = DataSettings(files=(str(folder / "text"),), tokenizer="bpe:300")
+    settings = LanguageModelling(files=(str(folder / "text"),), tokenizer="bpe:300")
     corpus = prepare(settings, cache=folder / "cache")
     found = whole(corpus)
-    assert sum(part.count(corpus.tokens.end) for part in found) == 6 + 200 + 1
+    assert sum(part.count(corpus.tokenizer.end) for part in found) == 6 + 200 + 1
     train, test = split_held_out(read_documents(settings.files), settings.held_out)
-    assert found == tuple(join_documents(part, corpus.tokens).part(0, 10**6).tolist() for part in (train, test))
+    assert found == tuple(join_documents(part, corpus.tokenizer).part(0, 10**6).tolist() for part in (train, test))
     (folder / "text" / "wrong.jsonl").write_text('{"text": "a"}\n{"txt": "b"}')
     with pytest.raises(InputError, match=r"wrong\.jsonl, line 2: no field 'text'"):
         prepare(settings, cache=folder / "elsewhere")
@@ -73,7 +73,7 @@ def test_tokens_of_a_bpe(folder: Path) -> None:
 
 def test_bytes_of_plain_files_are_read_where_they_lie(folder: Path) -> None:
     files = (str(folder / "text" / "*.txt"),)
-    corpus = prepare(DataSettings(files=files), cache=folder / "cache")
+    corpus = prepare(LanguageModelling(files=files), cache=folder / "cache")
     assert {path.name for path in (folder / "cache").iterdir()} == {"contents.lock", "contents.sqlite"}
     before = corpus.train.part(0, 40).tolist()
     assert before[1:] == [byte + 3 for byte in (folder / "text" / "0.txt").read_bytes()[:39]]
@@ -90,7 +90,7 @@ def test_found_again_until_something_changes(folder: Path, monkeypatch: pytest.M
 
     def again(**changes: Any) -> int:
         calls.clear()
-        prepare(DataSettings(files=(str(folder / "text"),), **changes), cache=cache)
+        prepare(LanguageModelling(files=(str(folder / "text"),), **changes), cache=cache)
         return len(calls)
 
     assert again() == 1
@@ -116,7 +116,7 @@ def test_a_start_reads_what_has_changed(folder: Path, monkeypatch: pytest.Monkey
 
     def names() -> list[str]:
         read.clear()
-        prepare(DataSettings(files=(str(folder / "text"),)), cache=folder / "cache")
+        prepare(LanguageModelling(files=(str(folder / "text"),)), cache=folder / "cache")
         return sorted(read)
 
     assert len(names()) == 7
@@ -132,18 +132,18 @@ def test_a_start_reads_what_has_changed(folder: Path, monkeypatch: pytest.Monkey
 
 def test_files_with_nul_bytes_are_left_out_of_folders(folder: Path) -> None:
     (folder / "text" / "many.jsonl").unlink()
-    before = whole(prepare(DataSettings(files=(str(folder / "text"),)), cache=folder / "cache"))
+    before = whole(prepare(LanguageModelling(files=(str(folder / "text"),)), cache=folder / "cache"))
     (folder / "text" / "picture.png").write_bytes(b"a picture\0\1")
-    assert whole(prepare(DataSettings(files=(str(folder / "text"),)), cache=folder / "cache")) == before
+    assert whole(prepare(LanguageModelling(files=(str(folder / "text"),)), cache=folder / "cache")) == before
     with gzip.open(folder / "text" / "6.txt.gz", "wb") as packed:  # its bytes hold NULs, its text does not
         packed.write(b"a text " * 50)
-    more = whole(prepare(DataSettings(files=(str(folder / "text"),)), cache=folder / "cache"))
+    more = whole(prepare(LanguageModelling(files=(str(folder / "text"),)), cache=folder / "cache"))
     assert sum(map(len, more)) == sum(map(len, before)) + 350 + 2  # the end token of what is held out of it too
 
 
 def test_held_out_files(folder: Path) -> None:
     files, held_out = str(folder / "text" / "0.txt"), str(folder / "text" / "1.txt")
-    corpus = prepare(DataSettings(files=(files,), held_out_files=(held_out,)), cache=folder / "cache")
+    corpus = prepare(LanguageModelling(files=(files,), held_out_files=(held_out,)), cache=folder / "cache")
     assert whole(corpus) == tuple(
         join_documents(read_documents([f])).part(0, 10**6).tolist() for f in (files, held_out)
     )
@@ -152,34 +152,34 @@ def test_held_out_files(folder: Path) -> None:
 def test_what_holds_no_text_to_train_on(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": ""}\n')
     with pytest.raises(ValueError, match="hold no text"):
-        prepare(DataSettings(files=(str(tmp_path / "a.jsonl"),)), cache=tmp_path / "cache")
+        prepare(LanguageModelling(files=(str(tmp_path / "a.jsonl"),)), cache=tmp_path / "cache")
     (tmp_path / "not-a-folder").write_text("x")
     with pytest.raises(ValueError, match="set HF_DATASETS_CACHE"):
-        prepare(DataSettings(files=(str(tmp_path),)), cache=tmp_path / "not-a-folder" / "cache")
+        prepare(LanguageModelling(files=(str(tmp_path),)), cache=tmp_path / "not-a-folder" / "cache")
 
 
 def test_a_bpe_loses_no_text(tmp_path: Path) -> None:
     text = "to be or not to be, that is the question: ☃ déjà <end> <pad>\n  two"
-    tokens = train_bpe([text.encode()] * 20, 300)
-    (found,) = tokens.encode([text.encode()])
+    tokenizer = train_bpe([text.encode()] * 20, 300)
+    (found,) = tokenizer.encode([text.encode()])
     assert found.dtype == np.uint16
-    assert tokens.end not in found  # <end> in a text is text
-    assert tokens.as_bytes(found.tolist()).decode() == text
+    assert tokenizer.end not in found  # <end> in a text is text
+    assert tokenizer.as_bytes(found.tolist()).decode() == text
     assert len(found) < len(text.encode())
-    decoder = tokens.decoder()
+    decoder = tokenizer.decoder()
     pieces = [decoder.feed(int(token)) for token in found]
     assert "".join(pieces) + decoder.finish() == text
-    snowman = tokens.encode(["☃".encode()])[0].tolist()
-    decoder = tokens.decoder()
+    snowman = tokenizer.encode(["☃".encode()])[0].tolist()
+    decoder = tokenizer.decoder()
     assert all(decoder.feed(token) == "" for token in snowman[:-1])
     assert decoder.feed(snowman[-1]) == "☃"
-    (odd,) = tokens.encode([b"a\xffb"])
-    assert tokens.as_bytes(odd.tolist()).decode() == "a\ufffdb"
-    tokens.save(tmp_path)
-    again = tokens_of(tmp_path)
-    assert again.identity == tokens.identity
+    (odd,) = tokenizer.encode([b"a\xffb"])
+    assert tokenizer.as_bytes(odd.tolist()).decode() == "a\ufffdb"
+    tokenizer.save(tmp_path)
+    again = tokenizer_of(tmp_path)
+    assert again.identity == tokenizer.identity
     assert again.encode([text.encode()])[0].tolist() == found.tolist()
-    assert isinstance(tokens_of(tmp_path / "none"), ByteTokens)
+    assert isinstance(tokenizer_of(tmp_path / "none"), ByteTokenizer)
 
 
 def test_folders_that_hold_no_tokenizer(tmp_path: Path) -> None:
@@ -188,14 +188,14 @@ def test_folders_that_hold_no_tokenizer(tmp_path: Path) -> None:
         (str(tmp_path), "holds no tokenizer"),
     ):
         with pytest.raises(ValueError, match=message):
-            load_tokens(given)
+            load_tokenizer(given)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="holds no tokenizer that can be read"):
-        load_tokens(str(tmp_path))
+        load_tokenizer(str(tmp_path))
     endless = train_bpe([b"abc"], 300).backend
     PreTrainedTokenizerFast(tokenizer_object=endless).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="no end token"):
-        load_tokens(str(tmp_path))
+        load_tokenizer(str(tmp_path))
     for given, message in (("bpe:12", "at least 259"), ("bpe:x", "at least 259"), ("", "is empty")):
         with pytest.raises(ValueError, match=message):
-            DataSettings(tokenizer=given)
+            LanguageModelling(tokenizer=given)

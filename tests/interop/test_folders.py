@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from reformer.cli.main import main
-from reformer.data.tokens import tokens_of
+from reformer.data.tokenizer import tokenizer_of
 from reformer.models import ReformerConfig, ReformerForCausalLM
 from reformer.training.checkpoint import load_checkpoint
 from tests.interop.models import random_config, random_model
@@ -35,12 +35,12 @@ def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_bytes_plus_two(tmp_path: Path) -> None:
     theirs_in(tmp_path / "theirs", vocab_size=258)
     assert main(["convert", str(tmp_path / "theirs"), str(tmp_path / "ours")]) == 0
-    tokens = tokens_of(tmp_path / "ours")
+    tokenizer = tokenizer_of(tmp_path / "ours")
     text = bytes(range(128)) + "naïve \u4e2d\u6587 \U0001f600".encode()
-    (found,) = tokens.encode([text])
+    (found,) = tokenizer.encode([text])
     assert found.tolist() == [byte + 2 for byte in text]
-    assert tokens.as_bytes(found.tolist()) == text
-    assert (tokens.pad, tokens.end, tokens.vocabulary) == (0, 1, 258)
+    assert tokenizer.as_bytes(found.tolist()) == text
+    assert (tokenizer.pad, tokenizer.end, tokenizer.vocabulary) == (0, 1, 258)
 
 
 def test_a_sentencepiece_tokenizer_goes_along(tmp_path: Path) -> None:
@@ -63,10 +63,10 @@ def test_a_sentencepiece_tokenizer_goes_along(tmp_path: Path) -> None:
     (tmp_path / "theirs" / "tokenizer_config.json").write_text(config)
     assert main(["convert", str(tmp_path / "theirs"), str(tmp_path / "ours")]) == 0
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "theirs" / "spiece.model"))
-    tokens = tokens_of(tmp_path / "ours")
-    (found,) = tokens.encode([text.strip().encode()])
+    tokenizer = tokenizer_of(tmp_path / "ours")
+    (found,) = tokenizer.encode([text.strip().encode()])
     assert found.tolist() == pieces.encode(text.strip())
-    assert tokens.as_bytes(found.tolist()).decode() == text.strip()
+    assert tokenizer.as_bytes(found.tolist()).decode() == text.strip()
 
 
 @pytest.mark.parametrize(

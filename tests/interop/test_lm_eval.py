@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from reformer.data.corpus import Document
+from reformer.inference.evaluate import evaluate, evaluate_stream
 from reformer.models import ReformerConfig, ReformerForCausalLM
-from reformer.training.evaluate import evaluate, evaluate_stream
 
 lm_eval = pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::UserWarning")

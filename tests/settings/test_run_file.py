@@ -9,11 +9,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from reformer.ops.spec import Octaves
-from reformer.settings.data import DataSettings
 from reformer.settings.model import RULE_VERSION, ModelSettings
 from reformer.settings.presets import load_preset, preset_names
-from reformer.settings.run_file import TABLES, Run, check_same_run, lay, read_run_file, read_tables, write_run_file
+from reformer.settings.run_file import Run, check_same_run, lay, read_run_file, read_tables, write_run_file
 from reformer.settings.training import TrainingSettings
+from reformer.tasks import tasks
+from reformer.tasks.lm import LanguageModelling
 
 
 def values_of(kind: Any) -> Iterator[Any]:
@@ -31,9 +32,12 @@ def values_of(kind: Any) -> Iterator[Any]:
             yield from values_of(part)
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_every_field_comes_back_with_every_value(table: str, tmp_path: Path) -> None:
-    kind, path = TABLES[table], tmp_path / "run.toml"
+KINDS = [("model", ModelSettings), ("training", TrainingSettings), *(("data", kind) for kind in tasks().values())]
+
+
+@pytest.mark.parametrize(("table", "kind"), KINDS, ids=lambda value: getattr(value, "__name__", ""))
+def test_every_field_comes_back_with_every_value(table: str, kind: Any, tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
     for field in fields(kind):
         hint = get_type_hints(kind)[field.name]
         for value in values_of(hint) if field.name != "rule_version" else [RULE_VERSION]:
@@ -41,7 +45,7 @@ def test_every_field_comes_back_with_every_value(table: str, tmp_path: Path) -> 
             settings = object.__new__(kind)  # not checked: a value alone may not go with the others' defaults
             settings.__dict__.update({each.name: each.default for each in fields(kind)} | {field.name: value})
             write_run_file(path, replace(Run.of({}), **{table: settings}))
-            read = read_run_file(path).get(table, {}).get(field.name, field.default)
+            read = read_run_file(path, tasks()).get(table, {}).get(field.name, field.default)
             assert (read, type(read)) == (value, type(value)), field.name
 
 
@@ -61,10 +65,10 @@ def test_what_is_left_open_is_left_out(tmp_path: Path) -> None:
 def test_the_same_run_is_the_same(position_embedding: Any, tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     run = Run(
-        ModelSettings(position_embedding=position_embedding, pad_token_id=None), DataSettings(), TrainingSettings()
+        ModelSettings(position_embedding=position_embedding, pad_token_id=None), LanguageModelling(), TrainingSettings()
     )
     write_run_file(path, run)
-    assert Run.of(read_run_file(path)) == run
+    assert Run.of(read_run_file(path, tasks()), tasks()) == run
     check_same_run(path, run)
     check_same_run(path, replace(run, model=run.model.worked_out()))
     for other in ({"position_embedding": "sinusoidal"}, {"pad_token_id": 0}, {"head_dim": 32}, {"window": 16}):
@@ -116,3 +120,26 @@ def test_what_goes_with_another_rule_is_dropped_and_said() -> None:
     both = lay({}, {"model": {"rule": "chunk", "window": 8}}, said.append)  # in the same breath
     with pytest.raises(ValueError, match="window=8 goes with rule='bucket'"):
         Run.of(both)
+
+
+def test_what_goes_with_another_task_is_refused_or_dropped_and_said() -> None:
+    for values, message in (
+        ({"mask": 0.2}, "mask is for task='mlm', and task is 'lm'; leave it out"),
+        ({"task": "qa", "label_field": "x"}, "label_field is for task='classify' and task='tag', and task is 'qa'"),
+        ({"task": "guess"}, "task='guess'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Run.of({"data": values}, tasks())
+    assert Run.of({"data": {"mask": 0.15}}, tasks()).data == LanguageModelling()  # as it would be
+    said: list[str] = []
+    below = {"data": {"task": "classify", "field": "body", "label_field": "kind"}}
+    assert lay(below, {"data": {"task": "tag"}}, said.append, tasks())["data"]["label_field"] == "kind"
+    assert lay(below, {"data": {"task": "mlm"}}, said.append, tasks())["data"] == {"task": "mlm", "field": "body"}
+    assert said == ["label_field='kind' is dropped: it is not for task='mlm'"]
+
+
+def test_a_run_of_another_task_is_another(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    write_run_file(path, Run.of({"data": {"task": "mlm"}}, tasks()))
+    with pytest.raises(ValueError, match="was trained for task='mlm', not 'lm'"):
+        check_same_run(path, Run.of({}, tasks()))

@@ -8,9 +8,12 @@ from transformers import default_data_collator
 
 from reformer.data.corpus import Document
 from reformer.data.prepare import Corpus
+from reformer.data.task import Task
 from reformer.models import ReformerForCausalLM
 from reformer.settings import ModelSettings
 from reformer.settings.training import TrainingSettings
+from reformer.tasks.lm import LanguageModelling
+from reformer.training import run
 from reformer.training.job import Job
 from reformer.training.trainer import ReformerTrainer
 from tests.over import over
@@ -31,6 +34,11 @@ def training(**changes: Any) -> TrainingSettings:
     """Neither evaluations nor checkpoints, unless they are asked for."""
     small = {"length": 64, "batch_size": 2, "steps": 6, "warmup_steps": 2, "log_steps": 2, "learning_rate": 3e-3}
     return TrainingSettings(**{**small, "eval_steps": 0, "save_steps": 0, **changes})
+
+
+def train(*arguments: Any, task: Task | None = None, **options: Any) -> Any:
+    """A run that predicts the next token unless told otherwise."""
+    return run.train(*arguments, task=task or LanguageModelling(), **options)
 
 
 def job(data: Any = (), rows: int = 2) -> Job:

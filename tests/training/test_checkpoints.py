@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 from reformer.data.corpus import Document
-from reformer.settings.data import DataSettings
+from reformer.inference.evaluate import evaluate
 from reformer.settings.run_file import Run
+from reformer.tasks.lm import LanguageModelling
 from reformer.training.checkpoint import checkpoints, load_checkpoint
-from reformer.training.evaluate import evaluate
 from reformer.training.folder import RunFolder
-from reformer.training.run import Interrupted, find_checkpoint, train
+from reformer.training.run import Interrupted, find_checkpoint
 from reformer.training.trainer import NotSaved, ReformerTrainer
-from tests.training.conftest import TEXT, corpus, settings, stop_behind, training
+from tests.training.conftest import TEXT, corpus, settings, stop_behind, train, training
 
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
 
@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_whole(tmp_path: Path, monkeyp
 
 def test_a_run_that_was_killed_before_it_saved_begins_again(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    RunFolder(out, Run(settings(), DataSettings(), training()), corpus())
+    RunFolder(out, Run(settings(), LanguageModelling(), training()), corpus())
     assert find_checkpoint(out, "auto") is None
     run(out, steps=2)
     run(tmp_path / "bare", save_steps=0)
@@ -151,7 +151,7 @@ def test_what_cannot_be_resumed(tmp_path: Path) -> None:
     found = find_checkpoint(out, "auto")
     model, options = settings(hidden_dropout=0.1, embedding_dropout=0.1), training(**EVERY_TWO | {"save_steps": 3})
     with pytest.raises(ValueError, match="other settings: files"):
-        train(corpus(held_out=HELD_OUT), model, options, out, data=DataSettings(files=("x",)), resume=found)
+        train(corpus(held_out=HELD_OUT), model, options, out, task=LanguageModelling(files=("x",)), resume=found)
     with pytest.raises(ValueError, match="is no checkpoint of a run"):
         find_checkpoint(out, str(tmp_path))
     with pytest.raises(ValueError, match="is a checkpoint of another run"):

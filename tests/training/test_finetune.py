@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
+from reformer.inference.evaluate import evaluate
 from reformer.settings import ModelSettings
 from reformer.settings.lora import LoraSettings
 from reformer.training.checkpoint import checkpoints, load_checkpoint
-from reformer.training.evaluate import evaluate
 from reformer.training.finetune import adapt, add_lora
-from reformer.training.run import Interrupted, build_model, find_checkpoint, train
-from tests.training.conftest import TEXT, corpus, settings, training
+from reformer.training.run import Interrupted, build_model, find_checkpoint
+from tests.training.conftest import TEXT, corpus, settings, train, training
 from tests.training.test_checkpoints import stop_behind
 
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reformer.training.metrics import (
+from reformer.inference.metrics import (
     accuracy,
     exact_match,
     f1_by_class,
@@ -12,7 +12,7 @@ from reformer.training.metrics import (
     translation_scores,
     words_f1,
 )
-from reformer.training.predict import ANSWER, best_span
+from reformer.tasks.qa import LONGEST, best_span
 
 
 def test_f1_of_classes() -> None:
@@ -50,12 +50,12 @@ def test_the_best_span_ends_behind_its_start_and_soon() -> None:
     import torch
 
     random = torch.Generator().manual_seed(0)
-    for length in (1, 5, ANSWER + 30):
+    for length in (1, 5, LONGEST + 30):
         starts, ends = (torch.randn(length, generator=random) for _ in range(2))
         sums = (starts[:, None] + ends).triu().masked_fill(torch.ones(length, length).triu().logical_not(), -torch.inf)
-        sums = sums.masked_fill(torch.ones(length, length).triu(ANSWER).bool(), -torch.inf)
+        sums = sums.masked_fill(torch.ones(length, length).triu(LONGEST).bool(), -torch.inf)
         wanted = divmod(int(sums.argmax()), length)
-        assert best_span(starts, ends) == wanted
+        assert best_span(starts.numpy(), ends.numpy()) == wanted
 
 
 def test_translation_scores_are_sacrebleus() -> None:

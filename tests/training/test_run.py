@@ -8,24 +8,22 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from reformer.data.corpus import Document
-from reformer.settings import ModelSettings
-from reformer.settings.data import DataSettings
+from reformer.inference.evaluate import evaluate
+from reformer.inference.generate import Sampling, generate_text
 from reformer.settings.run_file import Run, check_same_run, read_run_file, write_run_file
-from reformer.settings.training import TrainingSettings
+from reformer.tasks import tasks
+from reformer.tasks.lm import LanguageModelling
 from reformer.training.checkpoint import load_checkpoint
-from reformer.training.evaluate import evaluate
 from reformer.training.folder import RunFolder
-from reformer.training.generate import Sampling, generate_text
-from reformer.training.run import Interrupted, build_model, train
+from reformer.training.run import Interrupted, build_model
 from reformer.training.trainer import NonFiniteLoss, ReformerTrainer
-from tests.training.conftest import TEXT, corpus, settings, training
+from tests.training.conftest import TEXT, corpus, settings, train, training
 
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
 
 
 def settings_of(path: Path) -> Run:
-    tables = read_run_file(path)
-    return Run(ModelSettings(**tables["model"]), DataSettings(**tables["data"]), TrainingSettings(**tables["training"]))
+    return Run.of(read_run_file(path, tasks()), tasks())
 
 
 def test_a_run_learns_logs_and_saves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,7 +49,7 @@ def test_a_run_learns_logs_and_saves(tmp_path: Path, capsys: pytest.CaptureFixtu
     x = torch.randint(3, 259, (1, 50))
     assert torch.equal(load_checkpoint(out)(x).logits, model.eval()(x).logits)
     assert torch.equal(AutoModelForCausalLM.from_pretrained(out)(x).logits, model(x).logits)
-    assert settings_of(out / "run.toml") == Run(settings(), DataSettings(), training(steps=40))
+    assert settings_of(out / "run.toml") == Run(settings(), LanguageModelling(), training(steps=40))
 
 
 def test_the_run_file_repeats_the_run(tmp_path: Path) -> None:
@@ -141,7 +139,7 @@ def test_folders_that_hold_something(tmp_path: Path) -> None:
 
 
 def folder(out: Path, **options: Any) -> RunFolder:
-    return RunFolder(out, Run(settings(), DataSettings(), training()), corpus(), **options)
+    return RunFolder(out, Run(settings(), LanguageModelling(), training()), corpus(), **options)
 
 
 def test_what_was_trained_is_never_lost(tmp_path: Path) -> None:
@@ -240,7 +238,7 @@ def test_generation_writes_bytes_and_follows_its_seed() -> None:
 def test_run_files(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     given = settings(num_buckets=8, pad_token_id=None, eos_token_id=None, attention_pattern=("lsh",))
-    run = Run(given, DataSettings(files=("a", "b")), training(length_schedule=("32:3",)))
+    run = Run(given, LanguageModelling(files=("a", "b")), training(length_schedule=("32:3",)))
     write_run_file(path, run)
     assert settings_of(path) == run
     for text, message in (
@@ -262,13 +260,13 @@ def test_run_files(tmp_path: Path) -> None:
 
 def test_what_was_left_open_is_the_same_run_as_its_answer(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
-    runs = [Run(settings(successor_values=value), DataSettings(), training()) for value in (None, True, False)]
+    runs = [Run(settings(successor_values=value), LanguageModelling(), training()) for value in (None, True, False)]
     write_run_file(path, runs[0])
     check_same_run(path, runs[1])
     with pytest.raises(ValueError, match="successor_values=False"):
         check_same_run(path, runs[2])
-    write_run_file(path, Run(settings(causal=False), DataSettings(), training()))
-    check_same_run(path, Run(settings(causal=False, successor_values=False), DataSettings(), training()))
+    write_run_file(path, Run(settings(causal=False), LanguageModelling(), training()))
+    check_same_run(path, Run(settings(causal=False, successor_values=False), LanguageModelling(), training()))
 
 
 def test_checkpoints_that_are_none(tmp_path: Path) -> None:
@@ -317,9 +315,9 @@ def test_documents_apart_do_not_see_each_other(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ReformerTrainer, "compute_loss", watch)
         for mode in ("join", "apart"):
-            data = DataSettings(documents=mode)
+            data = LanguageModelling(documents=mode)
             options = training(length=300, batch_size=1, steps=1)
-            train(corpus(documents), settings(), options, tmp_path / mode, data=data, say=lambda _: None)
+            train(corpus(documents), settings(), options, tmp_path / mode, task=data, say=lambda _: None)
     assert seen[0] is None
     assert seen[1][0].diff().abs().sum() == 1  # the one begins where the other ends
     assert seen[0] is None

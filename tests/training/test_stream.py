@@ -1,7 +1,7 @@
 import pytest
 
 from reformer.data.corpus import Document
-from reformer.training.evaluate import evaluate, evaluate_stream
+from reformer.inference.evaluate import evaluate, evaluate_stream
 from tests.models.conftest import Make, make
 
 __all__ = ["make"]

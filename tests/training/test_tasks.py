@@ -10,16 +10,15 @@ import pytest
 import torch
 
 from reformer.data.examples import Examples
-from reformer.data.tasks import read_examples, read_to_evaluate
+from reformer.inference.evaluate import evaluate_masked
 from reformer.models import ReformerForConditionalGeneration
-from reformer.settings.data import DataSettings
+from reformer.tasks import tasks
+from reformer.tasks.mlm import MaskedLanguageModelling
 from reformer.training.checkpoint import load_checkpoint, load_model
-from reformer.training.evaluate import evaluate_masked
 from reformer.training.job import make_job, with_tokens
-from reformer.training.run import Interrupted, build_model, find_checkpoint, train
-from reformer.training.task_evaluation import evaluate_task
+from reformer.training.run import Interrupted, build_model, find_checkpoint
 from reformer.training.trainer import ReformerTrainer
-from tests.training.conftest import TEXT, corpus, settings, stop_behind, training
+from tests.training.conftest import TEXT, corpus, settings, stop_behind, train, training
 
 NAMES = ["Ann", "Bob", "Cid", "Dot"]
 
@@ -42,21 +41,21 @@ def rows(task: str, count: int = 60) -> list[dict[str, Any]]:
     return found
 
 
-def data_of(task: str, folder: Path) -> DataSettings:
+def data_of(task: str, folder: Path) -> Any:
     if task == "translate":
         lines = [" ".join(random.Random(i).choices("abcdef", k=5)) for i in range(60)]
         (folder / "source.txt").write_text("\n".join(lines) + "\n")
         (folder / "target.txt").write_text("\n".join(line.upper() for line in lines) + "\n")
-        return DataSettings(
-            task="translate", source=(str(folder / "source.txt"),), target=(str(folder / "target.txt"),), held_out=0.1
-        )
+        files = {"source": (str(folder / "source.txt"),), "target": (str(folder / "target.txt"),)}
+        return tasks()["translate"](**files, held_out=0.1)
     path = folder / f"{task}.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows(task)))
-    return DataSettings(task=task, files=(str(path),), held_out=0.15)  # type: ignore[arg-type]
+    return tasks()[task](files=(str(path),), held_out=0.15)
 
 
-def examples_of(data: DataSettings) -> Examples:
-    return read_examples(data, 64)
+def examples_of(data: Any) -> Examples:
+    examples: Examples = data.read(64, lambda _: None)
+    return examples
 
 
 @pytest.mark.parametrize(
@@ -67,14 +66,15 @@ def test_a_task_is_learned_and_measured(tmp_path: Path, task: str, steps: int, s
     examples = examples_of(data)
     said: list[str] = []
     run = training(steps=steps, batch_size=16, warmup_steps=5, learning_rate=5e-3, log_steps=20, eval_steps=steps)
-    train(examples, settings(), run, tmp_path / "run", data=data, say=said.append)
+    train(examples, settings(), run, tmp_path / "run", task=data, say=said.append)
     model = load_model(tmp_path / "run")
     assert not model.config.causal
-    result = evaluate_task(task, model, examples.held_out, examples.tokens)
+    result = data.measure(model, examples.tokenizer, examples.held_out)
     assert result.scores[score] > 0.9, result.scores
     assert len(result.answers) == len(examples.held_out)
-    again = read_to_evaluate(data, examples.tokens, model.config.class_names, 64)
-    assert evaluate_task(task, model, again, examples.tokens, batch_size=7).scores[score] > 0.9
+    again = data.evaluate(model, examples.tokenizer, 64, batch_size=7)
+    assert again.scores[score] > 0.9
+    assert len(again.answers) == 60
     with pytest.raises(ValueError, match="give a language model"):
         load_checkpoint(tmp_path / "run")
     if task != "qa":
@@ -85,9 +85,9 @@ def test_translation_is_learned_and_measured(tmp_path: Path) -> None:
     data = data_of("translate", tmp_path)
     examples = examples_of(data)
     run = training(steps=100, batch_tokens=400, warmup_steps=20, learning_rate=4e-3, log_steps=50)
-    train(examples, settings(position_embedding="sinusoidal"), run, tmp_path / "run", data=data, say=lambda _: None)
+    train(examples, settings(position_embedding="sinusoidal"), run, tmp_path / "run", task=data, say=lambda _: None)
     model = load_model(tmp_path / "run")
-    result = evaluate_task("translate", model, examples.held_out, examples.tokens, beams=2)
+    result = data.measure(model, examples.tokenizer, examples.held_out, beams=2)
     assert result.scores["chrF"] > 35, result.answers
     assert result.notes["beam search"] == "2 beams"
 
@@ -107,16 +107,16 @@ def test_held_out_examples_are_evaluated_in_batches(tmp_path: Path, monkeypatch:
     for changes in ({"batch_size": 1}, {"batch_size": 1, "batch_tokens": 400}):
         run = training(eval_steps=1, **changes)
         work = make_job(examples, data, run)
-        model = build_model(with_tokens(settings(), examples.tokens), 0, work.model_class)
+        model = build_model(with_tokens(settings(), examples.tokenizer), 0, work.model_class)
         found.append(ReformerTrainer(model, work, run, str(tmp_path / "run")).evaluate()["eval_loss"])
     assert sizes == [1] * len(examples.held_out) + [6, len(examples.held_out) - 6]
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 def test_masked_tokens_are_learned(tmp_path: Path) -> None:
-    data = DataSettings(task="mlm", mask=0.2)
+    data = MaskedLanguageModelling(mask=0.2)
     run = training(steps=150, batch_size=8, warmup_steps=5, learning_rate=5e-3, eval_steps=150, log_steps=50)
-    train(corpus(held_out=TEXT), settings(), run, tmp_path / "run", data=data, say=lambda _: None)
+    train(corpus(held_out=TEXT), settings(), run, tmp_path / "run", task=data, say=lambda _: None)
     score = evaluate_masked(load_model(tmp_path / "run"), TEXT, 64, 0.2)
     assert score.accuracy > 0.4  # always a space: 0.2
     assert score.loss == evaluate_masked(load_model(tmp_path / "run"), TEXT, 64, 0.2).loss
@@ -124,12 +124,12 @@ def test_masked_tokens_are_learned(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["tag", "translate", "mlm"])
 def test_a_resumed_run_is_the_same_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str) -> None:
-    data = DataSettings(task="mlm") if task == "mlm" else data_of(task, tmp_path)
+    data = MaskedLanguageModelling() if task == "mlm" else data_of(task, tmp_path)
     text = corpus() if task == "mlm" else examples_of(data)
     small, run = settings(hidden_dropout=0.1), training(save_steps=2, batch_size=4)
 
-    def go(out: str, data: DataSettings = data, **options: Any) -> Any:
-        return train(text, small, run, tmp_path / out, data=data, say=lambda _: None, **options)
+    def go(out: str, data: Any = data, **options: Any) -> Any:
+        return train(text, small, run, tmp_path / out, task=data, say=lambda _: None, **options)
 
     whole = go("whole")
     with monkeypatch.context() as patch:
@@ -145,17 +145,17 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_head_goes_on_from_a_masked_model(tmp_path: Path) -> None:
-    train(corpus(), settings(), training(), tmp_path / "mlm", data=DataSettings(task="mlm"), say=lambda _: None)
+    train(corpus(), settings(), training(), tmp_path / "mlm", task=MaskedLanguageModelling(), say=lambda _: None)
     before = load_model(tmp_path / "mlm")
     data = data_of("classify", tmp_path)
     run = training(steps=1, learning_rate=1e-9, warmup_steps=0, init=str(tmp_path / "mlm"))
-    after = train(examples_of(data), before.config.settings, run, tmp_path / "head", data=data, say=lambda _: None)
+    after = train(examples_of(data), before.config.settings, run, tmp_path / "head", task=data, say=lambda _: None)
     assert after.config.class_names == tuple(sorted(NAMES))
     for (name, a), b in zip(before.model.named_parameters(), after.model.parameters(), strict=True):
         assert (a - b).abs().max() < 1e-6, name
     pairs = data_of("translate", tmp_path)
     with pytest.raises(ValueError, match="they have no layers in common"):
-        train(examples_of(pairs), before.config.settings, run, tmp_path / "pairs", data=pairs, say=lambda _: None)
+        train(examples_of(pairs), before.config.settings, run, tmp_path / "pairs", task=pairs, say=lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_head_goes_on_from_a_masked_model(tmp_path: Path) -> None:
     ],
 )
 def test_settings_that_do_not_fit_the_task(tmp_path: Path, task: str, changes: dict[str, Any], said: str) -> None:
-    data = DataSettings() if task == "lm" else data_of(task, tmp_path)
+    data = tasks()["lm"]() if task == "lm" else data_of(task, tmp_path)
     text = corpus() if task == "lm" else examples_of(data)
     with pytest.raises(ValueError, match=said):
-        train(text, settings(), training(**changes), tmp_path / "run", data=data, say=lambda _: None)
+        train(text, settings(), training(**changes), tmp_path / "run", task=data, say=lambda _: None)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +11,19 @@ import tyro
 from reformer.cli.parse import parse
 from reformer.errors import InputError
 from reformer.ops.checks import check_integer
+from reformer.tasks import task_of, tasks
+from reformer.tasks.lm import LanguageModelling
 
 if TYPE_CHECKING:
     from reformer.data.corpus import Document
-    from reformer.training.evaluate import Evaluation
+    from reformer.data.task import Task
+    from reformer.inference.evaluate import Evaluation
 
 
 PICTURES = (".png", ".svg", ".pdf")
+
+_OF_TASKS = ("field", "label_field", "source", "target", "beams")
+"""Flags that some tasks have a use for."""
 
 
 @dataclass
@@ -63,8 +69,8 @@ class Evaluate:
     """Files of sources, one a line (translate)."""
     target: tuple[str, ...] = ()
     """Files of their targets (translate)."""
-    beams: int = 5
-    """Targets that beam search keeps at a time (translate)."""
+    beams: int | None = None
+    """Targets that beam search keeps at a time, 5 unless given (translate)."""
     answers: Annotated[Path | None, tyro.conf.arg(metavar="JSONL")] = None
     """Write what the model answers, one JSON value a row (classify, tag, qa, translate)."""
 
@@ -77,73 +83,77 @@ def run(argv: Sequence[str]) -> None:
     from reformer.cli.quiet import quiet_libraries
     from reformer.data.corpus import read_documents, split_held_out, standard_library
     from reformer.report.evaluation import Measured, as_json, as_text
-    from reformer.settings.data import DataSettings
 
     quiet_libraries()
     folders = [command.model, *command.against]
     runs = [_run_of(folder) for folder in folders]
     task = _task_of(command.model)
-    if task != "lm":
+    if task is not LanguageModelling:
         _run_task(command, task, runs[0])
         return
-    field = command.field or runs[0].get("data", {}).get("field", "text")
-    documents = read_documents(command.files, field) if command.files else []
-    if not command.files:
-        documents = split_held_out(standard_library(), DataSettings(**runs[0].get("data", {})).held_out)[1]
+    data, _ = _asked(command, LanguageModelling, runs[0].get("data", {}))
+    documents = read_documents(data.files, data.field) if data.files else []
+    if not data.files:
+        documents = split_held_out(standard_library(), data.held_out)[1]
     lengths = [command.length or int(run.get("training", {}).get("length", 2048)) for run in runs]
-    found = [_evaluate(command, folder, documents, length) for folder, length in zip(folders, lengths, strict=True)]
+    results = [_evaluate(command, folder, documents, length) for folder, length in zip(folders, lengths, strict=True)]
     measured = [
         Measured(str(folder), _context(command, length, result), result)
-        for folder, length, result in zip(folders, lengths, found, strict=True)
+        for folder, length, result in zip(folders, lengths, results, strict=True)
     ]
     show = as_json if command.json else as_text
     print(show(measured, documents, command.per_document, command.per_position))
     if command.plot is not None:
         from reformer.report.positions import plot_positions
 
-        plot_positions(dict(zip(map(str, folders), found, strict=True)), command.plot)
+        plot_positions(dict(zip(map(str, folders), results, strict=True)), command.plot)
 
 
-def _task_of(folder: Path) -> str:
+def _task_of(folder: Path) -> "type[Task]":
     """The task of a model, by its class."""
     from reformer.training.checkpoint import read_config
-    from reformer.training.job import MODELS
 
-    names = {model.__name__: task for task, model in MODELS.items()}
-    return names.get((read_config(folder).get("architectures") or [""])[0], "lm")
+    return task_of((read_config(folder).get("architectures") or [""])[0]) or LanguageModelling
 
 
-def _run_task(command: Evaluate, task: str, run: dict[str, dict[str, Any]]) -> None:
+def _run_task(command: Evaluate, kind: "type[Task]", run: dict[str, dict[str, Any]]) -> None:
     """Measure a model of another task than the next token."""
-    from reformer.data.tasks import read_to_evaluate
-    from reformer.data.tokens import tokens_of
-    from reformer.report.tasks import task_as_json, task_as_text, write_answers
-    from reformer.settings.data import DataSettings
+    from reformer.data.tokenizer import tokenizer_of
+    from reformer.report.tasks import result_as_json, result_as_text, write_answers
     from reformer.training.checkpoint import load_model
-    from reformer.training.task_evaluation import evaluate_task
 
     if any((command.against, command.stream, command.plot, command.per_document, command.per_position, command.stride)):
         raise InputError(
-            f"{command.model} is a model for task={task!r}; --against, --stream, --plot, --stride, --per-document and "
-            "--per-position are for language models"
+            f"{command.model} is a model for task={kind.task!r}; --against, --stream, --plot, --stride, --per-document "
+            "and --per-position are for language models"
         )
-    model, tokens = load_model(command.model), tokens_of(command.model)
+    task, options = _asked(command, kind, run.get("data", {}))
+    model, tokenizer = load_model(command.model), tokenizer_of(command.model)
     length = command.length or int(run.get("training", {}).get("length", 2048))
-    if task == "mlm":
-        _run_masked(command, model, tokens, length, run.get("data", {}).get("mask", 0.15))
-        return
-    data = {**run.get("data", {}), "task": task, "files": command.files, "held_out_files": ()}
-    data |= {"source": command.source, "target": command.target, "held_out_source": (), "held_out_target": ()}
-    data |= {} if command.field is None else {"field": command.field}
-    data |= {} if command.label_field is None else {"label_field": command.label_field}
-    examples = read_to_evaluate(DataSettings(**data), tokens, model.config.class_names, length)
-    with _progress(f"evaluating {command.model}", len(examples)) as advance:
-        result = evaluate_task(
-            task, model, examples, tokens, batch_size=command.batch_size, beams=command.beams, advance=advance
+    with _progress(f"evaluating {command.model}", None) as advance:
+        result = task.evaluate(model, tokenizer, length, batch_size=command.batch_size, advance=advance, **options)
+    if command.answers is not None and not result.answers:
+        raise InputError(
+            f"{command.model} is a model for task={kind.task!r}, which has no answers; leave --answers out"
         )
-    print(task_as_json(str(command.model), task, result) if command.json else task_as_text(result))
+    print(result_as_json(str(command.model), kind.task, result) if command.json else result_as_text(result))
     if command.answers is not None:
         write_answers(command.answers, result.answers)
+
+
+def _asked(command: Evaluate, kind: "type[Task]", trained: dict[str, Any]) -> "tuple[Task, dict[str, Any]]":
+    """The task as it was trained, but on the text that the flags name, and options beside it."""
+    own = {each.name for each in fields(kind)}
+    given = {name: getattr(command, name) for name in _OF_TASKS if getattr(command, name) not in (None, ())}
+    for name in given:
+        if name not in (*own, *kind.options):
+            raise InputError(
+                f"--{name.replace('_', '-')} is not for {command.model}, a model for task={kind.task!r}; leave it out"
+            )
+    text = {name: () for name in own if isinstance(trained.get(name), tuple)}  # of training
+    values = {**{name: value for name, value in trained.items() if name in own}, **text, "files": command.files}
+    options = {name: given.pop(name) for name in kind.options if name in given}
+    return kind(**{**values, **given, "task": kind.task}), options
 
 
 def _context(command: Evaluate, length: int, result: "Evaluation") -> dict[str, int]:
@@ -155,7 +165,8 @@ def _context(command: Evaluate, length: int, result: "Evaluation") -> dict[str, 
 def _check(command: Evaluate) -> None:
     if command.batch_size is not None:
         check_integer("batch-size", command.batch_size, 1)
-    check_integer("beams", command.beams, 1)
+    if command.beams is not None:
+        check_integer("beams", command.beams, 1)
     if command.answers is not None and not command.answers.resolve().parent.is_dir():
         raise InputError(f"answers={command.answers}: its folder does not exist; make it first")
     check_integer("piece", command.piece, 1)
@@ -181,23 +192,7 @@ def _run_of(folder: Path) -> dict[str, dict[str, Any]]:
 
     read_config(folder)
     path = folder / "run.toml"
-    return read_run_file(path) if path.exists() else {}
-
-
-def _run_masked(command: Evaluate, model: Any, tokens: Any, length: int, share: float) -> None:
-    from reformer.data.corpus import read_documents
-    from reformer.report.tasks import task_as_json, task_as_text
-    from reformer.training.evaluate import evaluate_masked
-    from reformer.training.task_evaluation import TaskResult
-
-    if command.answers is not None or not command.files:
-        raise InputError(f"{command.model} finds masked tokens in files; give some, and no --answers")
-    documents = read_documents(command.files, command.field or "text")
-    with _progress(f"evaluating {command.model}", None) as advance:
-        score = evaluate_masked(model, documents, length, share, tokens=tokens, advance=advance)
-    scores = {"loss": score.loss, "perplexity": score.perplexity, "accuracy": score.accuracy}
-    result = TaskResult(scores, [], {"masked tokens": f"{score.tokens:,}"})
-    print(task_as_json(str(command.model), "mlm", result) if command.json else task_as_text(result))
+    return read_run_file(path, tasks()) if path.exists() else {}
 
 
 @contextmanager
@@ -213,21 +208,21 @@ def _progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 
 def _evaluate(command: Evaluate, folder: Path, documents: Sequence["Document"], length: int) -> "Evaluation":
-    from reformer.data.tokens import tokens_of
+    from reformer.data.tokenizer import tokenizer_of
+    from reformer.inference.evaluate import evaluate, evaluate_stream
     from reformer.training.checkpoint import load_checkpoint
-    from reformer.training.evaluate import evaluate, evaluate_stream
 
-    model, tokens = load_checkpoint(folder), tokens_of(folder)
-    size = sum(len(document.text) for document in documents) if tokens.per_byte else None
+    model, tokenizer = load_checkpoint(folder), tokenizer_of(folder)
+    size = sum(len(document.text) for document in documents) if tokenizer.per_byte else None
     with _progress(f"evaluating {folder}", size) as advance:
         if command.stream:
-            return evaluate_stream(model, documents, command.piece, tokens=tokens, advance=advance)
+            return evaluate_stream(model, documents, command.piece, tokenizer=tokenizer, advance=advance)
         return evaluate(
             model,
             documents,
             length,
             stride=command.stride,
-            tokens=tokens,
+            tokenizer=tokenizer,
             batch_size=command.batch_size or 1,
             advance=advance,
         )

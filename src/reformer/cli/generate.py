@@ -13,8 +13,8 @@ from reformer.errors import InputError
 from reformer.ops.checks import check_integer
 
 if TYPE_CHECKING:
-    from reformer.data.tokens import Tokens
-    from reformer.training.generate import Sampling
+    from reformer.data.tokenizer import Tokenizer
+    from reformer.inference.generate import Sampling
 
 
 _OF_SAMPLING: dict[str, Any] = {
@@ -89,15 +89,15 @@ def run(argv: Sequence[str]) -> None:
     prompt = _read_prompt(command)
 
     from reformer.cli.quiet import quiet_libraries
-    from reformer.data.tokens import tokens_of
+    from reformer.data.tokenizer import tokenizer_of
+    from reformer.inference.generate import Sampling
     from reformer.models import ReformerForConditionalGeneration
     from reformer.training.checkpoint import load_model, need_language_model
-    from reformer.training.generate import Sampling
 
     quiet_libraries()
-    model, tokens = load_model(command.model), tokens_of(command.model)
+    model, tokenizer = load_model(command.model), tokenizer_of(command.model)
     if isinstance(model, ReformerForConditionalGeneration):
-        _translate(command, model, tokens, prompt)
+        _translate(command, model, tokenizer, prompt)
         return
     if command.beams is not None:
         raise InputError(f"beams is for models that translate, and {command.model} is a language model; leave it out")
@@ -106,22 +106,21 @@ def run(argv: Sequence[str]) -> None:
     chosen = {name: getattr(command, name) for name in _OF_SAMPLING if not name.endswith("_cache")}
     sampling = Sampling(**{**chosen, "stop": stop})
     if prompt is not None:
-        _write_text(command, model, tokens, sampling, prompt)
+        _write_text(command, model, tokenizer, sampling, prompt)
         return
     print("Type a text to go on from; Ctrl-C ends an answer, Ctrl-D the program.", file=sys.stderr)
     while (line := _ask()) is not None:
         try:
-            _write_text(command, model, tokens, sampling, line.encode("utf-8", "surrogateescape"))
+            _write_text(command, model, tokenizer, sampling, line.encode("utf-8", "surrogateescape"))
         except KeyboardInterrupt:
             print(file=sys.stderr)
         except InputError as error:
             print(f"reformer: {error}", file=sys.stderr)
 
 
-def _translate(command: Generate, model: Any, tokens: "Tokens", prompt: bytes | None) -> None:
+def _translate(command: Generate, model: Any, tokenizer: "Tokenizer", prompt: bytes | None) -> None:
     """A target for each line, in its order."""
-    from reformer.data.tokens import as_text
-    from reformer.training.predict import source_of, translations_of
+    from reformer.tasks.translate import BEAMS, translated
 
     unused = [name for name, default in _OF_SAMPLING.items() if getattr(command, name) != default]
     if unused:
@@ -131,11 +130,10 @@ def _translate(command: Generate, model: Any, tokens: "Tokens", prompt: bytes | 
         )
 
     def write(lines: Sequence[str]) -> None:
-        sources = [source_of(as_text(line), tokens) for line in lines if line.strip()]
-        longest = command.max_new_tokens
-        found = iter(translations_of(model, sources, tokens, beams=command.beams or 5, longest=longest))
+        options = {"beams": command.beams or BEAMS, "longest": command.max_new_tokens}
+        targets = iter(translated(model, [line for line in lines if line.strip()], tokenizer, **options))
         for line in lines:
-            _write(f"{next(found) if line.strip() else ''}\n")
+            _write(f"{next(targets) if line.strip() else ''}\n")
 
     if prompt is not None:
         lines = prompt.decode("utf-8", "replace").removesuffix("\n").split("\n")
@@ -161,18 +159,18 @@ def _ask() -> str | None:
             return None
 
 
-def _write_text(command: Generate, model: Any, tokens: "Tokens", sampling: "Sampling", prompt: bytes) -> None:
-    from reformer.training.generate import check_room, generate_text
+def _write_text(command: Generate, model: Any, tokenizer: "Tokenizer", sampling: "Sampling", prompt: bytes) -> None:
+    from reformer.inference.generate import check_room, generate_text
 
     new = 300 if command.max_new_tokens is None else command.max_new_tokens
-    check_room(model, len(tokens.encode([prompt])[0]) + 1, new)
+    check_room(model, len(tokenizer.encode([prompt])[0]) + 1, new)
     speed = generate_text(
         model,
         prompt,
         new,
         _write,
         sampling,
-        tokens=tokens,
+        tokenizer=tokenizer,
         echo=True,
         load=command.load_cache,
         save=command.save_cache,

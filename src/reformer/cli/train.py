@@ -4,43 +4,23 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import tyro
 
+from reformer.cli.flags import DataFlags, ModelFlags, TrainingFlags
 from reformer.cli.parse import parse
 from reformer.data.sources import STANDARD_INPUT
 from reformer.errors import InputError
-from reformer.settings.data import BPE, EXAMPLES, DataSettings
+from reformer.settings.data import BPE
 from reformer.settings.model import ModelSettings
 from reformer.settings.presets import describe_presets, load_preset
 from reformer.settings.run_file import RUN_FILE, Run, Tables, lay, read_run_file
-from reformer.settings.training import TrainingSettings
+from reformer.tasks import tasks
 from reformer.training.processes import is_main_process, process_count
 
-
-@dataclass(kw_only=True)
-class ModelFlags(ModelSettings):
-    """A model as flags and what lies below them say; values are checked when all are together."""
-
-    def __post_init__(self) -> None:
-        pass
-
-
-@dataclass(kw_only=True)
-class DataFlags(DataSettings):
-    """A text as flags and what lies below them say; values are checked when all are together."""
-
-    def __post_init__(self) -> None:
-        pass
-
-
-@dataclass(kw_only=True)
-class TrainingFlags(TrainingSettings):
-    """A training as flags and what lies below them say; values are checked when all are together."""
-
-    def __post_init__(self) -> None:
-        pass
+if TYPE_CHECKING:
+    from reformer.data.task import Task
 
 
 @dataclass
@@ -80,32 +60,31 @@ def run(argv: Sequence[str]) -> None:
     flags = {"model": ModelFlags, "data": DataFlags, "training": TrainingFlags}
     default = Train(**{table: kind(**tables.get(table, {})) for table, kind in flags.items()})
     command = parse(Train, argv, "train", default)
-    run = Run.of({table: vars(getattr(command, table)) for table in flags})
+    given = {table: vars(getattr(command, table)) for table in flags}
     if command.paths:
-        run = replace(run, data=replace(run.data, files=command.paths))
+        given["data"] = {**given["data"], "files": command.paths}
+    run = Run.of(given, tasks())
     _check(command, run)
 
     from reformer.cli.quiet import quiet_libraries
     from reformer.training.run import check_fit
 
     quiet_libraries()
-    from reformer.training.job import for_task
-
+    task = cast("Task", run.data)
     if command.dry_run:
         from reformer.training.plan import plan
 
-        settings = for_task(run.model, run.data.task)
-        check_fit(settings, run.training, 0, run.data.task)
+        settings = task.settings_for(run.model)
+        check_fit(settings, run.training, 0, task)
         print(plan(_with_vocabulary(settings, run.data.tokenizer), run.training))
         return
-    _train(command, run)
+    _train(command, run, task)
 
 
-def _train(command: Train, run: Run) -> None:
-    from reformer.data.tokens import tokens_of
+def _train(command: Train, run: Run, task: "Task") -> None:
+    from reformer.data.tokenizer import tokenizer_of
     from reformer.training.finetune import check_init
     from reformer.training.folder import check_out
-    from reformer.training.job import MODELS, for_task
     from reformer.training.run import check_fit, find_checkpoint, train
 
     assert command.out is not None
@@ -114,54 +93,39 @@ def _train(command: Train, run: Run) -> None:
     resume = find_checkpoint(command.out, command.resume) if command.resume else None
     if command.resume and resume is None:
         say(f"{command.out} has no checkpoint yet: starting afresh")
-    data, init = run.data, run.training.init
-    settings = for_task(run.model, data.task)
-    check_fit(settings, run.training, 0, data.task)
+    init = run.training.init
+    settings = task.settings_for(run.model)
+    check_fit(settings, run.training, 0, task)
     if init is not None:
-        check_init(init, settings, MODELS[data.task])
-    text = _read(data, run.training.length)
-    if init is not None and tokens_of(Path(init)).identity != text.tokens.identity:
-        raise InputError(f"tokenizer={data.tokenizer!r} is not that of {init}; leave it out")
+        check_init(init, settings, task.model_class)
+    text = task.read(run.training.length, say)
+    if init is not None and tokenizer_of(Path(init)).identity != text.tokenizer.identity:
+        raise InputError(f"tokenizer={task.tokenizer!r} is not that of {init}; leave it out")
     trained = train(
         text,
         settings,
         run.training,
         command.out,
-        data=data,
+        task=task,
         overwrite=command.overwrite,
         resume=resume,
         say=say,
     )
-    measured = data.task in EXAMPLES and data.task != "translate" and not run.training.fsdp
-    if measured and text.held_out and is_main_process():
-        from reformer.training.task_evaluation import evaluate_task
+    if task.scored_when_trained and not run.training.fsdp and is_main_process():
+        _show_scores(task, trained, text, run.training.batch_size)
 
-        rows = run.training.batch_size
-        scores = evaluate_task(data.task, trained, text.held_out, text.tokens, batch_size=rows).scores
+
+def _show_scores(task: Any, model: Any, text: Any, rows: int) -> None:
+    """Of a task on rows, on those that are held out."""
+    if text.held_out:
+        scores = task.measure(model, text.tokenizer, text.held_out, batch_size=rows).scores
         say("held out: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
-
-
-def _read(data: DataSettings, length: int) -> Any:
-    """The text or the examples to train on."""
-    if data.task in EXAMPLES:
-        from reformer.data.tasks import read_examples
-
-        examples = read_examples(data, length)
-        say(f"{len(examples.train):,} examples to train on, {len(examples.held_out):,} held out")
-        return examples
-    from reformer.data.corpus import standard_library_sources
-    from reformer.data.prepare import prepare
-
-    sources = None if data.files else standard_library_sources()
-    corpus = prepare(data, sources=sources, say=say)
-    say(f"{len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held out")
-    return corpus
 
 
 def _check(command: Train, run: Run) -> None:
     if command.resume is not None and command.overwrite:
         raise InputError("resume goes on with a run and overwrite replaces it; give one of them")
-    if command.dry_run and run.data.task in EXAMPLES:
+    if command.dry_run and not cast("Task", run.data).in_windows:
         raise InputError(f"dry-run plans lm and mlm, not task={run.data.task!r}; train a few --steps instead")
     if command.dry_run:
         return
@@ -177,10 +141,10 @@ def _check(command: Train, run: Run) -> None:
 
 def _with_vocabulary(settings: ModelSettings, tokenizer: str) -> ModelSettings:
     """As `with_tokens`, before there are any."""
-    from reformer.data.tokens import load_tokens
+    from reformer.data.tokenizer import load_tokenizer
 
     bpe = tokenizer.startswith(BPE)
-    size = int(tokenizer.removeprefix(BPE)) if bpe else load_tokens(tokenizer).vocabulary
+    size = int(tokenizer.removeprefix(BPE)) if bpe else load_tokenizer(tokenizer).vocabulary
     return replace(settings, vocab_size=size) if settings.vocab_size is None else settings
 
 
@@ -204,18 +168,22 @@ def _tables(argv: Sequence[str]) -> Tables:
     preset, config = _value(argv, "--preset"), _value(argv, "--config")
     layers: list[Tables] = []
     if _value(argv, "--resume") and out and (Path(out) / RUN_FILE).exists():
-        layers.append(read_run_file(Path(out) / RUN_FILE))
+        layers.append(read_run_file(Path(out) / RUN_FILE, tasks()))
     if preset:
         layers.append(load_preset(preset))
     if init:
         layers.append(_model_of(Path(init)))
     if config:
-        layers.append(read_run_file(Path(config)))
+        layers.append(read_run_file(Path(config), tasks()))
     tables: Tables = {}
     for layer in layers:
-        tables = lay(tables, layer, say)
-    rules = {name: _value(argv, f"--{name.replace('_', '-')}") for name in ("rule", "local_rule")}
-    return lay(tables, {"model": {name: value for name, value in rules.items() if value}}, say)
+        tables = lay(tables, layer, say, tasks())
+    chosen = {"model": ("rule", "local_rule"), "data": ("task",)}
+    flags = {
+        table: {name: value for name in names if (value := _value(argv, f"--{name.replace('_', '-')}"))}
+        for table, names in chosen.items()
+    }
+    return lay(tables, flags, say, tasks())
 
 
 def _model_of(folder: Path) -> Tables:

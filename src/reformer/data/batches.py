@@ -3,10 +3,14 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from reformer.data.examples import Example
+from reformer.settings.data import IGNORED
 
 POOL = 64
 """Batches whose examples are sorted by length together."""
@@ -66,3 +70,40 @@ class TrainingBatches(Dataset[list[Example]]):
             if full or end == len(order):
                 yield order[start:end]
                 start = end
+
+
+class ExampleCollate:
+    """Examples to a batch, padded on the right; takes single ones and lists of them."""
+
+    def __init__(self, pad: int) -> None:
+        self.pad = pad
+
+    def __call__(self, given: Sequence[Example | list[Example]]) -> dict[str, Tensor]:
+        examples = [e for one in given for e in (one if isinstance(one, list) else [one])]
+        batch: dict[str, Tensor] = {}
+        for name, first in examples[0].features.items():
+            values = [example.features[name] for example in examples]
+            if isinstance(first, int):
+                batch[name] = torch.tensor(values)
+                continue
+            rows = [torch.from_numpy(np.asarray(value, dtype=np.int64)) for value in values]
+            fill = IGNORED if name == "labels" else self.pad
+            batch[name] = pad_sequence(rows, batch_first=True, padding_value=fill)
+        lengths = torch.tensor([len(np.atleast_1d(example.features["input_ids"])) for example in examples])
+        real = torch.arange(batch["input_ids"].shape[1]) < lengths[:, None]
+        if not real.all():
+            batch["attention_mask"] = real.long()
+        return batch
+
+
+class ExampleDataset(Dataset[Example]):
+    """Examples one by one."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[index]

@@ -44,9 +44,9 @@ def _look_up(index: sqlite3.Connection, source: Source) -> Content:
     if source.kind == "dataset":
         return Content(*source.read())
     key = str(source.path.resolve()), f"{source.kind} {source.compressed} {source.skip_binary}"
-    found = index.execute("SELECT * FROM contents WHERE path = ? AND kind = ?", key).fetchone()
-    if found is not None:
-        *_, size, changed, read, digest, document, binary = found
+    entry = index.execute("SELECT * FROM contents WHERE path = ? AND kind = ?", key).fetchone()
+    if entry is not None:
+        *_, size, changed, read, digest, document, binary = entry
         if (size, changed) == (source.size, source.changed_ns) and read - changed > SETTLED:
             return Content(digest, int.from_bytes(document, "big"), bool(binary))
     started = time.time_ns()

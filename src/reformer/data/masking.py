@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from reformer.data.tokens import Tokens
-from reformer.models.loss import IGNORED
+from reformer.data.tokenizer import Tokenizer
+from reformer.settings.data import IGNORED
 
 MASKED, OTHER = 0.8, 0.1
 """Of the tokens to predict: the share that becomes the mask, and the share that becomes some other token."""
@@ -15,8 +15,8 @@ MASKED, OTHER = 0.8, 0.1
 class MaskedWindows(Dataset[dict[str, Tensor]]):
     """The windows of another dataset; which tokens are hidden depends on the seed and the window's number alone."""
 
-    def __init__(self, windows: Dataset[dict[str, Tensor]], tokens: Tokens, share: float, seed: int) -> None:
-        self.windows, self.tokens, self.share, self.seed = windows, tokens, share, seed
+    def __init__(self, windows: Dataset[dict[str, Tensor]], tokenizer: Tokenizer, share: float, seed: int) -> None:
+        self.windows, self.tokenizer, self.share, self.seed = windows, tokenizer, share, seed
 
     def __len__(self) -> int:
         return len(self.windows)  # type: ignore[arg-type]
@@ -24,11 +24,11 @@ class MaskedWindows(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         ids = self.windows[index]["input_ids"]
         random = np.random.default_rng((self.seed, index))
-        chosen = torch.from_numpy(random.random(len(ids)) < self.share) & (ids != self.tokens.end)
+        chosen = torch.from_numpy(random.random(len(ids)) < self.share) & (ids != self.tokenizer.end)
         if not chosen.any():  # of a short text too there is something to learn
             chosen[random.integers(len(ids))] = True
         how = torch.from_numpy(random.random(len(ids)))
-        other = torch.from_numpy(random.integers(self.tokens.vocabulary, size=len(ids)))
-        other = torch.where(other == self.tokens.end, self.tokens.mask, other)
-        shown = torch.where(how < MASKED, self.tokens.mask, torch.where(how < MASKED + OTHER, other, ids))
+        other = torch.from_numpy(random.integers(self.tokenizer.vocabulary, size=len(ids)))
+        other = torch.where(other == self.tokenizer.end, self.tokenizer.mask, other)
+        shown = torch.where(how < MASKED, self.tokenizer.mask, torch.where(how < MASKED + OTHER, other, ids))
         return {"input_ids": torch.where(chosen, shown, ids), "labels": ids.masked_fill(~chosen, IGNORED)}

@@ -21,7 +21,7 @@ from reformer.data.corpus import MANY, Document
 from reformer.data.reading import Piece, read_pieces
 from reformer.data.sources import Source, find_sources
 from reformer.data.stream import Documents, FlatFile, PlainFiles, SpanStream, TokenStream, join_documents
-from reformer.data.tokens import ByteTokens, Tokens, load_tokens, train_bpe
+from reformer.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
 from reformer.errors import InputError
 from reformer.settings.data import BPE, DataSettings
 
@@ -44,19 +44,19 @@ class Corpus:
     train: TokenStream
     held_out: TokenStream
     """Perhaps empty."""
-    tokens: Tokens
+    tokenizer: Tokenizer
     fingerprint: str
     """Changes with the text and its tokens."""
 
     @classmethod
     def in_memory(
-        cls, documents: Sequence[Document], held_out: Sequence[Document] = (), tokens: Tokens | None = None
+        cls, documents: Sequence[Document], held_out: Sequence[Document] = (), tokenizer: Tokenizer | None = None
     ) -> "Corpus":
         """A corpus of documents that are at hand."""
-        tokens = tokens or ByteTokens()
-        train = join_documents(documents, tokens)
+        tokenizer = tokenizer or ByteTokenizer()
+        train = join_documents(documents, tokenizer)
         digest = blake2b(train.part(0, len(train)).tobytes(), digest_size=16).hexdigest()
-        return cls(train, join_documents(held_out, tokens), tokens, digest)
+        return cls(train, join_documents(held_out, tokenizer), tokenizer, digest)
 
 
 @dataclass(frozen=True)
@@ -100,17 +100,17 @@ def prepare(
         train = list(sources) if sources is not None else find_sources(settings.files, Path(piped))
         held_out = find_sources(settings.held_out_files, Path(piped))
         with FileLock(cache / "contents.lock"):  # of several processes one reads
-            found = contents_of([*train, *held_out], cache)
-        contents = found[: len(train)], found[len(train) :]
-        tokens = _tokens(settings, train, contents[0], cache)
-        preparing = _Preparing(tokens, settings.field, cache, Path(piped), say)
+            all_contents = contents_of([*train, *held_out], cache)
+        contents = all_contents[: len(train)], all_contents[len(train) :]
+        tokenizer = _tokens(settings, train, contents[0], cache)
+        preparing = _Preparing(tokenizer, settings.field, cache, Path(piped), say)
         texts = [preparing.text(*part) for part in zip((train, held_out), contents, strict=True) if part[0]]
     share = 0.0 if held_out else settings.held_out
     digests = [[content.digest for content in part] for part in contents]
-    key = _key(tokens.identity, share, settings.field, digests)
+    key = _key(tokenizer.identity, share, settings.field, digests)
     if held_out:
-        return Corpus(_whole(texts[0], tokens), _whole(texts[1], tokens), tokens, key)
-    return Corpus(*_split(texts[0], share, tokens), tokens, key)
+        return Corpus(_whole(texts[0], tokenizer), _whole(texts[1], tokenizer), tokenizer, key)
+    return Corpus(*_split(texts[0], share, tokenizer), tokenizer, key)
 
 
 def _key(*parts: object) -> str:
@@ -121,7 +121,7 @@ def _key(*parts: object) -> str:
 class _Preparing:
     """How text is prepared, and where it is kept."""
 
-    tokens: Tokens
+    tokenizer: Tokenizer
     field: str
     cache: Path
     piped: Path
@@ -135,7 +135,7 @@ class _Preparing:
             for source, content in zip(sources, contents, strict=True)
             if not (source.skip_binary and self._lies_plain(source) and content.binary)
         ]
-        if self.tokens.per_byte and all(self._lies_plain(source) for source, _ in kept):
+        if self.tokenizer.per_byte and all(self._lies_plain(source) for source, _ in kept):
             text = _Text(
                 PlainFiles([source for source, _ in kept]),
                 np.array([source.size for source, _ in kept], np.int64),
@@ -152,7 +152,7 @@ class _Preparing:
         return source.kind == "text" and not source.compressed and source.path.parent != self.piped
 
     def _tokenized(self, sources: Sequence[Source], digests: Sequence[bytes]) -> _Text:
-        key = _key(self.tokens.identity, self.field, digests)
+        key = _key(self.tokenizer.identity, self.field, digests)
         folder = self.cache / key
         with FileLock(self.cache / f"{key}.lock"):  # of several processes one prepares
             if not (folder / "places.npz").exists():
@@ -160,7 +160,7 @@ class _Preparing:
                     with tempfile.TemporaryDirectory(dir=self.cache, prefix="preparing-") as scratch:
                         work = Path(scratch, key)
                         work.mkdir()
-                        _write(sources, self.tokens, self.field, work)
+                        _write(sources, self.tokenizer, self.field, work)
                         shutil.rmtree(folder, ignore_errors=True)
                         work.rename(folder)
                 except OSError as error:
@@ -171,26 +171,26 @@ class _Preparing:
                 self.say(f"tokenized {len(sources):,} files; later runs on the same text find the tokens in {folder}")
         with np.load(folder / "places.npz") as places:
             sizes, hashes = places["sizes"], places["hashes"]
-        dtype, shift = _type(self.tokens)
+        dtype, shift = _type(self.tokenizer)
         first = np.concatenate([[0], np.cumsum(sizes)])[:-1]
         return _Text(FlatFile(folder / "tokens.bin", dtype, first, shift), sizes, hashes)
 
 
-def _type(tokens: Tokens) -> tuple[str, int]:
+def _type(tokenizer: Tokenizer) -> tuple[str, int]:
     """The type of the numbers of a flat file, and what is added to them: bytes are kept as bytes."""
-    if tokens.per_byte:
+    if tokenizer.per_byte:
         return "uint8", FIRST_BYTE
-    return ("uint16" if tokens.vocabulary <= 1 << 16 else "uint32"), 0
+    return ("uint16" if tokenizer.vocabulary <= 1 << 16 else "uint32"), 0
 
 
-def _write(sources: Sequence[Source], tokens: Tokens, field: str, folder: Path) -> None:
+def _write(sources: Sequence[Source], tokenizer: Tokenizer, field: str, folder: Path) -> None:
     """The tokens of all documents in a flat file, and how many each has, with its hash."""
-    dtype, shift = _type(tokens)
+    dtype, shift = _type(tokenizer)
     sizes: list[int] = []
     hashes: list[int] = []
     with (folder / "tokens.bin").open("wb") as file:
         for pieces in _batches(sources, field):
-            for piece, text in zip(pieces, tokens.encode([piece.text for piece in pieces]), strict=True):
+            for piece, text in zip(pieces, tokenizer.encode([piece.text for piece in pieces]), strict=True):
                 if piece.first:
                     sizes.append(0)
                 file.write((text - shift).astype(dtype).tobytes())
@@ -215,12 +215,12 @@ def _batches(sources: Sequence[Source], field: str) -> Iterator[list[Piece]]:
     yield pieces
 
 
-def _whole(text: _Text, tokens: Tokens) -> SpanStream:
+def _whole(text: _Text, tokenizer: Tokenizer) -> SpanStream:
     count = len(text.sizes)
-    return SpanStream(text.documents, tokens.end, np.arange(count), np.zeros(count, np.int64), text.sizes)
+    return SpanStream(text.documents, tokenizer.end, np.arange(count), np.zeros(count, np.int64), text.sizes)
 
 
-def _split(text: _Text, share: float, tokens: Tokens) -> tuple[SpanStream, SpanStream]:
+def _split(text: _Text, share: float, tokenizer: Tokenizer) -> tuple[SpanStream, SpanStream]:
     """What to train on and what is held out: whole documents by their hash, or of a few the last part of each."""
     kept = text.sizes
     held = text.hashes / 2.0**64 < share
@@ -234,15 +234,15 @@ def _split(text: _Text, share: float, tokens: Tokens) -> tuple[SpanStream, SpanS
         raise InputError(f"held_out={share} leaves no text to train on; hold out less")
     first = np.zeros(len(in_train), np.int64)
     return (
-        SpanStream(text.documents, tokens.end, in_train, first, kept[in_train]),
-        SpanStream(text.documents, tokens.end, in_held_out, kept[in_held_out], (text.sizes - kept)[in_held_out]),
+        SpanStream(text.documents, tokenizer.end, in_train, first, kept[in_train]),
+        SpanStream(text.documents, tokenizer.end, in_held_out, kept[in_held_out], (text.sizes - kept)[in_held_out]),
     )
 
 
-def _tokens(settings: DataSettings, sources: Sequence[Source], contents: Sequence[Content], cache: Path) -> Tokens:
+def _tokens(settings: DataSettings, sources: Sequence[Source], contents: Sequence[Content], cache: Path) -> Tokenizer:
     """The tokens to use; a BPE that was trained on the same text is found again."""
     if not settings.tokenizer.startswith(BPE):
-        return load_tokens(settings.tokenizer)
+        return load_tokenizer(settings.tokenizer)
     key = _key(settings.tokenizer, settings.field, [content.digest for content in contents])
     folder = cache / f"bpe-{key}"
     with FileLock(cache / f"bpe-{key}.lock"), tempfile.TemporaryDirectory(dir=cache, prefix="preparing-") as scratch:
@@ -251,7 +251,7 @@ def _tokens(settings: DataSettings, sources: Sequence[Source], contents: Sequenc
             train_bpe(_sample(sources, settings.field), int(settings.tokenizer.removeprefix(BPE))).save(work)
             shutil.rmtree(folder, ignore_errors=True)
             work.rename(folder)
-    return load_tokens(str(folder))
+    return load_tokenizer(str(folder))
 
 
 def _sample(sources: Sequence[Source], field: str) -> Iterator[bytes]:

@@ -76,10 +76,10 @@ def find_sources(paths: Sequence[str | Path], scratch: Path | None = None) -> li
     `scratch` is where standard input (-) is kept. Raises InputError for what is missing, empty or unreadable, and for
     a folder or a pattern without files.
     """
-    found: list[Source] = []
+    sources: list[Source] = []
     for given in map(str, paths):
         if given == STANDARD_INPUT:
-            found.append(_standard_input(scratch))
+            sources.append(_standard_input(scratch))
             continue
         path = Path(given)
         matches = [path]
@@ -88,8 +88,8 @@ def find_sources(paths: Sequence[str | Path], scratch: Path | None = None) -> li
             if not matches:
                 raise InputError(f"{given} matches no file; quote patterns that the shell is not to expand")
         for match in matches:
-            found += _folder(match) if match.is_dir() else [source_of(match)]
-    return found
+            sources += _folder(match) if match.is_dir() else [source_of(match)]
+    return sources
 
 
 def source_of(path: Path, name: str | None = None, skip_binary: bool = False) -> Source:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from reformer.data.byte_tokens import FIRST_BYTE
 from reformer.data.corpus import Document
 from reformer.data.sources import Source
-from reformer.data.tokens import ByteTokens, TokenArray, Tokens
+from reformer.data.tokenizer import ByteTokenizer, TokenArray, Tokenizer
 from reformer.errors import InputError
 
 
@@ -73,10 +73,10 @@ class PlainFiles:
         """See `Documents`. Raises InputError for a file that is not what it was."""
         source = self.sources[document]
         source.check_unchanged()
-        found = np.fromfile(source.path, np.uint8, count, offset=start)
-        if len(found) < count:
+        content = np.fromfile(source.path, np.uint8, count, offset=start)
+        if len(content) < count:
             raise InputError(f"{source.name} has become shorter while it was read; give a copy that stays")
-        return found.astype(np.int64) + FIRST_BYTE
+        return content.astype(np.int64) + FIRST_BYTE
 
 
 class SpanStream:
@@ -115,10 +115,10 @@ class SpanStream:
         return out
 
 
-def join_documents(documents: Sequence[Document], tokens: Tokens | None = None) -> ArrayStream:
+def join_documents(documents: Sequence[Document], tokenizer: Tokenizer | None = None) -> ArrayStream:
     """All documents in one stream, the end token in front of each."""
-    tokens = tokens or ByteTokens()
+    tokenizer = tokenizer or ByteTokenizer()
     parts: list[TokenArray] = []
-    for text in tokens.encode([document.text for document in documents]):
-        parts += [np.array([tokens.end], dtype=text.dtype), text]
+    for text in tokenizer.encode([document.text for document in documents]):
+        parts += [np.array([tokenizer.end], dtype=text.dtype), text]
     return ArrayStream(np.concatenate(parts) if parts else np.zeros(0, np.uint16))

@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 
 from reformer.data.corpus import Document
 from reformer.data.stream import TokenStream, join_documents
-from reformer.data.tokens import Tokens
-from reformer.models.loss import IGNORED
+from reformer.data.tokenizer import Tokenizer
+from reformer.settings.data import IGNORED
 from reformer.settings.phases import Phase
 
 
@@ -76,8 +76,8 @@ class HeldOutWindows(Dataset[dict[str, Tensor]]):
 class Collate:
     """Windows to a batch: shorter ones padded, pieces marked, and documents where they are kept apart."""
 
-    def __init__(self, tokens: Tokens, apart: bool = False) -> None:
-        self.pad, self.end, self.apart = tokens.pad, tokens.end, apart
+    def __init__(self, tokenizer: Tokenizer, apart: bool = False) -> None:
+        self.pad, self.end, self.apart = tokenizer.pad, tokenizer.end, apart
 
     def __call__(self, windows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         rows = [window["input_ids"] for window in windows]
@@ -101,12 +101,14 @@ class Collate:
         return batch
 
 
-def evaluation_windows(document: Document, tokens: Tokens, length: int, stride: int) -> Iterator[tuple[Tensor, int]]:
+def evaluation_windows(
+    document: Document, tokenizer: Tokenizer, length: int, stride: int
+) -> Iterator[tuple[Tensor, int]]:
     """Windows of at most `length` tokens and how many of their last ones to predict: each token once.
 
     Windows are `stride` tokens apart, so that all but the first predict their last `stride` tokens.
     """
-    stream = join_documents([document], tokens)
+    stream = join_documents([document], tokenizer)
     done = 1
     while done < len(stream):
         end = min(length if done == 1 else done + stride, len(stream))

@@ -16,12 +16,12 @@ from lm_eval.utils import get_rolling_token_windows
 from torch import Tensor
 from tqdm import tqdm
 
-from reformer.data.tokens import tokens_of
+from reformer.data.tokenizer import tokenizer_of
 from reformer.errors import InputError
+from reformer.inference.generate import Sampling, generate_text
 from reformer.models.cache import ReformerCache, why_not_cached
 from reformer.ops.checks import check_integer
 from reformer.training.checkpoint import load_checkpoint
-from reformer.training.generate import Sampling, generate_text
 
 
 @register_model("reformer")
@@ -50,7 +50,7 @@ class ReformerEval(TemplateLM):
         check_integer("piece", piece, 1)
         check_integer("max_gen_toks", max_gen_toks, 1)
         folder = Path(pretrained)
-        self.model, self.tokens = load_checkpoint(folder), tokens_of(folder)
+        self.model, self.tokenizer = load_checkpoint(folder), tokenizer_of(folder)
         if device:
             torch.nn.Module.to(self.model, device)
         limit = self.model.config.settings.length_limit
@@ -64,27 +64,27 @@ class ReformerEval(TemplateLM):
     @property
     def eot_token_id(self) -> int:
         """What stands in front of a document."""
-        return self.tokens.end
+        return self.tokenizer.end
 
     @property
     def tokenizer_name(self) -> str:
         """Part of lm-eval's names of files."""
-        return self.tokens.identity
+        return self.tokenizer.identity
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Tokens of a text, without special ones."""
-        return [int(token) for token in self.tokens.encode([string.encode()])[0]]
+        return [int(token) for token in self.tokenizer.encode([string.encode()])[0]]
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         """The log-likelihood of whole documents, nats."""
-        found = []
+        sums = []
         for request in tqdm(requests, desc="documents", disable=disable_tqdm):
             tokens = self.tok_encode(request.args[0])
             windows: Iterable[tuple[list[int], list[int]]] = [([self.eot_token_id, *tokens[:-1]], tokens)]
             if self.max_length:
                 windows = get_rolling_token_windows(tokens, self.eot_token_id, self.max_length, context_len=1)
-            found.append(sum(self._score([*seen, new[-1]], len(new))[0] for seen, new in windows if new))
-        return found
+            sums.append(sum(self._score([*seen, new[-1]], len(new))[0] for seen, new in windows if new))
+        return sums
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **kwargs: Any
@@ -115,12 +115,12 @@ class ReformerEval(TemplateLM):
         cache = ReformerCache(self.model.config, room=length) if length > piece else None
         for start in range(0, length, piece):
             part = text[:, start : start + piece + 1]
-            found = self.model.score(part[:, :-1], part[:, 1:], past_key_values=cache)
-            yield found.nll[0], found.correct[0]
+            scored = self.model.score(part[:, :-1], part[:, 1:], past_key_values=cache)
+            yield scored.nll[0], scored.correct[0]
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
         """Text behind each context, up to a stop text."""
-        found = []
+        continuations = []
         for request in tqdm(requests, desc="texts", disable=disable_tqdm):
             context, options = request.args
             until = options.get("until") or []
@@ -130,21 +130,21 @@ class ReformerEval(TemplateLM):
             parts: list[str] = []
             sampling = Sampling(temperature, top_p=options.get("top_p"), stop=stop)
             prompt = self._room_for(context.encode(), new)
-            generate_text(self.model, prompt, new, parts.append, sampling, tokens=self.tokens)
+            generate_text(self.model, prompt, new, parts.append, sampling, tokenizer=self.tokenizer)
             text = "".join(parts)
             ends = [at for stopper in stop if (at := text.find(stopper.decode())) >= 0]
-            found.append(text[: min(ends)] if ends else text)
-        return found
+            continuations.append(text[: min(ends)] if ends else text)
+        return continuations
 
     def _room_for(self, prompt: bytes, new: int) -> bytes:
         """The end of a prompt that leaves room for so many tokens and the one in front."""
-        tokens = self.tokens.encode([prompt])[0]
+        tokens = self.tokenizer.encode([prompt])[0]
         room = self.max_length - new - 1
         if not self.max_length or len(tokens) <= room:
             return prompt
         if room < 1:
             raise InputError(f"{new} new tokens leave no room in max_length={self.max_length}; give a larger one, or 0")
-        return self.tokens.as_bytes(tokens[-room:].tolist())
+        return self.tokenizer.as_bytes(tokens[-room:].tolist())
 
 
 if __name__ == "__main__":

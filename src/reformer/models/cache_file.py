@@ -108,8 +108,8 @@ def _check(path: str | os.PathLike[str], metadata: Mapping[str, str], model: Ref
 
 def fingerprint(model: ReformerPreTrainedModel) -> str:
     """A hash of all weights."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
-        found.update(name.encode())
-        found.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -80,8 +80,8 @@ def _ask_range(name: str, values: Tensor, limit: int, what: str, advice: str, qu
     if not values.numel():
         return
 
-    def check(found: Sequence[int]) -> None:
-        low, high = found
+    def check(ends: Sequence[int]) -> None:
+        low, high = ends
         if low < 0 or high >= limit:
             raise InputError(
                 f"{name} hold {low if low < 0 else high}; {what} is {limit}, so 0 to {limit - 1} are valid: {advice}"

@@ -13,9 +13,9 @@ from reformer.models.cache import ReformerCache
 from reformer.models.config import ReformerConfig
 from reformer.models.generation import ReformerGenerationMixin
 from reformer.models.language_head import Counts, LanguageHead
-from reformer.models.loss import IGNORED
 from reformer.models.model import ReformerModel
 from reformer.ops.questions import Questions
+from reformer.settings.data import IGNORED
 
 
 @dataclass

@@ -17,9 +17,10 @@ from transformers.modeling_outputs import (
 from reformer.errors import InputError
 from reformer.models.config import ReformerConfig
 from reformer.models.language_head import Counts, LanguageHead
-from reformer.models.loss import IGNORED, ask_labels, token_loss
+from reformer.models.loss import ask_labels, token_loss
 from reformer.models.model import ReformerModel, ReformerPreTrainedModel, pool
 from reformer.ops.questions import Questions
+from reformer.settings.data import IGNORED
 
 Mask = Bool[Tensor, "b l"] | Int[Tensor, "b l"]
 

@@ -11,8 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from reformer.errors import InputError
 from reformer.ops.questions import Questions
-
-IGNORED = -100
+from reformer.settings.data import IGNORED
 
 
 class TokenLoss(NamedTuple):
@@ -60,8 +59,8 @@ def ask_labels(
     if not labels.numel():
         return
 
-    def check(found: Sequence[int]) -> None:
-        low, high = found
+    def check(ends: Sequence[int]) -> None:
+        low, high = ends
         if low < 0 or high >= classes:
             raise InputError(
                 f"labels hold {low if low < 0 else high}; {what}, so 0 to {classes - 1} are valid, and {IGNORED} for "

@@ -33,14 +33,14 @@ def cached(size: int) -> Callable[[Callable[..., Found]], Callable[..., Found]]:
             device = arguments[-1]
             assert isinstance(device, torch.device)
             inside, known = capturing(device), arguments in kept
-            found = kept.pop(arguments) if known else function(*arguments)
+            result = kept.pop(arguments) if known else function(*arguments)
             if inside:
-                _held.append(found)
+                _held.append(result)
             if known or not inside:
-                kept[arguments] = found
+                kept[arguments] = result
             if len(kept) > size:
                 kept.popitem(last=False)
-            return found
+            return result
 
         return call
 

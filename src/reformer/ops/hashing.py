@@ -75,13 +75,13 @@ class KeptRotations:
     ) -> Float[Tensor, "h r d columns"]:
         """As many columns as a sequence of that length takes, on a device."""
         columns = columns_of(spec, length)
-        found = self.drawn.get(seed)
-        if found is None or found.shape[3] < columns or found.device != device:
+        kept = self.drawn.get(seed)
+        if kept is None or kept.shape[3] < columns or kept.device != device:
             if len(self.drawn) >= MOST_KEPT:
                 self.drawn.clear()
             drawn = draw_rotations(seed, heads, spec.rounds, width, columns, spec.share_rotations)
-            found = self.drawn[seed] = drawn.to(device)
-        return hold(found) if capturing(device) else found
+            kept = self.drawn[seed] = drawn.to(device)
+        return hold(kept) if capturing(device) else kept
 
 
 MOST_KEPT = 64

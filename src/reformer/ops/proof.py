@@ -27,18 +27,18 @@ def why_not(backend: ModuleType, device: torch.device, dtype: torch.dtype) -> st
 
     In a thread of its own, which has none of the caller's modes: autocast, inference, hooks on what is saved, tapes.
     """
-    found: list[str] = []
+    reasons: list[str] = []
 
     def compare() -> None:
         try:
-            found.append(_compare(backend, device, dtype))
+            reasons.append(_compare(backend, device, dtype))
         except Exception as error:  # whatever goes wrong in there, the plain backend is the way out
-            found.append(" ".join(f"{type(error).__name__}: {error}".split())[:300])
+            reasons.append(" ".join(f"{type(error).__name__}: {error}".split())[:300])
 
     thread = Thread(target=compare)
     thread.start()
     thread.join()
-    return found[0]
+    return reasons[0]
 
 
 def _compare(backend: ModuleType, device: torch.device, dtype: torch.dtype) -> str:

@@ -63,8 +63,8 @@ class Sequences:
     def _check_order(self, segment_ids: Tensor, questions: Questions) -> None:
         falls = self._ranked[1]
 
-        def check(found: Any) -> None:
-            if found[0]:
+        def check(wrong: Any) -> None:
+            if wrong[0]:
                 say_where_ids_fall(self.ranks.real, segment_ids, falls)
 
         questions.ask(falls.any(), check)
@@ -137,8 +137,8 @@ class Sequences:
         """Octaves, rows of the batch row that has most, and more than any group; None where nothing can be asked."""
         if ("counts", rule, causal) not in self.memo:
             self.ask_ahead(rule, causal, Questions())
-        found = self.memo["counts", rule, causal].numbers
-        return None if found is None else (found[0], found[1], found[2])
+        numbers = self.memo["counts", rule, causal].numbers
+        return None if numbers is None else (numbers[0], numbers[1], numbers[2])
 
     def documents(self, rule: Chunks) -> int:
         """More than any document's number; as many as tokens where nothing can be asked."""
@@ -146,5 +146,5 @@ class Sequences:
             return 1
         if "documents" not in self.memo:
             self.ask_ahead(rule, True, Questions())
-        found = self.memo["documents"].numbers
-        return self.length if found is None else max(found[0], 1)
+        numbers = self.memo["documents"].numbers
+        return self.length if numbers is None else max(numbers[0], 1)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from reformer.data.corpus import Document
-from reformer.training.evaluate import Evaluation, Score
+from reformer.inference.evaluate import Evaluation, Score
 
 SCORES = ("loss", "bits_per_byte", "perplexity", "accuracy")
 
@@ -42,31 +42,31 @@ def as_json(measured: Sequence[Measured], documents: Sequence[Document], per_doc
 def as_text(measured: Sequence[Measured], documents: Sequence[Document], per_document: bool, per_position: bool) -> str:
     """Tables, a column for each model."""
     names = [one.name for one in measured] if len(measured) > 1 else []
-    found = [one.result for one in measured]
+    results = [one.result for one in measured]
     rows = [
         *([["model", *names]] if names else []),
-        ["bytes", *(f"{result.bytes:,} in {len(documents):,} documents" for result in found)],
+        ["bytes", *(f"{result.bytes:,} in {len(documents):,} documents" for result in results)],
         ["context", *(_context(one.context) for one in measured)],
-        ["loss", *(f"{result.loss:.4f} nats a token" for result in found)],
-        ["bits per byte", *(f"{result.bits_per_byte:.4f}" for result in found)],
-        ["perplexity", *(f"{result.perplexity:.3f}" for result in found)],
-        ["accuracy", *(f"{result.accuracy:.4f}" for result in found)],
+        ["loss", *(f"{result.loss:.4f} nats a token" for result in results)],
+        ["bits per byte", *(f"{result.bits_per_byte:.4f}" for result in results)],
+        ["perplexity", *(f"{result.perplexity:.3f}" for result in results)],
+        ["accuracy", *(f"{result.accuracy:.4f}" for result in results)],
     ]
     parts = [_table(rows)]
     if per_document:
-        bits = ([f"{result.documents[i].bits_per_byte:.4f}" for result in found] for i in range(len(documents)))
+        bits = ([f"{result.documents[i].bits_per_byte:.4f}" for result in results] for i in range(len(documents)))
         sizes = ([document.name, f"{len(document.text):,}"] for document in documents)
         heads = ["document", "bytes", *(names or ["bits per byte"])]
         parts.append(_table([heads, *(size + bit for size, bit in zip(sizes, bits, strict=True))]))
     if per_position:
         heads = ["tokens of context", "tokens", *(names or ["nats a token"])]
-        parts.append(_table([heads, *_positions(found)]))
+        parts.append(_table([heads, *_positions(results)]))
     return "\n\n".join(parts)
 
 
-def _positions(found: Sequence[Evaluation]) -> Iterable[list[str]]:
-    for k in sorted({k for result in found for k in result.positions}):
-        scores = [result.positions.get(k, Score()) for result in found]
+def _positions(results: Sequence[Evaluation]) -> Iterable[list[str]]:
+    for k in sorted({k for result in results for k in result.positions}):
+        scores = [result.positions.get(k, Score()) for result in results]
         losses = (f"{score.loss:.4f}" if score.tokens else "" for score in scores)
         yield [f"{1 << k:,} to {(2 << k) - 1:,}", f"{scores[0].tokens:,}", *losses]
 

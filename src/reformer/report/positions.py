@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from reformer.errors import InputError
-from reformer.training.evaluate import Evaluation
+from reformer.inference.evaluate import Evaluation
 
 
-def plot_positions(found: Mapping[str, Evaluation], path: Path) -> None:
+def plot_positions(results: Mapping[str, Evaluation], path: Path) -> None:
     """Draw a line for each model, a dot for each octave of context, to a file whose suffix says of what kind.
 
     Raises InputError for a place that cannot be written.
@@ -19,7 +19,7 @@ def plot_positions(found: Mapping[str, Evaluation], path: Path) -> None:
     from matplotlib.ticker import FuncFormatter
 
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
-    for name, result in found.items():
+    for name, result in results.items():
         octaves = sorted(result.positions)
         context = [2 ** (k + 0.5) for k in octaves]
         axes.plot(context, [result.positions[k].loss for k in octaves], marker="o", markersize=4, label=name)
@@ -29,7 +29,7 @@ def plot_positions(found: Mapping[str, Evaluation], path: Path) -> None:
     axes.set_ylabel("loss, nats a token")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(found) > 1:
+    if len(results) > 1:
         axes.legend(frameon=False)
     try:
         figure.savefig(path, dpi=150)

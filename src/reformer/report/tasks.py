@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from reformer.data.task import Result
 from reformer.errors import InputError
-from reformer.training.task_evaluation import TaskResult
 
 
-def task_as_json(model: str, task: str, result: TaskResult) -> str:
+def result_as_json(model: str, task: str, result: Result) -> str:
     """One object."""
     return json.dumps(
         {"model": model, "task": task, "rows": len(result.answers), **result.scores, "notes": result.notes},
@@ -17,7 +17,7 @@ def task_as_json(model: str, task: str, result: TaskResult) -> str:
     )
 
 
-def task_as_text(result: TaskResult) -> str:
+def result_as_text(result: Result) -> str:
     """A line each."""
     scores = {name: f"{value:.{2 if name in result.notes else 4}f}" for name, value in result.scores.items()}
     lines = {"rows": f"{len(result.answers):,}", **scores}

@@ -1,7 +1,7 @@
 """Settings: dataclasses whose values are checked when an instance is made, without torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -22,8 +22,9 @@ class Settings:
     """Fields whose types and values are checked when an instance is made."""
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():
-            value = getattr(self, name)
+        kinds = get_type_hints(type(self))
+        for name in (each.name for each in fields(self)):
+            value, kind = getattr(self, name), kinds[name]
             if isinstance(value, list):
                 value = tuple(value)
                 setattr(self, name, value)

@@ -285,7 +285,7 @@ class ModelSettings(Settings):
     def left_open(self) -> dict[str, Any]:
         """The fields that were not asked for, and what follows for them from the others."""
         lsh, local = self.lsh, self.local
-        found = {
+        values = {
             "vocab_size": self.vocabulary,
             "num_decoder_layers": self.num_hidden_layers,
             "head_dim": self.head_width,
@@ -299,10 +299,10 @@ class ModelSettings(Settings):
             **{f"local_{name}": getattr(local.rule, field) for name, field in OPTIONS[type(local.rule)].items()},
         }
         if self.rule == "chunk":
-            found["num_buckets"] = self._chunk_buckets()
+            values["num_buckets"] = self._chunk_buckets()
         elif self.local_rule == "chunk":
-            found["length_multiple"] = found["local_length_multiple"]
-        return {name: value for name, value in found.items() if value is not None and getattr(self, name, 0) is None}
+            values["length_multiple"] = values["local_length_multiple"]
+        return {name: value for name, value in values.items() if value is not None and getattr(self, name, 0) is None}
 
     def worked_out(self) -> Self:
         """The same model with nothing left open."""

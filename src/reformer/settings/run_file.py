@@ -1,7 +1,7 @@
 """The TOML file of a run: tables [model], [data] and [training]; what is left open is left out."""
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import NoneType
@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 import tomli_w
 
 from reformer.errors import InputError
-from reformer.ops.checks import nearest
+from reformer.ops.checks import check_choice, nearest
 from reformer.ops.spec import LOCAL_RULES, LSH_RULES, OPTIONS, options_of_rules
 from reformer.settings.base import hint_at
 from reformer.settings.data import DataSettings
@@ -21,8 +21,12 @@ RUN_FILE = "run.toml"
 NONE = "none"
 """What stands for None where it says something else than leaving out; TOML has no word for it."""
 
-TABLES: dict[str, Any] = {"model": ModelSettings, "data": DataSettings, "training": TrainingSettings}
+TABLES = ("model", "data", "training")
 _NAMES = ", ".join(f"[{table}]" for table in TABLES)
+
+Kinds = Mapping[str, type[DataSettings]]
+"""The tasks by name: their fields are those of the table [data]."""
+NO_TASKS: Kinds = {DataSettings.task: DataSettings}
 
 OF_CHUNKS = {"lsh_rotary", "hash_rotations"}
 """Of the model, what goes with rule="chunk" beside the options of the chunks themselves."""
@@ -42,13 +46,30 @@ class Run:
     training: TrainingSettings
 
     @classmethod
-    def of(cls, tables: Tables) -> "Run":
+    def of(cls, tables: Tables, tasks: Kinds = NO_TASKS) -> "Run":
         """The run of a file's tables."""
-        return cls(**{name: kind(**tables.get(name, {})) for name, kind in TABLES.items()})
+        return cls(
+            ModelSettings(**tables.get("model", {})),
+            data_of(tables.get("data", {}), tasks),
+            TrainingSettings(**tables.get("training", {})),
+        )
 
     def tables(self) -> Tables:
         """As they are written."""
         return {name: _written(getattr(self, name)) for name in TABLES}
+
+
+def data_of(values: Mapping[str, Any], tasks: Kinds) -> DataSettings:
+    """The task of a table [data]. Raises InputError for a task there is none of, and for a field of another one."""
+    name = values.get("task", DataSettings.task)
+    check_choice("task", name, tuple(tasks))
+    own = {each.name for each in fields(tasks[name])}
+    for field in sorted(values.keys() - own):
+        others = [other for other, kind in tasks.items() if field in {each.name for each in fields(kind)}]
+        if values[field] != getattr(tasks[others[0]], field):
+            named = " and ".join(f"task={other!r}" for other in others)
+            raise InputError(f"{field} is for {named}, and task is {name!r}; leave it out")
+    return tasks[name](**{field: value for field, value in values.items() if field in own})
 
 
 def _written(settings: Any) -> dict[str, Any]:
@@ -57,7 +78,7 @@ def _written(settings: Any) -> dict[str, Any]:
     return {name: NONE if value is None else value for name, value in values.items() if name not in open_ones}
 
 
-def read_run_file(path: Path) -> Tables:
+def read_run_file(path: Path, tasks: Kinds = NO_TASKS) -> Tables:
     """The tables of a run file; InputError for a file that is none and for unknown keys."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -65,28 +86,43 @@ def read_run_file(path: Path) -> Tables:
         raise InputError(f"{path} does not exist; give a TOML file with {_NAMES}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no TOML file: {error}") from None
-    return read_tables(text, str(path))
+    return read_tables(text, str(path), tasks)
 
 
-def read_tables(text: str, where: str) -> Tables:
+def read_tables(text: str, where: str, tasks: Kinds = NO_TASKS) -> Tables:
     """The tables that a text holds, lists as tuples, their keys checked; `where` it stands is for errors."""
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{where} is no TOML file: {error}") from None
+    tables = _parsed(text, where)
     for table, values in tables.items():
         if table not in TABLES or not isinstance(values, dict):
             raise InputError(f"{where}: no table [{table}]{nearest(table, list(TABLES))}; there are {_NAMES}")
         check_rule_version(values.get("rule_version", RULE_VERSION))  # first: other versions have other fields
-        names = [each.name for each in fields(TABLES[table])]
+        hints = _hints(table, tasks)
         for key in values:
-            if key not in names:
-                raise InputError(f"{where}: [{table}] has no key {key!r}{hint_at(key, names)}")
-    return {table: _read(TABLES[table], values) for table, values in tables.items()}
+            if key not in hints:
+                raise InputError(f"{where}: [{table}] has no key {key!r}{hint_at(key, list(hints))}")
+    return {table: _read(_hints(table, tasks), values) for table, values in tables.items()}
 
 
-def _read(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
-    kinds = {key: get_args(hint) for key, hint in get_type_hints(kind).items()}
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{where} is no TOML file: {error}") from None
+
+
+def _hints(table: str, tasks: Kinds) -> dict[str, Any]:
+    """The keys of a table and their types."""
+    kinds: dict[str, Any] = {"model": [ModelSettings], "data": tasks.values(), "training": [TrainingSettings]}
+    return {
+        name: hint
+        for kind in kinds[table]
+        for name, hint in get_type_hints(kind).items()
+        if name in {each.name for each in fields(kind)}
+    }
+
+
+def _read(hints: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    kinds = {key: get_args(hint) for key, hint in hints.items()}
 
     def read(key: str, value: Any) -> Any:
         if value == NONE and NoneType in kinds[key] and str not in kinds[key]:
@@ -96,12 +132,16 @@ def _read(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
     return {key: read(key, value) for key, value in values.items()}
 
 
-def lay(below: Tables, above: Tables, say: Callable[[str], None]) -> Tables:
+def lay(below: Tables, above: Tables, say: Callable[[str], None], tasks: Kinds = NO_TASKS) -> Tables:
     """Tables with those `above` over those `below`.
 
-    Where `above` names another rule, what `below` has for its own goes, and is said.
+    Where `above` names another rule or task, what `below` has for its own goes, and is said.
     """
     kept = {table: dict(values) for table, values in below.items()}
+    data, task = kept.get("data", {}), above.get("data", {}).get("task")
+    if task is not None and task in tasks:
+        for name in sorted(data.keys() - {each.name for each in fields(tasks[task])}):
+            say(f"{name}={data.pop(name)!r} is dropped: it is not for task={task!r}")
     model, chosen = kept.get("model", {}), above.get("model", {})
     for field, rules, prefix in (("rule", LSH_RULES, ""), ("local_rule", LOCAL_RULES, "local_")):
         rule = chosen.get(field)
@@ -126,7 +166,11 @@ def write_run_file(path: Path, run: Run) -> None:
 
 def check_same_run(path: Path, run: Run) -> None:
     """InputError, with the keys that differ, when a run file is another run's."""
-    then = Run.of(read_run_file(path))
+    tasks = {run.data.task: type(run.data)}
+    task = _parsed(path.read_text(encoding="utf-8"), str(path)).get("data", {}).get("task", DataSettings.task)
+    if task != run.data.task:  # it has other fields
+        raise InputError(f"{path.parent} was trained for task={task!r}, not {run.data.task!r}; give another --out")
+    then = Run.of(read_run_file(path, tasks), tasks)
     asked = (vars(then.model), vars(run.model))
     follows = {name for name in asked[0] if asked[0][name] is asked[1][name] is None}  # from what differs
     differing = [

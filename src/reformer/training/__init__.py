@@ -1,1 +1,1 @@
-"""Floor 4: training, evaluation, generation."""
+"""Floor 4: what trains a model."""

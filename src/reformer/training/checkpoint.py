@@ -51,8 +51,8 @@ def load_model(folder: Path) -> ReformerPreTrainedModel:
         raise InputError(
             f"{folder} holds weights of another model: {', '.join(map(str, sorted(wrong)[:3]))} do not fit"
         )
-    found: ReformerPreTrainedModel = model.eval()
-    return found
+    whole: ReformerPreTrainedModel = model.eval()
+    return whole
 
 
 @contextmanager
@@ -73,9 +73,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder} holds no checkpoint ({CONFIG} is missing); give one that `reformer train` wrote")
     try:
         written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        found = written.get("model_type") if isinstance(written, dict) else None
-        if found != ReformerConfig.model_type:
-            raise InputError(f"its model_type is {found!r}, not {ReformerConfig.model_type!r}")
+        model_type = written.get("model_type") if isinstance(written, dict) else None
+        if model_type != ReformerConfig.model_type:
+            raise InputError(f"its model_type is {model_type!r}, not {ReformerConfig.model_type!r}")
     except (OSError, ValueError) as error:
         raise InputError(f"{folder} holds no checkpoint that can be read: {' '.join(str(error).split())}") from None
     return dict(written)
@@ -92,5 +92,5 @@ def _newer(config: dict[str, Any]) -> str:
 
 def checkpoints(out: Path) -> list[Path]:
     """The whole checkpoints of a run, in the order of their steps."""
-    found = [path for path in out.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix(CHECKPOINT)))
+    folders = [path for path in out.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix(CHECKPOINT)))

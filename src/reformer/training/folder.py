@@ -87,7 +87,7 @@ class RunFolder:
 
     def complete(self, checkpoint: Path) -> None:
         """Put settings and tokenizer into a checkpoint, so that it is a model of its own."""
-        self.corpus.tokens.save(checkpoint)
+        self.corpus.tokenizer.save(checkpoint)
         write_run_file(checkpoint / RUN_FILE, self.run)
         (checkpoint / ORIGIN).write_text(json.dumps(_origin(self.corpus)), encoding="utf-8")
         self._keep()
@@ -104,7 +104,7 @@ class RunFolder:
             shutil.rmtree(staging, ignore_errors=True)
             try:
                 model.save_pretrained(staging, state_dict=weights)
-                self.corpus.tokens.save(staging)
+                self.corpus.tokenizer.save(staging)
                 for path in sorted(staging.iterdir(), key=lambda path: path.name == CONFIG):
                     path.replace(self.out / path.name)
             except (OSError, SafetensorError) as error:

@@ -7,39 +7,19 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from reformer.data.batches import TrainingBatches
-from reformer.data.cutting import CutWindows
-from reformer.data.examples import Example, ExampleCollate, ExampleDataset, Examples
-from reformer.data.masking import MaskedWindows
+from reformer.data.batches import ExampleDataset, TrainingBatches
+from reformer.data.examples import Example, Examples
 from reformer.data.prepare import Corpus
-from reformer.data.tokens import Tokens
-from reformer.data.windows import Collate, HeldOutWindows, TrainingWindows
-from reformer.models import (
-    ReformerForCausalLM,
-    ReformerForConditionalGeneration,
-    ReformerForMaskedLM,
-    ReformerForQuestionAnswering,
-    ReformerForSequenceClassification,
-    ReformerForTokenClassification,
-    ReformerPreTrainedModel,
-)
+from reformer.data.task import Task
+from reformer.data.tokenizer import Tokenizer
+from reformer.data.windows import HeldOutWindows, TrainingWindows
+from reformer.models import ReformerPreTrainedModel
 from reformer.settings import ModelSettings
-from reformer.settings.data import DataSettings
 from reformer.settings.training import TrainingSettings
 from reformer.training.processes import process_count
 
 Text = Corpus | Examples
 """What runs are trained on."""
-
-MODELS: dict[str, type[ReformerPreTrainedModel]] = {
-    "lm": ReformerForCausalLM,
-    "mlm": ReformerForMaskedLM,
-    "classify": ReformerForSequenceClassification,
-    "tag": ReformerForTokenClassification,
-    "qa": ReformerForQuestionAnswering,
-    "translate": ReformerForConditionalGeneration,
-}
-"""The model of each task."""
 
 
 @dataclass(frozen=True)
@@ -60,42 +40,37 @@ class Job:
     """Arguments of the model in evaluation."""
 
 
-def make_job(text: Text, data: DataSettings, training: TrainingSettings) -> Job:
+def make_job(text: Text, task: Task, training: TrainingSettings) -> Job:
     """The run over a corpus or over examples."""
     if isinstance(text, Examples):
-        return _example_job(text, data, training)
+        return _example_job(text, task, training)
     rows = training.batch_size * training.accumulation * process_count()
-    train: Dataset[Any] = TrainingWindows(text.train, training.phases(), rows, training.seed)
-    held_out: Dataset[Any] = HeldOutWindows(text.held_out, training.length, training.eval_tokens)
-    if data.task == "lm" and data.cut_windows:
-        train = CutWindows(train, data.cut_windows, training.seed)
-    if data.task == "mlm":
-        train = MaskedWindows(train, text.tokens, data.mask, training.seed)
-        held_out = MaskedWindows(held_out, text.tokens, data.mask, training.seed)
+    train = TrainingWindows(text.train, training.phases(), rows, training.seed)
+    held_out = HeldOutWindows(text.held_out, training.length, training.eval_tokens)
     read = rows * sum(phase.length * phase.steps for phase in training.phases()) / len(text.train)
     return Job(
-        MODELS[data.task],
-        train,
-        held_out,
-        Collate(text.tokens, apart=data.documents == "apart"),
+        task.model_class,
+        task.windows(train, text.tokenizer, training.seed, held_out=False),
+        task.windows(held_out, text.tokenizer, training.seed, held_out=True),
+        task.collate(text),
         training.batch_size,
         f"{len(text.train):,} tokens, read {read:,.2f} times in {training.steps:,} steps",
-        evaluating={"logits_to_keep": 1},
+        evaluating=task.evaluating,
     )
 
 
-def _example_job(text: Examples, data: DataSettings, training: TrainingSettings) -> Job:
+def _example_job(text: Examples, task: Task, training: TrainingSettings) -> Job:
     batches = training.steps * training.accumulation * process_count()
     names = dict(enumerate(text.classes))
     return Job(
-        MODELS[data.task],
+        task.model_class,
         TrainingBatches(text.train, batches, training.batch_size, training.batch_tokens, training.seed),
         ExampleDataset(_spread(text.held_out, training.eval_tokens)),
-        ExampleCollate(text.tokens.pad),
+        task.collate(text),
         1,
         f"{len(text.train):,} examples of {sum(example.size for example in text.train) / len(text.train):,.0f} tokens",
         config={"id2label": names, "label2id": {name: i for i, name in names.items()}} if names else {},
-        evaluating={"logits_to_keep": 1} if data.task == "translate" else {},
+        evaluating=task.evaluating,
     )
 
 
@@ -106,12 +81,9 @@ def _spread(examples: Sequence[Example], most: int) -> list[Example]:
     return [examples[int(i * step)] for i in range(int(len(examples) / step))] or list(examples[:1])
 
 
-def for_task(settings: ModelSettings, task: str) -> ModelSettings:
-    """Settings of a model for a task: what reads both ways is not causal."""
-    return settings if task in ("lm", "translate") else replace(settings, causal=False)
-
-
-def with_tokens(settings: ModelSettings, tokens: Tokens) -> ModelSettings:
+def with_tokens(settings: ModelSettings, tokenizer: Tokenizer) -> ModelSettings:
     """Settings of a model for these tokens: as many, unless more are asked for, and their special ones."""
-    size = tokens.vocabulary if settings.vocab_size is None else settings.vocab_size
-    return replace(settings, vocab_size=max(size, tokens.end + 1), pad_token_id=tokens.pad, eos_token_id=tokens.end)
+    size = tokenizer.vocabulary if settings.vocab_size is None else settings.vocab_size
+    return replace(
+        settings, vocab_size=max(size, tokenizer.end + 1), pad_token_id=tokenizer.pad, eos_token_id=tokenizer.end
+    )

@@ -11,11 +11,11 @@ from transformers import set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from reformer.data.examples import Examples
+from reformer.data.task import Task
 from reformer.errors import InputError, Interrupted
 from reformer.models import ReformerConfig, ReformerForCausalLM
 from reformer.models.model import ReformerPreTrainedModel
 from reformer.settings import ModelSettings
-from reformer.settings.data import DataSettings
 from reformer.settings.lora import LoraSettings
 from reformer.settings.run_file import Run
 from reformer.settings.training import TrainingSettings
@@ -23,7 +23,7 @@ from reformer.training.checkpoint import CONFIG, checkpoints
 from reformer.training.finetune import add_lora, merge_lora, start_from
 from reformer.training.folder import RunFolder, check_same
 from reformer.training.interruption import Interruption
-from reformer.training.job import Text, for_task, make_job, with_tokens
+from reformer.training.job import Text, make_job, with_tokens
 from reformer.training.processes import is_main_process, process_count
 from reformer.training.progress import ProgressLines
 from reformer.training.trainer import ReformerTrainer
@@ -45,7 +45,7 @@ def train(
     training: TrainingSettings,
     out: Path,
     *,
-    data: DataSettings | None = None,
+    task: Task,
     overwrite: bool = False,
     resume: Path | None = None,
     model: ReformerPreTrainedModel | None = None,
@@ -53,29 +53,27 @@ def train(
 ) -> Any:
     """Train on a corpus or on examples and save to `out`; returns the model: the best on held-out text, or the last.
 
-    `data` says what is learned (next tokens unless given), and for the run file where it comes from. `resume` is a
-    checkpoint (`find_checkpoint`).
+    `task` says what is learned, and for the run file where it comes from. `resume` is a checkpoint (`find_checkpoint`).
     Raises InputError for settings that do not fit the text or the folder, NonFiniteLoss and NotSaved (what was saved
     before stays), and Interrupted after Ctrl-C, when what was trained is saved.
     """
-    data = data or DataSettings()
-    settings = for_task(settings, data.task)
-    check_fit(settings, training, corpus.tokens.vocabulary, data.task)
-    job = make_job(corpus, data, training)
+    settings = task.settings_for(settings)
+    check_fit(settings, training, corpus.tokenizer.vocabulary, task)
+    job = make_job(corpus, task, training)
     if model is None and training.init is not None:
         model = start_from(training.init, settings, training.seed, job.model_class, **job.config)
     if training.lora and model is None:
         raise InputError("lora trains beside frozen weights; name the model that has them with init")
-    run = Run(settings, data, training)
+    run = Run(settings, task, training)
     if resume is not None:
         check_same(resume, run, corpus)
     _say_what_surprises(corpus, training, say)
     folder = RunFolder(out, run, corpus, overwrite=overwrite, resume=resume is not None)
-    per_token = "byte" if corpus.tokens.per_byte else "token"
-    progress = ProgressLines(per_token if data.task in ("lm", "mlm", "translate") else None)
+    per_token = "byte" if corpus.tokenizer.per_byte else "token"
+    progress = ProgressLines(per_token if task.unit_is_token else None)
     try:
         if model is None:
-            model = build_model(with_tokens(settings, corpus.tokens), training.seed, job.model_class, **job.config)
+            model = build_model(with_tokens(settings, corpus.tokenizer), training.seed, job.model_class, **job.config)
         say(f"{model.num_parameters():,} weights; {job.amount}")
         set_seed(training.seed)
         trained: Any = add_lora(model, LoraSettings.parse(training.lora)) if training.lora else model
@@ -140,12 +138,12 @@ def find_checkpoint(out: Path, resume: str) -> Path | None:
     Raises InputError for a folder that is none.
     """
     if resume == "auto":
-        found = checkpoints(out)
-        if not found and (out / CONFIG).exists():
+        whole = checkpoints(out)
+        if not whole and (out / CONFIG).exists():
             raise InputError(
                 f"{out} holds a model and no checkpoint to go on from; start another run with --init {out}"
             )
-        return found[-1] if found else None
+        return whole[-1] if whole else None
     folder = Path(resume)
     if not (folder / "trainer_state.json").exists():
         raise InputError(f"resume={resume} is no checkpoint of a run; give auto or a folder named checkpoint-STEP")
@@ -154,22 +152,24 @@ def find_checkpoint(out: Path, resume: str) -> Path | None:
     return folder
 
 
-def check_fit(settings: ModelSettings, training: TrainingSettings, vocabulary: int, task: str = "lm") -> None:
+def check_fit(settings: ModelSettings, training: TrainingSettings, vocabulary: int, task: Task) -> None:
     """InputError where model, training and tokens do not go together."""
     if settings.vocab_size is not None and settings.vocab_size < vocabulary:
         raise InputError(
             f"vocab_size={settings.vocab_size} is too small for the tokenizer's {vocabulary} tokens; leave it out"
         )
-    if task == "lm" and not settings.causal:
-        raise InputError("causal=False: a language model predicts the next token; leave causal on")
+    if task.causal and not settings.causal:
+        raise InputError(f"causal=False: task={task.task!r} predicts the next token; leave causal on")
     if training.fsdp and not torch.accelerator.is_available():
         raise InputError("fsdp=true shards over accelerators, and this machine has none; leave --fsdp out")
-    if training.lora and task != "lm":
-        raise InputError(f"lora together with task={task!r} is not supported; train all weights")
-    if training.batch_tokens and task in ("lm", "mlm"):
-        raise InputError(f"batch_tokens is for examples, and task={task!r} has windows of one length; use batch_size")
-    if training.length_schedule and task not in ("lm", "mlm"):
-        raise InputError(f"length_schedule is for windows, and task={task!r} has examples; leave it out")
+    if training.lora and not task.adapters:
+        raise InputError(f"lora together with task={task.task!r} is not supported; train all weights")
+    if training.batch_tokens and task.in_windows:
+        raise InputError(
+            f"batch_tokens is for examples, and task={task.task!r} has windows of one length; use batch_size"
+        )
+    if training.length_schedule and not task.in_windows:
+        raise InputError(f"length_schedule is for windows, and task={task.task!r} has examples; leave it out")
     if training.fsdp and training.lora:
         raise InputError("fsdp=true together with lora is not supported; leave one of them out")
     limit = settings.length_limit

@@ -114,8 +114,8 @@ class ReformerTrainer(Trainer):
                 output = model(**{name: value[i : i + size] for name, value in inputs.items()}, **self.evaluating)
                 loss = output.loss.float() * output.predicted  # the mean over them
                 sums.append(torch.stack([loss, output.correct.float(), output.predicted.float()]))
-        found = torch.stack(sums)
-        return found[:, 0].mean(), found, found[:, 2:]
+        sums_by_row = torch.stack(sums)
+        return sums_by_row[:, 0].mean(), sums_by_row, sums_by_row[:, 2:]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Leaves no trace in the random numbers of the training."""
@@ -123,10 +123,10 @@ class ReformerTrainer(Trainer):
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             started = time.perf_counter()
-            found: dict[str, float] = super().evaluate(*args, **kwargs)
+            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         if self._since is not None:
             self._since += time.perf_counter() - started
-        return found
+        return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add bits per byte, token accuracy and tokens per second to the lines of the training loss."""
@@ -200,8 +200,8 @@ class ReformerTrainer(Trainer):
         return best is not None
 
 
-def _held_out_metrics(found: EvalPrediction) -> dict[str, float]:
-    nll, correct, predicted = np.asarray(found.predictions, dtype=np.float64).sum(0)
+def _held_out_metrics(sums: EvalPrediction) -> dict[str, float]:
+    nll, correct, predicted = np.asarray(sums.predictions, dtype=np.float64).sum(0)
     predicted = max(predicted, 1.0)
     return {"loss": nll / predicted, "accuracy": correct / predicted}
 

@@ -66,8 +66,8 @@ class _LSHAttention(theirs.LSHAttention):
         return out.squeeze(heads), nothing, nothing
 
     def hash_vectors(self, *arguments: Any, **options: Any) -> Tensor:
-        found: Tensor = super().hash_vectors(*arguments, **options)  # again in the second run too: it draws
-        return remembered(lambda: found)
+        buckets: Tensor = super().hash_vectors(*arguments, **options)  # again in the second run too: it draws
+        return remembered(lambda: buckets)
 
 
 class _Branch(nn.Module):

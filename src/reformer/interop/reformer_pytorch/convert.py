@@ -45,16 +45,16 @@ def from_reformer_pytorch(
     head = isinstance(model.out, nn.Sequential)
     if head and not config.causal:
         raise InputError("causal=False with an output layer: ours has no such head; give return_embeddings=True")
-    found = ReformerForCausalLM(config) if head else ReformerModel(config)
+    converted = ReformerForCausalLM(config) if head else ReformerModel(config)
     prefix = "model." if head else ""
     weights = {f"{prefix}layers.{name}": weight for name, weight in _layers(model.reformer, config.settings)}
     weights |= {f"{prefix}{name}": weight for name, weight in _ends(model)}
     if head:
         weights |= _head(model)
-    nn.Module.to(found, _like(model))
-    found.load_state_dict({name: weight.detach() for name, weight in weights.items()})
-    found.train(model.training)
-    return found
+    nn.Module.to(converted, _like(model))
+    converted.load_state_dict({name: weight.detach() for name, weight in weights.items()})
+    converted.train(model.training)
+    return converted
 
 
 def _like(model: nn.Module) -> Tensor:
@@ -182,8 +182,8 @@ def _positions(model: theirs.ReformerLM) -> Tensor:
         like = _like(model).new_zeros(1, model.max_seq_len, model.token_emb.embedding_dim)
     else:
         like = torch.zeros(1, model.max_seq_len, device=_like(model).device)
-    found: Tensor = model.pos_emb(like)
-    return found.reshape(model.max_seq_len, -1).to(_like(model).dtype)
+    table: Tensor = model.pos_emb(like)
+    return table.reshape(model.max_seq_len, -1).to(_like(model).dtype)
 
 
 def _head(model: theirs.ReformerLM) -> dict[str, Tensor]:

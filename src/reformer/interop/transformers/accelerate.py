@@ -205,11 +205,11 @@ class _AxialPositionEmbeddings(theirs.AxialPositionEmbeddings):
                 f"{self.axial_pos_shape} is {rows * columns}, so 0 to {rows * columns - 1} are valid: use shorter texts"
             )
         row, column = position_ids // columns, position_ids % columns
-        found = torch.cat((self.weights[0][row, 0], self.weights[1][0, column]), dim=-1)
+        embedded = torch.cat((self.weights[0][row, 0], self.weights[1][0, column]), dim=-1)
         if not self.training or not self.dropout:
-            return found
-        kept = F.dropout(found.new_ones(position_ids.shape[0], columns), p=self.dropout)
-        return found * kept.gather(1, column).unsqueeze(-1)
+            return embedded
+        kept = F.dropout(embedded.new_ones(position_ids.shape[0], columns), p=self.dropout)
+        return embedded * kept.gather(1, column).unsqueeze(-1)
 
 
 class _ReformerModel(theirs.ReformerModel):

@@ -68,9 +68,10 @@ def from_transformers(model_or_dir: transformers.PreTrainedModel | str | Path, l
         more = {"pooling": "first", "id2label": theirs.config.id2label, "problem_type": theirs.config.problem_type}
     config = ReformerConfig(**settings_of(theirs.config, length), **more, dtype=theirs.dtype)
     ours: Any = HEADS[base](config)
-    found = theirs.state_dict()
+    weights_of_theirs = theirs.state_dict()
     weights = {
-        mine: found[yours].reshape(ours.get_parameter(mine).shape) for mine, yours in _names(config.settings, base)
+        mine: weights_of_theirs[yours].reshape(ours.get_parameter(mine).shape)
+        for mine, yours in _names(config.settings, base)
     }
     nn.Module.to(ours, theirs.device, theirs.dtype)
     ours.load_state_dict(weights)
@@ -95,8 +96,8 @@ def to_transformers(model: ReformerPreTrainedModel) -> transformers.PreTrainedMo
     config.id2label, config.problem_type = model.config.id2label, model.config.problem_type
     config.architectures = [base]
     theirs: Any = getattr(transformers, base)(config).to(model.device, model.dtype)
-    found, wanted = model.state_dict(), theirs.state_dict()
-    weights = {yours: found[mine].reshape(wanted[yours].shape) for mine, yours in _names(settings, base)}
+    weights_of_ours, wanted = model.state_dict(), theirs.state_dict()
+    weights = {yours: weights_of_ours[mine].reshape(wanted[yours].shape) for mine, yours in _names(settings, base)}
     missing = [name for name in wanted if name not in weights and "mask_value" not in name]
     assert not missing, missing
     theirs.load_state_dict(weights, strict=False)

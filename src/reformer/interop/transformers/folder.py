@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reformer.data.tokens import load_tokens
+from reformer.data.tokenizer import load_tokenizer
 from reformer.errors import InputError
 from reformer.interop.transformers.convert import from_transformers, read_type, to_transformers
 from reformer.models import ReformerConfig
@@ -50,7 +50,7 @@ def convert_folder(source: Path, target: Path, length: int | None = None) -> str
 def _convert_tokenizer(source: Path, target: Path, vocab_size: int, kind: str) -> None:
     """The tokenizer of a folder, as a `tokenizer.json`; for shifted bytes one is made."""
     if any((source / name).exists() for name in _TOKENIZER_FILES):
-        load_tokens(str(source)).save(target)
+        load_tokenizer(str(source)).save(target)
     elif kind == "reformer" and vocab_size == SHIFTED_BYTES:
         shifted_bytes().save_pretrained(target)
 

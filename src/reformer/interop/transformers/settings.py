@@ -83,8 +83,8 @@ def _buckets(config: Any, length: int | None) -> int | tuple[int, ...]:
     chunk, longest = config.lsh_attn_chunk_length, config.max_position_embeddings
     multiple = length_multiple(config)
     padded = max(longest // multiple, 1) * multiple if length is None else -(-length // multiple) * multiple
-    found = automatic_buckets(padded, chunk, 2 * max(int((longest // chunk) ** 0.5), chunk))
-    return found if isinstance(found, int) else tuple(found)
+    buckets = automatic_buckets(padded, chunk, 2 * max(int((longest // chunk) ** 0.5), chunk))
+    return buckets if isinstance(buckets, int) else tuple(buckets)
 
 
 def _first(token: int | list[int] | None) -> int | None:
@@ -138,8 +138,8 @@ def config_of(settings: ModelSettings, head: bool) -> transformers.ReformerConfi
         longest = max(settings.max_position_embeddings, prod(settings.axial_shape))
         values |= {"axial_pos_shape": settings.axial_shape, "axial_pos_embds_dim": settings.axial_dims}
         values["max_position_embeddings"] = longest
-    found = transformers.ReformerConfig(**values)
-    multiple, own = length_multiple(found), settings.length_multiple or 1
+    config = transformers.ReformerConfig(**values)
+    multiple, own = length_multiple(config), settings.length_multiple or 1
     chunks = {"lsh": lsh.length, "local": local.length}
     alike = {chunks[kind] for kind in layers} == {multiple} and multiple % own == 0
     if own != multiple and not alike:
@@ -147,7 +147,7 @@ def config_of(settings: ModelSettings, head: bool) -> transformers.ReformerConfi
             f"transformers' Reformer pads to a multiple of {multiple}, the least common one of its chunks, and so "
             f"shows other chunks to each other than this model: length_multiple={own}, not {multiple}"
         )
-    return found
+    return config
 
 
 def _chunks(rule: object) -> Chunks:
@@ -164,12 +164,12 @@ def _number_or_list(factors: tuple[int, ...] | None) -> int | list[int] | None:
 def changes_of(settings: ModelSettings) -> list[str]:
     """What a configuration of theirs cannot say of a model of ours, though it computes the same in evaluation."""
     dropouts = (settings.embedding_dropout, settings.attention_output_dropout, settings.feed_forward_dropout)
-    found = []
+    changes = []
     if any(p is not None and p != settings.hidden_dropout for p in dropouts):
-        found.append(f"all dropouts but those of attention become hidden_dropout={settings.hidden_dropout}")
+        changes.append(f"all dropouts but those of attention become hidden_dropout={settings.hidden_dropout}")
     if "lsh" in settings.attention_pattern and settings.hash_rotations == "own":
-        found.append("rotations are drawn anew in every call (hash_seed=None), in evaluation too")
-    return found
+        changes.append("rotations are drawn anew in every call (hash_seed=None), in evaluation too")
+    return changes
 
 
 def _given(value: float | None, other: float) -> float:

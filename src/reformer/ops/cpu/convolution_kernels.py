@@ -9,28 +9,28 @@ from reformer.ops.cpu.simd import lanes, load, number, store, times_plus, zeros
 @kernel
 def _find(slots, document, n, offsets, sign, base, width, places, taps):
     """Where the tokens stand that taps of token number n reach in its document, and which taps those are."""
-    found, mine = np.int64(0), document[slots[n]]
+    count, mine = np.int64(0), document[slots[n]]
     for tap in range(offsets.size):
         other = n + sign * offsets[tap]
         if 0 <= other < slots.size and document[slots[other]] == mine:
-            places[found], taps[found] = (base + slots[other]) * width, tap * width
-            found += 1
-    return found
+            places[count], taps[count] = (base + slots[other]) * width, tap * width
+            count += 1
+    return count
 
 
 @kernel
-def _sum(x, factors, places, taps, found, out, at, width):
+def _sum(x, factors, places, taps, count, out, at, width):
     """Out = the sum over taps, in their order, of x times the factors of a channel."""
     n = lanes(out)
     whole = width // n * n
     for c in range(0, whole, n):
         total = zeros(out)
-        for j in range(found):
+        for j in range(count):
             total = times_plus(load(x, places[j] + c), load(factors, taps[j] + c), total)
         store(total, out, at + c)
     for c in range(whole, width):
         rest = out.dtype.type(0)
-        for j in range(found):
+        for j in range(count):
             rest += number(x, places[j] + c) * factors[taps[j] + c]
         out[at + c] = rest
 
@@ -40,8 +40,8 @@ def convolve_block(x, out, base, factors, offsets, slots, document, first, count
     """Tokens number [first, first + count) of the batch row that begins at slot `base`."""
     places, taps = np.empty(offsets.size, np.int64), np.empty(offsets.size, np.int64)
     for n in range(first, min(first + count, slots.size)):
-        found = _find(slots, document, n, offsets, 1, base, width, places, taps)
-        _sum(x, factors, places, taps, found, out, (base + slots[n]) * width, width)
+        terms = _find(slots, document, n, offsets, 1, base, width, places, taps)
+        _sum(x, factors, places, taps, terms, out, (base + slots[n]) * width, width)
 
 
 @entry_kernel
@@ -54,13 +54,13 @@ def convolve_ring(ring, out, weight, offsets, rank, size, each, width):
             factors[tap * width + c] = weight[c * most + most - 1 - tap]
     for row in range(rank.shape[0]):
         for t in range(rank.shape[1]):
-            found = np.int64(0)
+            count = np.int64(0)
             for tap in range(most):
                 other = rank[row, t] + offsets[tap]
                 if other >= 0:
-                    places[found], taps[found] = (row * each + other % size) * width, tap * width
-                    found += 1
-            _sum(ring, factors, places, taps, found, out, (row * rank.shape[1] + t) * width, width)
+                    places[count], taps[count] = (row * each + other % size) * width, tap * width
+                    count += 1
+            _sum(ring, factors, places, taps, count, out, (row * rank.shape[1] + t) * width, width)
 
 
 @entry_kernel
@@ -71,10 +71,10 @@ def differentiate_block(x, grad, dx, base, factors, dfactors, offsets, slots, do
     whole = width // step * step
     for n in range(first, min(first + count, slots.size)):
         at = (base + slots[n]) * width
-        found = _find(slots, document, n, offsets, -1, base, width, places, taps)
-        _sum(grad, factors, places, taps, found, dx, at, width)
-        found = _find(slots, document, n, offsets, 1, base, width, places, taps)
-        for j in range(found):
+        terms = _find(slots, document, n, offsets, -1, base, width, places, taps)
+        _sum(grad, factors, places, taps, terms, dx, at, width)
+        terms = _find(slots, document, n, offsets, 1, base, width, places, taps)
+        for j in range(terms):
             for c in range(0, whole, step):
                 total = load(dfactors, taps[j] + c)
                 store(times_plus(load(x, places[j] + c), load(grad, at + c), total), dfactors, taps[j] + c)

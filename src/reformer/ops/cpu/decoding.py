@@ -60,22 +60,22 @@ def _hash_few(packed, stride, some, rotations, head, first, second, shape, produ
 def _enter(ring, count, place, slot, shape, before):
     """Put a slot into a ring; returns how many of the last slots before it were written to `before`."""
     size, seen = shape.size, np.int64(count[place])
-    found = min(seen, shape.window)
+    entered = min(seen, shape.window)
     at = seen % size
     ring[place * size + at] = slot
     count[place] = seen + 1
-    for j in range(found):
+    for j in range(entered):
         at = at - 1 if at else size - 1
         before[j] = ring[place * size + at]
-    return found
+    return entered
 
 
 @kernel
-def _distinct(candidates, found):
+def _distinct(candidates, count):
     """Sort candidates and drop those that come again."""
-    ordered = np.sort(candidates[:found])
+    ordered = np.sort(candidates[:count])
     kept = np.int64(0)
-    for j in range(found):
+    for j in range(count):
         if j == 0 or ordered[j] != ordered[j - 1]:
             candidates[kept] = ordered[j]
             kept += 1
@@ -83,25 +83,25 @@ def _distinct(candidates, found):
 
 
 @kernel
-def _attend(rows, first, q, q_at, candidates, found, shape, scores, norms, out, out_at):
+def _attend(rows, first, q, q_at, candidates, count, shape, scores, norms, out, out_at):
     """Softmax over candidates of the key-normalised rows, which hold a query and a value each."""
     width, row, highest = shape.width, 2 * shape.width, -np.inf
-    for j in range(found):
+    for j in range(count):
         at = first + np.int64(candidates[j]) * row
         scores[j] = dot(rows, at, q, q_at, width)
         norms[j] = dot(rows, at, rows, at, width)
     one = scores.dtype.type(1)
     factor = scores.dtype.type(shape.scale / np.sqrt(np.float64(width)))
     of_mean, eps = one / scores.dtype.type(width), scores.dtype.type(KEY_EPS)
-    for j in range(found):
+    for j in range(count):
         scores[j] *= factor / np.sqrt(norms[j] * of_mean + eps)
-    for j in range(found):
+    for j in range(count):
         highest = max(highest, np.float64(scores[j]))
     most, total = scores.dtype.type(highest), scores.dtype.type(0)
     n = lanes(out)
     whole = width // n * n
     out[out_at : out_at + width] = 0
-    for j in range(found):
+    for j in range(count):
         p = exp(scores[j] - most)
         total += p
         weights, at = spread(p), first + np.int64(candidates[j]) * row + width
@@ -156,18 +156,18 @@ def decode_heads(begin, end, rows, ring, count, rotations, q, v, slot, octaves, 
                 packed, stride, some, rotations, head, octaves[batch, 0], octaves[batch, 1], shape, products, buckets
             )
             for t in range(some):
-                at, found = new + (start + t) * shape.width, np.int64(0)
+                at, offered = new + (start + t) * shape.width, np.int64(0)
                 where = slot[batch * shape.new + start + t]
                 if where == shape.slots - 1:  # padding
                     out[at : at + shape.width] = 0
                     continue
                 for i in range(shape.rounds):
                     place = (task * shape.rounds + i) * shape.buckets + buckets[i, t]
-                    found += _enter(ring, count, place, where, shape, candidates[found:])
+                    offered += _enter(ring, count, place, where, shape, candidates[offered:])
                 if shape.once:
-                    found = _distinct(candidates, found)
-                if found:
-                    _attend(rows, first, packed, t * stride, candidates, found, shape, scores, norms, out, at)
+                    offered = _distinct(candidates, offered)
+                if offered:
+                    _attend(rows, first, packed, t * stride, candidates, offered, shape, scores, norms, out, at)
                 else:
                     out[at : at + shape.width] = 0
 

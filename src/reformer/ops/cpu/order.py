@@ -32,18 +32,18 @@ def documents_of(document):
     """Slots of real tokens in order, and where in them each document starts (and the last one ends)."""
     slots = np.empty(document.size, np.int32)
     starts = np.empty(document.size + 1, np.int64)
-    count, found, previous = 0, 0, -1
+    count, documents, previous = 0, 0, -1
     for t in range(document.size):
         if document[t] < 0:
             continue
         if document[t] != previous:
-            starts[found] = count
-            found += 1
+            starts[documents] = count
+            documents += 1
             previous = document[t]
         slots[count] = t
         count += 1
-    starts[found] = count
-    return slots[:count], starts[: found + 1]
+    starts[documents] = count
+    return slots[:count], starts[: documents + 1]
 
 
 @entry_kernel

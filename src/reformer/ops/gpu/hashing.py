@@ -39,16 +39,16 @@ def nothing_yet(T: tl.constexpr):
 @triton.jit
 def advance(most, most_at, sizes, codes, taken):
     """The running argmax, taken on over some columns of a block."""
-    found = tl.max(tl.where(taken[None, :], sizes, -1.0), 1)
-    found_at = tl.min(tl.where(taken[None, :] & (sizes == found[:, None]), codes, NOWHERE), 1)
-    return better(most, most_at, found, found_at)
+    here = tl.max(tl.where(taken[None, :], sizes, -1.0), 1)
+    here_at = tl.min(tl.where(taken[None, :] & (sizes == here[:, None]), codes, NOWHERE), 1)
+    return better(most, most_at, here, here_at)
 
 
 @triton.jit
-def better(most, most_at, found, found_at):
+def better(most, most_at, here, here_at):
     """The larger of two products, and its code; a product that is no number is not."""
-    at = tl.where(found == most, tl.minimum(most_at, found_at), most_at)
-    return tl.maximum(most, found), tl.where(found > most, found_at, at)
+    at = tl.where(here == most, tl.minimum(most_at, here_at), most_at)
+    return tl.maximum(most, here), tl.where(here > most, here_at, at)
 
 
 @triton.jit

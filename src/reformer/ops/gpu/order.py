@@ -24,8 +24,8 @@ def read_group(group, bucket, base, line, place, there, base_line, groups, each,
     """The group of each row; rows that do not exist come behind all others."""
     if FIRST:
         start = tl.load(base + base_line + place, mask=there, other=-1)
-        found = tl.load(bucket + line * each + place, mask=there, other=0).to(tl.int32)
-        value = tl.where(start >= 0, start + found, groups)
+        number = tl.load(bucket + line * each + place, mask=there, other=0).to(tl.int32)
+        value = tl.where(start >= 0, start + number, groups)
     else:
         value = tl.load(group + line * each + place, mask=there, other=groups)
     return value
@@ -42,9 +42,9 @@ def count_digits(
     there = place < each
     value = read_group(group, bucket, base, line, place, there, line // heads_rounds * base_batch, groups, each, FIRST)
     digit = (value >> shift) & (DIGITS - 1)
-    found = tl.histogram(tl.where(there, digit, DIGITS), 2 * DIGITS)
+    histogram = tl.histogram(tl.where(there, digit, DIGITS), 2 * DIGITS)
     index = tl.arange(0, 2 * DIGITS)
-    tl.store(counts + (line * DIGITS + index) * blocks + block, found, mask=index < DIGITS)
+    tl.store(counts + (line * DIGITS + index) * blocks + block, histogram, mask=index < DIGITS)
 
 
 @triton.jit(do_not_specialize=CHANGING)

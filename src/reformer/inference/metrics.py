@@ -33,26 +33,26 @@ class F1:
         return 2 * self.right / (self.found + self.there) if self.found + self.there else 0.0
 
 
-def accuracy(found: Sequence[str], there: Sequence[str]) -> float:
+def accuracy(answers: Sequence[str], there: Sequence[str]) -> float:
     """The share that agrees."""
-    return sum(a == b for a, b in zip(found, there, strict=True)) / max(len(there), 1)
+    return sum(a == b for a, b in zip(answers, there, strict=True)) / max(len(there), 1)
 
 
-def f1_by_class(found: Sequence[str], there: Sequence[str]) -> dict[str, F1]:
+def f1_by_class(answers: Sequence[str], there: Sequence[str]) -> dict[str, F1]:
     """F1 of each class that was found or is there."""
-    pairs = list(zip(found, there, strict=True))
+    pairs = list(zip(answers, there, strict=True))
     return {
-        name: F1(sum(a == b == name for a, b in pairs), found.count(name), there.count(name))
-        for name in sorted({*found, *there})
+        name: F1(sum(a == b == name for a, b in pairs), answers.count(name), there.count(name))
+        for name in sorted({*answers, *there})
     }
 
 
-def spans_f1(found: Sequence[Sequence[str]], there: Sequence[Sequence[str]]) -> F1:
+def spans_f1(answers: Sequence[Sequence[str]], there: Sequence[Sequence[str]]) -> F1:
     """F1 of whole spans: a span is right if its place and its name are (CoNLL-2000).
 
     Tags are B-name, I-name, and O or anything else outside of spans; an I- behind another name begins a span.
     """
-    pairs = [(set(_spans(a)), set(_spans(b))) for a, b in zip(found, there, strict=True)]
+    pairs = [(set(_spans(a)), set(_spans(b))) for a, b in zip(answers, there, strict=True)]
     return F1(sum(len(a & b) for a, b in pairs), sum(len(a) for a, _ in pairs), sum(len(b) for _, b in pairs))
 
 
@@ -74,16 +74,16 @@ def _spans(tags: Sequence[str]) -> list[_Span]:
     return spans
 
 
-def exact_match(found: str, answers: Sequence[str]) -> bool:
+def exact_match(answer: str, right: Sequence[str]) -> bool:
     """Whether an answer is one of the right ones, but for case, punctuation and articles (SQuAD)."""
-    return any(_normal(found) == _normal(answer) for answer in answers)
+    return any(_normal(answer) == _normal(one) for one in right)
 
 
-def words_f1(found: str, answers: Sequence[str]) -> float:
+def words_f1(answer: str, right: Sequence[str]) -> float:
     """F1 of the words of an answer, against the right one that it fits best (SQuAD)."""
     best = 0.0
-    for answer in answers:
-        a, b = _normal(found).split(), _normal(answer).split()
+    for one in right:
+        a, b = _normal(answer).split(), _normal(one).split()
         shared = sum((Counter(a) & Counter(b)).values())
         best = max(best, F1(shared, len(a), len(b)).value if a or b else 1.0)
     return best
@@ -104,11 +104,11 @@ class Translation:
     chrf_signature: str
 
 
-def translation_scores(found: Sequence[str], there: Sequence[str]) -> Translation:
+def translation_scores(lines: Sequence[str], there: Sequence[str]) -> Translation:
     """BLEU (13a, case counts) and chrF2 of whole lines, by sacrebleu (Post 2018)."""
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
     bleu, chrf = BLEU(), CHRF()
-    scores = [metric.corpus_score(list(found), [list(there)]).score for metric in (bleu, chrf)]
+    scores = [metric.corpus_score(list(lines), [list(there)]).score for metric in (bleu, chrf)]
     return Translation(scores[0], str(bleu.get_signature()), scores[1], str(chrf.get_signature()))

@@ -14,13 +14,13 @@ from transformers.generation.logits_process import LogitsProcessorList
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from reformer.data.tokens import ByteTokens, Tokens
+from reformer.data.tokenizer import ByteTokenizer, Tokenizer
 from reformer.errors import InputError
+from reformer.inference.evaluate import evaluating
 from reformer.models import ReformerForCausalLM
 from reformer.models.cache import ReformerCache, why_not_cached
 from reformer.models.cache_file import load_cache, save_cache
 from reformer.models.dry import DryLogitsProcessor
-from reformer.training.evaluate import evaluating
 
 PIECE = 8192
 """Tokens of a prompt that are computed at a time: what a long one needs besides its cache."""
@@ -63,8 +63,8 @@ class Speed:
 class _Writer(BaseStreamer):
     """Decodes each new token and hands on the text; the prompt is left out."""
 
-    def __init__(self, write: Callable[[str], object], tokens: Tokens) -> None:
-        self.write, self.decoder, self.end_token, self.prompt_seen = write, tokens.decoder(), tokens.end, False
+    def __init__(self, write: Callable[[str], object], tokenizer: Tokenizer) -> None:
+        self.write, self.decoder, self.end_token, self.prompt_seen = write, tokenizer.decoder(), tokenizer.end, False
         self.started, self.first, self.last, self.new = time.perf_counter(), 0.0, 0.0, 0
 
     def put(self, value: Tensor) -> None:
@@ -89,13 +89,13 @@ class _Writer(BaseStreamer):
 class _Stop(StoppingCriteria):
     """Stops behind certain texts, if they are new."""
 
-    def __init__(self, stop: Sequence[bytes], tokens: Tokens, prompt: int) -> None:
-        self.stop, self.tokens, self.prompt = stop, tokens, prompt
+    def __init__(self, stop: Sequence[bytes], tokenizer: Tokenizer, prompt: int) -> None:
+        self.stop, self.tokenizer, self.prompt = stop, tokenizer, prompt
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         longest = max(map(len, self.stop))  # no token is shorter than a byte
         new = input_ids[0, max(self.prompt, input_ids.shape[1] - longest) :].tolist()
-        text = self.tokens.as_bytes([token for token in new if token != self.tokens.end])
+        text = self.tokenizer.as_bytes([token for token in new if token != self.tokenizer.end])
         return torch.tensor([any(stop in text for stop in self.stop)], device=input_ids.device)
 
 
@@ -106,7 +106,7 @@ def generate_text(
     write: Callable[[str], object],
     sampling: Sampling | None = None,
     *,
-    tokens: Tokens | None = None,
+    tokenizer: Tokenizer | None = None,
     echo: bool = False,
     load: Path | None = None,
     save: Path | None = None,
@@ -122,12 +122,12 @@ def generate_text(
         raise InputError(f"this model has no cache to load or save ({reason})")
     if not max_new_tokens and not save:
         raise InputError("max-new-tokens=0 makes sense with --save-cache only; ask for at least 1")
-    tokens = tokens or ByteTokens()
-    writer = _Writer(write, tokens)
-    text, cache = _start(model, tokens, prompt, max_new_tokens, load, reason is None)
+    tokenizer = tokenizer or ByteTokenizer()
+    writer = _Writer(write, tokenizer)
+    text, cache = _start(model, tokenizer, prompt, max_new_tokens, load, reason is None)
     prompt_tokens = text.shape[1]
-    options = _options(sampling or Sampling(), tokens, prompt_tokens)
-    unwanted = [*tokens.unwanted, *range(tokens.vocabulary, model.config.vocabulary)]
+    options = _options(sampling or Sampling(), tokenizer, prompt_tokens)
+    unwanted = [*tokenizer.unwanted, *range(tokenizer.vocabulary, model.config.vocabulary)]
     if echo:
         write(prompt.decode("utf-8", "replace"))
     with torch.no_grad(), evaluating(model), _seeded(sampling.seed if sampling else None, model.device):
@@ -140,8 +140,8 @@ def generate_text(
                 text,
                 max_new_tokens=max_new_tokens,
                 streamer=writer,
-                pad_token_id=tokens.pad,
-                eos_token_id=tokens.end,
+                pad_token_id=tokenizer.pad,
+                eos_token_id=tokenizer.end,
                 suppress_tokens=unwanted or None,
                 past_key_values=cache,
                 use_cache=cache is not None,
@@ -153,16 +153,16 @@ def generate_text(
 
 
 def _start(
-    model: ReformerForCausalLM, tokens: Tokens, prompt: bytes, new: int, load: Path | None, cached: bool
+    model: ReformerForCausalLM, tokenizer: Tokenizer, prompt: bytes, new: int, load: Path | None, cached: bool
 ) -> tuple[Int[Tensor, "1 l"], ReformerCache | None]:
     """The whole text so far, and the cache of what was computed of it."""
-    cache, text = None, torch.tensor([[tokens.end]], device=model.device)
+    cache, text = None, torch.tensor([[tokenizer.end]], device=model.device)
     if load is not None:
-        cache, found = load_cache(load, model)
-        if found is None or found.shape[0] != 1:
+        cache, prompt_ids = load_cache(load, model)
+        if prompt_ids is None or prompt_ids.shape[0] != 1:
             raise InputError(f"{load} has no text of its own beside the cache; give one that --save-cache wrote")
-        text = found
-    added = torch.tensor([tokens.encode([prompt])[0].tolist()], dtype=torch.long, device=model.device)
+        text = prompt_ids
+    added = torch.tensor([tokenizer.encode([prompt])[0].tolist()], dtype=torch.long, device=model.device)
     text = torch.cat((text, added), dim=1)
     check_room(model, text.shape[1], new)
     if cache is None and cached:
@@ -170,7 +170,7 @@ def _start(
     return text, cache
 
 
-def _options(sampling: Sampling, tokens: Tokens, prompt: int) -> dict[str, Any]:
+def _options(sampling: Sampling, tokenizer: Tokenizer, prompt: int) -> dict[str, Any]:
     """Arguments of `generate`."""
     options: dict[str, Any] = {"do_sample": sampling.temperature > 0}
     if sampling.temperature > 0:
@@ -185,7 +185,7 @@ def _options(sampling: Sampling, tokens: Tokens, prompt: int) -> dict[str, Any]:
         given = {name: value for name, value in dry.items() if value is not None}
         options["logits_processor"] = LogitsProcessorList([DryLogitsProcessor(**given)])
     if sampling.stop:
-        options["stopping_criteria"] = StoppingCriteriaList([_Stop(sampling.stop, tokens, prompt)])
+        options["stopping_criteria"] = StoppingCriteriaList([_Stop(sampling.stop, tokenizer, prompt)])
     return options
 
 

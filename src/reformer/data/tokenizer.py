@@ -28,7 +28,7 @@ class TextDecoder(Protocol):
         """What is left at the end."""
 
 
-class Tokens(Protocol):
+class Tokenizer(Protocol):
     """A vocabulary."""
 
     vocabulary: int
@@ -56,10 +56,10 @@ class Tokens(Protocol):
         """A fresh decoder."""
 
     def save(self, folder: Path) -> None:
-        """Write what `load_tokens` reads."""
+        """Write what `load_tokenizer` reads."""
 
 
-class ByteTokens:
+class ByteTokenizer:
     """Bytes + 3; nothing is lost, whatever the text is."""
 
     vocabulary, end, pad, mask, unwanted = VOCABULARY, END, PAD, UNKNOWN, [0, 2]
@@ -81,7 +81,7 @@ class ByteTokens:
         """Nothing needs saving."""
 
 
-class TokenizerTokens:
+class FastTokenizer:
     """A fast tokenizer of transformers; bytes that are not UTF-8 become U+FFFD first."""
 
     per_byte = False
@@ -108,8 +108,8 @@ class TokenizerTokens:
         dtype = np.uint16 if self.vocabulary <= 1 << 16 else np.uint32
         decoded = [text.decode("utf-8", "replace") for text in texts]
         self.backend.encode_special_tokens = True  # a text that spells <end> is text; pickling forgets it
-        found = self.backend.encode_batch_fast(decoded, add_special_tokens=False)
-        return [np.array(one.ids, dtype=dtype) for one in found]
+        encodings = self.backend.encode_batch_fast(decoded, add_special_tokens=False)
+        return [np.array(one.ids, dtype=dtype) for one in encodings]
 
     def as_bytes(self, tokens: Sequence[int]) -> bytes:
         """In UTF-8."""
@@ -155,10 +155,10 @@ def as_text(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def load_tokens(tokenizer: str) -> Tokens:
+def load_tokenizer(tokenizer: str) -> Tokenizer:
     """`bytes`, or the tokenizer in a folder. Raises InputError for a folder that holds none."""
     if tokenizer == BYTES:
-        return ByteTokens()
+        return ByteTokenizer()
     folder = Path(tokenizer)
     if not folder.is_dir():
         raise InputError(f"tokenizer={tokenizer!r} is neither bytes, nor bpe:SIZE, nor a folder")
@@ -167,26 +167,26 @@ def load_tokens(tokenizer: str) -> Tokens:
     from transformers import AutoTokenizer
 
     try:
-        found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        fast = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"tokenizer={tokenizer!r} holds no tokenizer that can be read: {reason}") from None
-    return TokenizerTokens(found, tokenizer)
+    return FastTokenizer(fast, tokenizer)
 
 
-def tokens_of(folder: Path) -> Tokens:
+def tokenizer_of(folder: Path) -> Tokenizer:
     """The tokens that the model in a folder was trained on."""
-    return load_tokens(str(folder) if (folder / _FILES[0]).exists() else BYTES)
+    return load_tokenizer(str(folder) if (folder / _FILES[0]).exists() else BYTES)
 
 
-def tokens_for(tokenizer: str, texts: Iterable[bytes]) -> Tokens:
-    """`load_tokens`, or for bpe:SIZE a BPE that is trained on the texts."""
+def tokenizer_for(tokenizer: str, texts: Iterable[bytes]) -> Tokenizer:
+    """`load_tokenizer`, or for bpe:SIZE a BPE that is trained on the texts."""
     if tokenizer.startswith(BPE):
         return train_bpe(texts, int(tokenizer.removeprefix(BPE)))
-    return load_tokens(tokenizer)
+    return load_tokenizer(tokenizer)
 
 
-def train_bpe(texts: Iterable[bytes], size: int) -> TokenizerTokens:
+def train_bpe(texts: Iterable[bytes], size: int) -> FastTokenizer:
     """A byte-level BPE of `size` tokens at most, three of them special; any text goes through and back."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -209,4 +209,4 @@ def train_bpe(texts: Iterable[bytes], size: int) -> TokenizerTokens:
         unk_token=unknown,
         clean_up_tokenization_spaces=False,
     )
-    return TokenizerTokens(fast, f"bpe:{size}")
+    return FastTokenizer(fast, f"bpe:{size}")

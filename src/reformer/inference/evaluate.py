@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from reformer.data.corpus import Document
 from reformer.data.masking import MaskedWindows
 from reformer.data.stream import join_documents
-from reformer.data.tokens import ByteTokens, Tokens
+from reformer.data.tokenizer import ByteTokenizer, Tokenizer
 from reformer.data.windows import HeldOutWindows, evaluation_windows
 from reformer.errors import InputError
 from reformer.models import ReformerForCausalLM, ReformerForMaskedLM, ReformerPreTrainedModel
@@ -81,7 +81,7 @@ def evaluate(
     length: int,
     *,
     stride: int | None = None,
-    tokens: Tokens | None = None,
+    tokenizer: Tokenizer | None = None,
     batch_size: int = 1,
     advance: Advance = lambda _: None,
 ) -> Evaluation:
@@ -91,18 +91,18 @@ def evaluate(
     at least `length - stride` tokens of context. The same call gives the same bits, whatever the global seed.
     Raises InputError without documents.
     """
-    tokens, stride = tokens or ByteTokens(), stride or length - 1
-    _check(documents, tokens, model)
+    tokenizer, stride = tokenizer or ByteTokenizer(), stride or length - 1
+    _check(documents, tokenizer, model)
     if length < 2:
         raise InputError(f"length={length} must be at least 2 tokens: one to predict from and one to predict")
     if not 1 <= stride < length:
         raise InputError(f"stride={stride} must be from 1 to {length - 1}, below the window of {length} tokens")
     result = Evaluation()
     with evaluating(model):
-        for batch in _batches(result, documents, tokens, length, stride, batch_size):
+        for batch in _batches(result, documents, tokenizer, length, stride, batch_size):
             windows = torch.stack([window for window, *_ in batch]).to(model.device)
-            found = model.score(windows[:, :-1], windows[:, 1:])
-            for (_, last, document), nll, correct in zip(batch, found.nll, found.correct, strict=True):
+            scored = model.score(windows[:, :-1], windows[:, 1:])
+            for (_, last, document), nll, correct in zip(batch, scored.nll, scored.correct, strict=True):
                 context = windows.shape[1] - last
                 result.add(document, _numbers(nll[-last:]), correct[-last:].cpu().numpy(), context)
                 advance(last)
@@ -114,7 +114,7 @@ def evaluate_stream(
     documents: Sequence[Document],
     piece: int,
     *,
-    tokens: Tokens | None = None,
+    tokenizer: Tokenizer | None = None,
     advance: Advance = lambda _: None,
 ) -> Evaluation:
     """Predict each token from all of its document that stands before it, `piece` tokens at a time.
@@ -122,17 +122,17 @@ def evaluate_stream(
     The same as one forward over each document, in the memory of one piece and the cache.
     Raises InputError without documents, and for a model that has no cache.
     """
-    tokens = tokens or ByteTokens()
-    _check(documents, tokens, model)
+    tokenizer = tokenizer or ByteTokenizer()
+    _check(documents, tokenizer, model)
     result = Evaluation()
     with evaluating(model):
         for document in documents:
-            score, stream = _begin(result, document), join_documents([document], tokens)
+            score, stream = _begin(result, document), join_documents([document], tokenizer)
             cache = ReformerCache(model.config, room=len(stream))
             for start in range(0, len(stream) - 1, piece):
                 part = torch.from_numpy(stream.part(start, min(start + piece + 1, len(stream))))[None].to(model.device)
-                found = model.score(part[:, :-1], part[:, 1:], past_key_values=cache)
-                result.add(score, _numbers(found.nll[0]), found.correct[0].cpu().numpy(), start + 1)
+                scored = model.score(part[:, :-1], part[:, 1:], past_key_values=cache)
+                result.add(score, _numbers(scored.nll[0]), scored.correct[0].cpu().numpy(), start + 1)
                 advance(part.shape[1] - 1)
             result.cache_bytes = max(result.cache_bytes, cache.bytes())
     return result
@@ -144,13 +144,13 @@ def evaluate_masked(
     length: int,
     share: float,
     *,
-    tokens: Tokens | None = None,
+    tokenizer: Tokenizer | None = None,
     advance: Advance = lambda _: None,
 ) -> Score:
     """Hide a share of the tokens, the same ones each time, and predict them from windows of `length` tokens."""
-    tokens = tokens or ByteTokens()
-    _check(documents, tokens, model)
-    windows = MaskedWindows(HeldOutWindows(join_documents(documents, tokens), length), tokens, share, seed=0)
+    tokenizer = tokenizer or ByteTokenizer()
+    _check(documents, tokenizer, model)
+    windows = MaskedWindows(HeldOutWindows(join_documents(documents, tokenizer), length), tokenizer, share, seed=0)
     total = Score()
     with torch.no_grad(), evaluating(model):
         for i in range(len(windows)):
@@ -176,12 +176,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def _check(documents: Sequence[Document], tokens: Tokens, model: ReformerPreTrainedModel) -> None:
+def _check(documents: Sequence[Document], tokenizer: Tokenizer, model: ReformerPreTrainedModel) -> None:
     if not any(document.text for document in documents):
         raise InputError("there is no document to evaluate on, or each is empty")
-    if tokens.vocabulary > model.config.vocabulary:
+    if tokenizer.vocabulary > model.config.vocabulary:
         raise InputError(
-            f"the tokenizer has {tokens.vocabulary} tokens, the model {model.config.vocabulary}: it is another model's"
+            f"the tokenizer has {tokenizer.vocabulary} tokens, the model {model.config.vocabulary}: it is another's"
         )
 
 
@@ -200,13 +200,13 @@ Window = tuple[Tensor, int, Score]
 
 
 def _batches(
-    result: Evaluation, documents: Sequence[Document], tokens: Tokens, length: int, stride: int, batch_size: int
+    result: Evaluation, documents: Sequence[Document], tokenizer: Tokenizer, length: int, stride: int, batch_size: int
 ) -> Iterator[list[Window]]:
     """Windows of equal length together, in order, each with how many of its last tokens to predict."""
     waiting: list[Window] = []
     for document in documents:
         score = _begin(result, document)
-        for window, last in evaluation_windows(document, tokens, length, stride):
+        for window, last in evaluation_windows(document, tokenizer, length, stride):
             if waiting and (len(waiting[0][0]) != len(window) or len(waiting) == batch_size):
                 yield waiting
                 waiting = []
