@@ -140,7 +140,7 @@ def _check(command: Train, run: Run) -> None:
 
 
 def _with_vocabulary(settings: ModelSettings, tokenizer: str) -> ModelSettings:
-    """As `with_tokens`, before there are any."""
+    """Settings with the number of tokens that a tokenizer has, or will have."""
     from reformer.data.tokenizer import load_tokenizer
 
     bpe = tokenizer.startswith(BPE)

@@ -56,7 +56,7 @@ def standard_library_sources() -> list[Source]:
 
 
 def standard_library() -> list[Document]:
-    """Their source."""
+    """The documents of the Python standard library."""
     return [Document(source.name, source.path.read_bytes()) for source in standard_library_sources()]
 
 

@@ -13,9 +13,9 @@ from reformer.layers.caches.lsh import LSHCache
 from reformer.layers.projections import SelfAttention
 from reformer.ops.attention import attend_by_content, attend_nearby
 from reformer.ops.checks import check_integer
+from reformer.ops.exact_attention import exact_attention, visible_pairs
 from reformer.ops.hashing import KeptRotations, draw_seed, layer_seeds
 from reformer.ops.shift import shift
-from reformer.ops.softmax_attention import softmax_attention, visible_pairs
 from reformer.ops.spec import LSH, Chunks, Local, make_local, make_lsh
 
 FULL_PIECE = 1024  # queries at a time where exact attention needs a mask
@@ -94,7 +94,7 @@ class LSHAttention(SelfAttention):
         return draw_seed() if self.training else layer_seeds(self.spec.hash_seed, 1)[0]
 
     def _transformers_rotations(self, spec: LSH, like: Tensor) -> Tensor:
-        """As transformers draws them on a CPU under `hash_seed`: [h, d, r, columns] in the type of the vectors."""
+        """What transformers draws on a CPU under `hash_seed`: rotations [h, d, r, columns] of the vectors' type."""
         assert isinstance(spec.rule, Chunks)
         columns = sum(spec.rule.factors or ()) // 2
         generator = torch.Generator().manual_seed(spec.hash_seed)
@@ -198,10 +198,10 @@ class FullAttention(SelfAttention):
             cache.extend(k, v, step)
         dropout = self.dropout if self.training else 0.0
         if not sequences.masked:
-            return self._merge(softmax_attention(q, k, v, dropout_p=dropout, causal=self.causal))
+            return self._merge(exact_attention(q, k, v, dropout_p=dropout, causal=self.causal))
         ranks, k, v = sequences.ranks, sequences.without_padding(k), sequences.without_padding(v)
         pieces = [
-            softmax_attention(q[:, :, rows], k, v, visible_pairs(ranks, self.causal, rows), dropout_p=dropout)
+            exact_attention(q[:, :, rows], k, v, visible_pairs(ranks, self.causal, rows), dropout_p=dropout)
             for rows in (slice(start, start + FULL_PIECE) for start in range(0, x.shape[1], FULL_PIECE))
         ]
         return self._merge(sequences.without_padding(torch.cat(pieces, dim=2)))

@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from reformer.layers.caches.cross import CrossCache
 from reformer.layers.projections import HeadProjections
-from reformer.ops.softmax_attention import softmax_attention
+from reformer.ops.exact_attention import exact_attention
 
 SCORES = 1 << 24
 """Scores of all heads that are worked on at a time, about: 64 MiB in fp32."""
@@ -68,7 +68,7 @@ class CrossAttention(HeadProjections):
             allowed = mask[:, None, None, :] | empty  # softmax over nothing is NaN
 
         def attend(part: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
-            return softmax_attention(part, k, v, allowed, dropout_p=dropout)
+            return exact_attention(part, k, v, allowed, dropout_p=dropout)
 
         rows = max(SCORES // max(k[..., 0].numel(), 1), 1)
         if q.shape[2] <= rows:

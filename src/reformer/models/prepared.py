@@ -29,7 +29,7 @@ class Padding:
 
     @classmethod
     def of(cls, mask: Mask, questions: Questions) -> "Padding":
-        """That of a mask, True or 1 for a real token."""
+        """The padding that a mask says, True or 1 for a real token."""
         mask = mask.bool()
         return cls(mask, questions.ask(~mask.all()))
 
@@ -51,7 +51,7 @@ class Prepared:
     drafted: Sequences | None
     """Without a cache: the sequences, in case something is padded."""
     source_padding: Padding | None
-    """Of what a decoder attends to."""
+    """The padding of what a decoder attends to."""
     questions: Questions
 
     @property
@@ -60,7 +60,7 @@ class Prepared:
         return self.inputs.shape[0], self.inputs.shape[1]
 
     def sequences(self) -> Sequences:
-        """Those of a forward without a cache."""
+        """The sequences of a forward without a cache."""
         assert self.drafted is not None
         if self.padding is None or self.padding.if_any() is not None:
             return self.drafted

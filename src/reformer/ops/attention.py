@@ -8,13 +8,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reformer.errors import InputError
-from reformer.ops import exact
+from reformer.ops import short_sequences
 from reformer.ops.backends import choose_backend
 from reformer.ops.checks import check_choice
 from reformer.ops.environment import BACKENDS
-from reformer.ops.exact import sees_all
 from reformer.ops.hashing import as_int64, draw_seed, make_rotations
 from reformer.ops.sequences import Sequences
+from reformer.ops.short_sequences import sees_all
 from reformer.ops.spec import LSH, Chunks, Local, make_local, make_lsh
 
 Rule = Literal["bucket", "chunk"]
@@ -63,7 +63,8 @@ def lsh_attention(
         rule: "bucket": the last `window` tokens of the query's bucket, strictly causal, the number of buckets
             growing with the position. "chunk": equal chunks of the sorted tokens, as in trax, Hugging Face and
             reformer-pytorch; there, which earlier tokens a query sees depends on later ones.
-        window: the most neighbours on a side, tokens, 32 unless given (`rule="bucket"`).
+        window: the most neighbours on a side, tokens, 32 unless given; the query itself is none of them, where local
+            attention counts it (`rule="bucket"`).
         bucket_size: mean tokens of a bucket at its fullest; `window` unless given (`rule="bucket"`).
         factor_from: buckets above which two hashes combine into one, 256 unless given (`rule="bucket"`).
         chunk_length: tokens of a chunk, 64 unless given (`rule="chunk"`).
@@ -132,9 +133,10 @@ def local_attention(
 ) -> Float[Tensor, "b h l d"]:
     """Attend to near tokens, self included.
 
-    `rule="window"`: the last `window` tokens, 64 unless given; without `causal` `window - 1` on each side.
-    `rule="chunk"`: the own chunk of `chunk_length` slots and `chunks_before` / `chunks_after` around it, on a ring
-    (Hugging Face's local layers). `scale` is 1/sqrt(d) unless given; the other arguments are those of `lsh_attention`.
+    `rule="window"`: the last `window` tokens, 64 unless given, the query itself counted (LSH attention does not);
+    without `causal` `window - 1` on each side. `rule="chunk"`: the own chunk of `chunk_length` slots and
+    `chunks_before` / `chunks_after` around it, on a ring (Hugging Face's local layers). `scale` is 1/sqrt(d) unless
+    given; the other arguments are those of `lsh_attention`.
 
     Raises InputError for shapes that do not fit, settings out of range and options of the other rule.
     """
@@ -170,7 +172,7 @@ def attend_by_content(
     missing = -length % spec.rule.multiple if isinstance(spec.rule, Chunks) else 0
     qk, v, hashed = _lengthen(missing, qk, v, qk if hashed is None else hashed)
     sequences = sequences.lengthened(missing)
-    chosen = exact if backend == "auto" and sees_all(spec, length) else choose_backend(backend, qk, spec)
+    chosen = short_sequences if backend == "auto" and sees_all(spec, length) else choose_backend(backend, qk, spec)
     out = chosen.lsh(qk, v, hashed, sequences, drawn, spec, dropout_seed).to(v.dtype)
     return out[:, :, :length] if missing else out
 
@@ -194,7 +196,7 @@ def attend_nearby(
     missing = -length % spec.rule.multiple if isinstance(spec.rule, Chunks) else 0
     q, k, v = _lengthen(missing, q, k, v)
     sequences = sequences.lengthened(missing)
-    chosen = exact if backend == "auto" and sees_all(spec, length) else choose_backend(backend, q, spec)
+    chosen = short_sequences if backend == "auto" and sees_all(spec, length) else choose_backend(backend, q, spec)
     out = chosen.local(q, k, v, sequences, spec, dropout_seed).to(v.dtype)
     return out[:, :, :length] if missing else out
 

@@ -7,7 +7,7 @@ from reformer.errors import InputError
 from reformer.ops.checks import check_integer
 
 MOST_BUCKETS = 1 << 20
-"""Of the chunk rule: far more than there are tokens."""
+"""The most buckets of the chunk rule: far more than there are tokens."""
 
 
 def automatic_buckets(length: int, chunk_length: int, factor_limit: int | None = None) -> int | list[int]:

@@ -73,7 +73,7 @@ class KeptRotations:
     def of(
         self, seed: int, heads: int, spec: LSH, width: int, length: int, device: torch.device
     ) -> Float[Tensor, "h r d columns"]:
-        """As many columns as a sequence of that length takes, on a device."""
+        """The rotations of a call, with as many columns as a sequence of that length takes, on a device."""
         columns = columns_of(spec, length)
         kept = self.drawn.get(seed)
         if kept is None or kept.shape[3] < columns or kept.device != device:
@@ -89,7 +89,7 @@ MOST_KEPT = 64
 
 
 class Rotations(NamedTuple):
-    """Those of one call: given, or drawn from a seed."""
+    """The rotations of one call: given, or drawn from a seed."""
 
     given: Float[Tensor, "h r d columns"] | None
     seed: int

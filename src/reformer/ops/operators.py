@@ -34,7 +34,7 @@ class Kernels(Protocol):
         """What layers of a spec need to know of the tokens, as operators take it."""
 
     def describe(self, q: Tensor, facts: list[Tensor], sizes: list[int], spec: LSH | Local) -> Any:
-        """The same inside an operator."""
+        """What the kernels take, made inside an operator from what `prepare` gave."""
 
     def in_kernel_type(self, x: Tensor) -> Tensor:
         """The tensor in a type and a layout that the kernels take."""

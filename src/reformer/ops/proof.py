@@ -19,7 +19,7 @@ from reformer.ops.spec import LSH, Band, Local, Octaves
 LENGTH, HEADS, WIDTH = 160, 2, 32
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 2e-2}
-"""Of results of about 1."""
+"""The largest difference that is put down to rounding, of results of about 1."""
 
 
 def why_not(backend: ModuleType, device: torch.device, dtype: torch.dtype) -> str:

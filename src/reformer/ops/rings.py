@@ -30,7 +30,7 @@ class Rings:
     rotations: Float[Tensor, "h r d columns"]
     spec: LSH
     seed: int
-    """That the rotations are drawn from."""
+    """The seed that the rotations are drawn from."""
 
     @property
     def rule(self) -> Octaves:
@@ -80,7 +80,7 @@ def widen_rings(rings: Rings, log2_buckets: int, keep: Int[Tensor, "kept"]) -> N
 
 
 def _rotations(rings: Rings, log2_buckets: int) -> Tensor:
-    """Those that hashing takes, zeros behind them up to a whole number of vectors."""
+    """The columns of rotations that hashing takes, zeros behind them up to a whole number of vectors."""
     columns = columns_for(range(log2_buckets + 1), rings.rule.factor_from)
     heads, rounds, width = rings.rotations.shape[:3]
     drawn = draw_rotations(rings.seed, heads, rounds, width, columns, rings.spec.share_rotations)

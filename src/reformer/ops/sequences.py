@@ -42,7 +42,7 @@ class Sequences:
         segment_ids: Int[Tensor, "b l"] | None = None,
         questions: Questions | None = None,
     ) -> Self:
-        """Those of vectors, with masks that nobody has checked yet; what waits for the device goes to `questions`.
+        """The sequences of vectors, with masks nobody has checked yet; what waits for the device goes to `questions`.
 
         Raises InputError for masks of another shape and for segment ids that decrease among real tokens.
         """

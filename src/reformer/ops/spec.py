@@ -19,7 +19,7 @@ BEYOND = 62
 
 @dataclass(frozen=True)
 class Octaves:
-    """Of its bucket a query sees the last tokens; the number of buckets doubles as the text grows."""
+    """A query sees the last tokens in front of it in its bucket; the number of buckets doubles as the text grows."""
 
     window: int = 32
     """The most neighbours on a side, tokens; the query itself is none of them (in `Band` it is)."""
@@ -122,7 +122,7 @@ class LSH:
     successor_values: bool = None  # type: ignore[assignment]  # it is worked out
     """A pair delivers the value of the token behind its key, not the key's own; None: as `causal`."""
     dropout: float = 0.0
-    """Of numerators: per round and slot, or per pair with "once"."""
+    """The share of numerators that is dropped: per round and slot, or per pair with "once"."""
 
     def __post_init__(self) -> None:
         check_integer("num_hashes", self.rounds, 1)
@@ -172,7 +172,7 @@ class Local:
     scale: float | None = None
     """Factor of the logits; None: one over the root of the heads' width."""
     dropout: float = 0.0
-    """Of numerators."""
+    """The share of numerators that is dropped."""
 
     once = successor_values = keeps_own = False
     rounds = 1
@@ -224,7 +224,7 @@ def make_lsh(rule: str = "bucket", **options: Any) -> LSH:
 
 
 def make_local(rule: str = "window", prefix: str = "", **options: Any) -> Local:
-    """The same for attention to near tokens; the names of its rules' options begin with `prefix`."""
+    """The attention to near tokens that options describe; the names of its rules' options begin with `prefix`."""
     return Local(**_fields(Local, LOCAL_RULES, rule, options, prefix))
 
 

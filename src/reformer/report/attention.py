@@ -10,7 +10,7 @@ from torch import Tensor
 
 from reformer.ops.attention import local_attention, lsh_attention
 from reformer.ops.checks import check_choice
-from reformer.ops.softmax_attention import softmax_attention
+from reformer.ops.exact_attention import exact_attention
 
 KINDS = ("lsh", "local", "full")
 """By content, by place, by scaled product of all pairs."""
@@ -32,7 +32,7 @@ def attention_weights(
     check_choice("kind", kind, KINDS)
     vectors, values = q[None, None], torch.eye(len(q), dtype=q.dtype)[None, None]
     if kind == "full":
-        return softmax_attention(vectors, vectors, values, causal=causal)[0, 0]
+        return exact_attention(vectors, vectors, values, causal=causal)[0, 0]
     if kind == "local":
         return local_attention(vectors, vectors, values, window=window, causal=causal)[0, 0]
     options: dict[str, Any] = {"num_hashes": rounds, "window": window, "causal": causal, "seed": seed}

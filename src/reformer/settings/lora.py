@@ -15,7 +15,7 @@ class LoraSettings(Settings):
     r: int = 8
     """Rank."""
     alpha: float = 16.0
-    """Their output is multiplied by alpha / r."""
+    """The output of the small matrices is multiplied by alpha / r."""
     dropout: float = 0.0
     """Dropout of their input."""
 

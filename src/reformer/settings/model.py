@@ -93,7 +93,7 @@ class ModelSettings(Settings):
     rule: Literal["bucket", "chunk"] = "bucket"
     """Which keys a hashed query sees: its bucket's last ones, or equal chunks as in the older implementations."""
     window: int | None = None
-    """The most neighbours on a side, tokens (rule="bucket"); None: 32."""
+    """The most neighbours on a side, tokens, itself not counted (rule="bucket"); None: 32."""
     bucket_size: int | None = None
     """Mean tokens of a bucket at its fullest; None: window (rule="bucket")."""
     factor_from: int | None = None
@@ -123,7 +123,7 @@ class ModelSettings(Settings):
     local_rule: Literal["window", "chunk"] = "window"
     """Local layers: the last local_window tokens, or chunks as in transformers."""
     local_window: int | None = None
-    """Tokens that a local layer sees, self included; without causal, local_window - 1 on each side; None: 64."""
+    """Tokens that a local layer sees, itself counted; without causal, local_window - 1 on each side; None: 64."""
     local_chunk_length: int | None = None
     """Tokens of a chunk (local_rule="chunk"); None: 64."""
     local_chunks_before: int | None = None
@@ -275,7 +275,7 @@ class ModelSettings(Settings):
         return make_local(self.local_rule, "local_", **options, causal=self.causal, dropout=self.attention_dropout)
 
     def _chunk_buckets(self) -> int | tuple[int, ...]:
-        """As transformers works them out."""
+        """The number of buckets that transformers works out."""
         chunk = Chunks.length if self.chunk_length is None else self.chunk_length
         check_integer("chunk_length", chunk, 1)
         limit = 2 * max(int((self.max_position_embeddings // chunk) ** 0.5), chunk)

@@ -55,7 +55,7 @@ class Run:
         )
 
     def tables(self) -> Tables:
-        """As they are written."""
+        """What a file has of it."""
         return {name: _written(getattr(self, name)) for name in TABLES}
 
 

@@ -189,7 +189,7 @@ def _loss(settings: ModelSettings, tokens: int) -> int:
 
 
 def _flops(settings: ModelSettings, length: int, frozen: bool) -> float:
-    """Of one window: forward, backward, and the second forward of a reversible model."""
+    """The operations of one window: forward, backward, and the second forward of a reversible model."""
     inner = settings.num_attention_heads * settings.head_width
     kinds, depth = settings.attention_pattern, settings.num_hidden_layers
     keys = {

@@ -27,7 +27,7 @@ class CacheLayer(ABC):
     def __init__(self, crop_limit: int, recent: Mapping[str, int] | None = None) -> None:
         self.crop_limit = crop_limit
         self.recent = {name: Recent(past, crop_limit) for name, past in (recent or {}).items()}
-        """Of the last tokens, by rank: how many a new one needs in front of it."""
+        """How many of the last tokens, by rank, a new one needs in front of it."""
 
     @abstractmethod
     def prepare(self, step: Step) -> None:

@@ -45,7 +45,7 @@ class Step(Sequences):
         after: tuple[int, ...],
         segments: tuple[Segment, ...],
     ) -> "Step":
-        """Those of new tokens of some ranks; `real` is False for padding, None: there is none."""
+        """The sequences of new tokens of some ranks; `real` is False for padding, None: there is none."""
         return cls(
             *(*rank.shape, rank.device, real), rank=rank, before=before, after=after, segments=segments
         )  # fmt: skip

@@ -61,12 +61,12 @@ def _enter(ring, count, place, slot, shape, before):
     """Put a slot into a ring; returns how many of the last slots before it were written to `before`."""
     size, seen = shape.size, np.int64(count[place])
     entered = min(seen, shape.window)
-    at = seen % size
-    ring[place * size + at] = slot
+    turn = seen % size
+    ring[place * size + turn] = slot
     count[place] = seen + 1
     for j in range(entered):
-        at = at - 1 if at else size - 1
-        before[j] = ring[place * size + at]
+        turn = turn - 1 if turn else size - 1
+        before[j] = ring[place * size + turn]
     return entered
 
 

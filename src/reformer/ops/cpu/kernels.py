@@ -72,7 +72,7 @@ def prepare(sequences: Sequences, spec: LSH | Local) -> tuple[list[Tensor], list
 
 
 def describe(q: Tensor, facts: list[Tensor], sizes: list[int], spec: LSH | Local) -> Tensor:
-    """The same inside an operator."""
+    """Inside an operator, the document of every token of `q`, from what `prepare` gave."""
     (document,) = facts
     return document
 

@@ -148,23 +148,23 @@ def sort_chunks(buckets, document, chunk, before, after, once):
     for i in range(rounds):
         for t in range(length):
             most = max(most, np.int64(buckets[i, t]))
-    at = np.empty(most + 2, np.int64)
+    next_place = np.empty(most + 2, np.int64)
     for i in range(rounds):
         filled = i * n
         for d in range(starts.size - 1):
-            at[:] = 0
+            next_place[:] = 0
             for s in range(starts[d], starts[d + 1]):
-                at[np.int64(buckets[i, slots[s]]) + 1] += 1
-            at[0] = filled
+                next_place[np.int64(buckets[i, slots[s]]) + 1] += 1
+            next_place[0] = filled
             for bucket in range(most + 1):
-                at[bucket + 1] += at[bucket]
-            filled = at[most + 1]
+                next_place[bucket + 1] += next_place[bucket]
+            filled = next_place[most + 1]
             for s in range(starts[d], starts[d + 1]):
                 bucket = np.int64(buckets[i, slots[s]])
-                tokens[at[bucket]] = slots[s]
+                tokens[next_place[bucket]] = slots[s]
                 if once:
-                    names[at[bucket]], place[i, slots[s]] = slots[s], at[bucket]
-                at[bucket] += 1
+                    names[next_place[bucket]], place[i, slots[s]] = slots[s], next_place[bucket]
+                next_place[bucket] += 1
     return tokens, names, chunk_runs(rounds, n, chunk, before, after), place
 
 

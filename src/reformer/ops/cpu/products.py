@@ -35,7 +35,7 @@ def _block(rows: int, vectors: int) -> Any:
                 ArrayCode(context, builder, signature.args[i], value) for i, value in ((0, a), (4, b), (8, c))
             )
             places = [(r, v) for r in range(rows) for v in range(vectors)]
-            at = {
+            addresses = {
                 (r, v): builder.add(builder.add(c_at, builder.mul(c_row, INT(r))), INT(v * out.width))
                 for r, v in places
             }
@@ -43,7 +43,7 @@ def _block(rows: int, vectors: int) -> Any:
             with builder.if_else(add) as (adding, fresh):
                 with adding:
                     for place in places:
-                        builder.store(out.load(at[place]), sums[place])
+                        builder.store(out.load(addresses[place]), sums[place])
                 with fresh:
                     for place in places:
                         builder.store(ir.Constant(out.vector, None), sums[place])
@@ -59,7 +59,7 @@ def _block(rows: int, vectors: int) -> Any:
                         total = llvm_call(builder, "fma", factor, column[v], builder.load(sums[r, v]))
                         builder.store(total, sums[r, v])
             for place in places:
-                out.store(builder.load(sums[place]), at[place])
+                out.store(builder.load(sums[place]), addresses[place])
             return context.get_dummy_value()
 
         return signature, generate

@@ -51,7 +51,7 @@ def pair_weights(queries, keys, z, pairs, scale, PRECISION: tl.constexpr):
 def differentiate_pairs(
     queries, keys, values, grads, z, delta, pairs, kept, scale, keep, DROP: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
-    """Of pairs [queries, keys]: probabilities behind dropout, and gradients of scaled products of queries and keys."""
+    """Probabilities behind dropout and gradients of scaled products, of pairs [queries, keys]."""
     weights = pair_weights(queries, keys, z, pairs, scale, PRECISION)
     slopes = tl.dot(grads, tl.trans(values), input_precision=PRECISION)
     given = weights

@@ -47,8 +47,8 @@ def advance(most, most_at, sizes, codes, taken):
 @triton.jit
 def better(most, most_at, here, here_at):
     """The larger of two products, and its code; a product that is no number is not."""
-    at = tl.where(here == most, tl.minimum(most_at, here_at), most_at)
-    return tl.maximum(most, here), tl.where(here > most, here_at, at)
+    code = tl.where(here == most, tl.minimum(most_at, here_at), most_at)
+    return tl.maximum(most, here), tl.where(here > most, here_at, code)
 
 
 @triton.jit

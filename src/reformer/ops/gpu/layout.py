@@ -44,7 +44,7 @@ class Layout:
     """The octaves, as bits, that tokens have which are hashed together."""
     low: Int[Tensor, "b 1 n"] | None = None
     high: Int[Tensor, "b 1 n"] | None = None
-    """Of local attention: the rows that each row sees, as `Rows` has it."""
+    """The rows that each row of local attention sees, as `Rows` has it."""
     real: Bool[Tensor, "b l"] | None = None
     """False for padding, if there is any."""
     following: Int[Tensor, "b l"] | None = None
@@ -52,7 +52,7 @@ class Layout:
     """With masks, where values are those of successors: the slots of the tokens behind and before each, or -1."""
 
     def packed(self) -> tuple[list[Tensor], list[int]]:
-        """As operators take it: the tensors that there are, and which."""
+        """What operators take: the tensors that there are, and which."""
         tensors = [getattr(self, name) for name in TENSORS]
         return [x for x in tensors if x is not None], [self.groups, *(int(x is not None) for x in tensors)]
 

@@ -11,7 +11,7 @@ SHORT = 512
 """Tokens below which a CPU computes in fp32: PyTorch's backward in bf16 takes up to ten times as long there."""
 
 
-def softmax_attention(
+def exact_attention(
     q: Float[Tensor, "b h l d"],
     k: Float[Tensor, "b h s d"],
     v: Float[Tensor, "b h s d"],

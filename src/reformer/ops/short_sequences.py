@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from reformer.ops.exact_attention import exact_attention, visible_pairs
 from reformer.ops.hashing import Rotations
 from reformer.ops.plain.backend import normalise_keys
 from reformer.ops.sequences import Sequences
 from reformer.ops.shift import shift
-from reformer.ops.softmax_attention import softmax_attention, visible_pairs
 from reformer.ops.spec import LSH, Band, Local, Octaves
 
 LONGEST = 256
@@ -49,7 +49,7 @@ def lsh(
     nothing = ~others.any(-1, keepdim=True)  # softmax over nothing is NaN
     qk = sequences.without_padding(qk)
     v = shift(v, 1, sequences) if spec.successor_values else sequences.without_padding(v)
-    out = softmax_attention(qk, normalise_keys(qk).to(qk.dtype), v, others | (seen & nothing), scale=spec.scale)
+    out = exact_attention(qk, normalise_keys(qk).to(qk.dtype), v, others | (seen & nothing), scale=spec.scale)
     return sequences.without_padding(out.masked_fill(nothing, 0.0))
 
 
@@ -64,4 +64,4 @@ def local(
     """A token sees itself too."""
     q, k, v = (sequences.without_padding(x) for x in (q, k, v))
     seen = visible_pairs(sequences.ranks, spec.causal)
-    return sequences.without_padding(softmax_attention(q, k, v, seen, scale=spec.scale_at(q.shape[3])))
+    return sequences.without_padding(exact_attention(q, k, v, seen, scale=spec.scale_at(q.shape[3])))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reformer.ops import exact
+from reformer.ops import short_sequences
 from reformer.ops.attention import local_attention, lsh_attention
 
 
@@ -25,8 +25,8 @@ def masks(length: int) -> list[dict[str, Tensor]]:
 def compare(run: Any, variables: tuple[Tensor, ...], monkeypatch: pytest.MonkeyPatch, tolerance: float) -> None:
     """`auto` against the plain backend, and that `auto` was the short way."""
     calls = []
-    original = exact.softmax_attention
-    monkeypatch.setattr(exact, "softmax_attention", lambda *a, **k: calls.append(1) or original(*a, **k))
+    original = short_sequences.exact_attention
+    monkeypatch.setattr(short_sequences, "exact_attention", lambda *a, **k: calls.append(1) or original(*a, **k))
     results = []
     for backend in ("auto", "plain"):
         out = run(backend)
