@@ -10,19 +10,27 @@ PARALLEL = --numprocesses $(shell $(PYTHON) -c 'import os; print(min(os.cpu_coun
 # Runs the GPU commands; it needs PyTorch with CUDA, numpy, triton and pytest, nothing else.
 GPU_PYTHON ?= python3
 
-.PHONY: demo test lint slow interpreter-test gpu-test gpu-bench clean
+.PHONY: demo test lint shapes oldest slow interpreter-test gpu-test gpu-bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
 test: $(INSTALLED)
-	$(MAKE) --jobs 2 lint interpreter-test
+	$(MAKE) --jobs 2 lint interpreter-test shapes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+# What the annotations say of tensors, checked in a part of the tests (tests/shapes.py).
+SHAPES := $(addprefix tests/, layers/test_attention.py ops/test_sequences.py ops/test_convolution.py \
+	$(addprefix models/test_, heads.py encoder_decoder.py causal_lm.py))
+
+shapes: $(INSTALLED)
+	REFORMER_CHECK_SHAPES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHAPES) -m "not slow" \
+		-k "not compil and not numba and not strictly_causal"
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

@@ -7,6 +7,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+if os.environ.get("REFORMER_CHECK_SHAPES"):
+    from tests.shapes import install, shapes_fit  # noqa: F401
+
+    install()
+
 _CACHE = tempfile.TemporaryDirectory(prefix="reformer-tests-")
 os.environ["HF_DATASETS_CACHE"] = _CACHE.name  # before `datasets` is loaded; processes that tests start inherit it
 

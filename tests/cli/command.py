@@ -1,7 +1,6 @@
 """The command in a process of its own, and a model that is trained in seconds."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,21 +24,14 @@ def reformer_alone(*arguments: str, cwd: Path | None = None) -> subprocess.Compl
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=300)
 
 
-def run_group(command: str | list[str], out: Path | None = None, **options: Any) -> tuple[int, str]:
-    """Run a command of several processes that fills the new folder `out`: its exit code and standard error.
-
-    One that does not end within four minutes is tried once more: a run of two gloo processes was seen to hang, one of
-    some thirty (`reformer.training.run._leave_processes` has the likely reason).
-    """
-    for attempt in range(2):
-        if attempt and out:
-            shutil.rmtree(out)
-        with subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, **options
-        ) as process:
-            try:
-                _, said = process.communicate(timeout=240)
-                return process.returncode, said
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-    raise AssertionError(f"{command} did not end, twice")
+def run_group(command: str | list[str], **options: Any) -> tuple[int, str]:
+    """Run a command of several processes: its exit code and standard error; one that hangs is killed and fails."""
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, **options
+    ) as process:
+        try:
+            _, said = process.communicate(timeout=240)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return process.returncode, said

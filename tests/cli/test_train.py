@@ -137,7 +137,7 @@ def test_two_processes(run: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reformer", "train"]
     command += ["text.txt", "--out", "two", *TINY.split()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    code, said = run_group(command, run / "two", cwd=run, env=environment)
+    code, said = run_group(command, cwd=run, env=environment)
     assert code == 0, said
     assert said.count("saved to two after 4 steps") == 1
     assert (run / "two" / "model.safetensors").exists()

@@ -16,6 +16,8 @@ from transformers import (
 
 from reformer.models import (
     ReformerConfig,
+    ReformerForCausalLM,
+    ReformerForConditionalGeneration,
     ReformerForMaskedLM,
     ReformerForQuestionAnswering,
     ReformerForSequenceClassification,
@@ -199,3 +201,25 @@ def test_losses_add_up_over_micro_batches() -> None:
         whole = model(ids, labels=labels).loss
         parts = [model(ids[i : i + 1], labels=labels[i : i + 1], num_items_in_batch=items).loss for i in (0, 1)]
         assert torch.allclose(sum(parts), whole)
+
+
+@pytest.mark.parametrize("kind", [ReformerModel, ReformerForCausalLM, *HEADS, ReformerForConditionalGeneration])
+def test_rotations_of_a_given_seed(kind: Any) -> None:
+    """In training, whatever the generator is at; in evaluation instead of `hash_seed`."""
+    changes = {"causal": kind is ReformerForCausalLM, "attention_pattern": ("lsh",), "pad_token_id": 0}
+    model = make(kind, **changes, eos_token_id=1, decoder_start_token_id=1)
+    ids = torch.randint(2, 40, (2, 30))
+    inputs = {"input_ids": ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})}
+
+    def first(**options: Any) -> Tensor:
+        output = model(**inputs, **options)
+        return (output[0] if kind is not ReformerForConditionalGeneration else output.logits).detach()
+
+    for mode in (True, False):
+        model.train(mode)
+        assert torch.equal(first(seed=3), first(seed=3))
+        assert not torch.equal(first(seed=3), first(seed=4))
+        state = torch.get_rng_state()
+        first(seed=3)
+        assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(first(), first(seed=0)) or model.config.is_encoder_decoder  # hash_seed

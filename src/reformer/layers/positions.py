@@ -10,7 +10,7 @@ from torch import Tensor, nn
 ROTARY_BASE = 10_000.0
 
 
-Waves = tuple[Float[Tensor, "b l half"], Float[Tensor, "b l half"]]
+Waves = tuple[Float[Tensor, "#b l half"], Float[Tensor, "#b l half"]]
 """Cosines and sines."""
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -55,8 +55,8 @@ class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
     def forward(
         self,
         input_ids: Int[Tensor, "b l"] | None = None,
-        attention_mask: Bool[Tensor, "b l"] | Int[Tensor, "b l"] | None = None,
-        position_ids: Int[Tensor, "b l"] | None = None,
+        attention_mask: Shaped[Tensor, "b keys"] | None = None,
+        position_ids: Int[Tensor, "#b l"] | None = None,
         segment_ids: Int[Tensor, "b l"] | None = None,
         inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
         labels: Int[Tensor, "b l"] | None = None,
@@ -67,6 +67,7 @@ class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
         return_dict: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: int | Tensor | None = None,
+        seed: int | None = None,
     ) -> ReformerCausalLMOutput | tuple[Any, ...]:
         """Logits of the next token, and with `labels` (not shifted, -100 ignored) the loss in nats a token.
 
@@ -83,6 +84,7 @@ class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            seed=seed,
             prepared=prepared,
         )
         hidden = output.last_hidden_state

@@ -4,9 +4,10 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.modeling_outputs import Seq2SeqLMOutput
+from transformers.utils.generic import ModelOutput
 
 from reformer.errors import InputError
 from reformer.models.cache import ReformerCache
@@ -14,6 +15,7 @@ from reformer.models.config import ReformerConfig
 from reformer.models.generation import ReformerGenerationMixin
 from reformer.models.language_head import Counts, LanguageHead
 from reformer.models.model import ReformerModel
+from reformer.ops.hashing import derive_seed
 from reformer.ops.questions import Questions
 from reformer.settings.data import IGNORED
 
@@ -21,6 +23,9 @@ from reformer.settings.data import IGNORED
 @dataclass
 class ReformerConditionalGenerationOutput(Counts, Seq2SeqLMOutput):
     """The usual output, and how many tokens were predicted, how many of them rightly."""
+
+    past_key_values: ReformerCache | None = None  # type: ignore[assignment]
+    """Of the decoder."""
 
 
 class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
@@ -77,14 +82,14 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
     def forward(
         self,
         input_ids: Int[Tensor, "b s"] | None = None,
-        attention_mask: Bool[Tensor, "b s"] | Int[Tensor, "b s"] | None = None,
+        attention_mask: Shaped[Tensor, "b s"] | None = None,
         decoder_input_ids: Int[Tensor, "b l"] | None = None,
-        decoder_attention_mask: Bool[Tensor, "b l"] | Int[Tensor, "b l"] | None = None,
+        decoder_attention_mask: Shaped[Tensor, "b keys"] | None = None,
         labels: Int[Tensor, "b l"] | None = None,
-        encoder_outputs: BaseModelOutput | tuple[Tensor, ...] | None = None,
+        encoder_outputs: ModelOutput | tuple[Tensor, ...] | None = None,
         inputs_embeds: Float[Tensor, "b s hidden"] | None = None,
         decoder_inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
-        decoder_position_ids: Int[Tensor, "b l"] | None = None,
+        decoder_position_ids: Int[Tensor, "#b l"] | None = None,
         past_key_values: ReformerCache | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -92,6 +97,7 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
         return_dict: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: int | Tensor | None = None,
+        seed: int | None = None,
     ) -> ReformerConditionalGenerationOutput | tuple[Any, ...]:
         """Logits of the target's tokens, and with `labels` (one for each slot, -100 ignored) the loss in nats a token.
 
@@ -123,6 +129,7 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
                 inputs_embeds=inputs_embeds,
                 output_hidden_states=output_hidden_states,
                 output_attentions=output_attentions,
+                seed=seed,
                 prepared=source,
             )
         states = encoder_outputs[0]
@@ -132,6 +139,7 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
             inputs_embeds=decoder_inputs_embeds,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            seed=None if seed is None else derive_seed(seed, 1),
             encoder_hidden_states=states,
             prepared=target,
         )

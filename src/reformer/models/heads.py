@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from transformers.modeling_outputs import (
     MaskedLMOutput,
@@ -22,7 +22,7 @@ from reformer.models.model import ReformerModel, ReformerPreTrainedModel, pool
 from reformer.ops.questions import Questions
 from reformer.settings.data import IGNORED
 
-Mask = Bool[Tensor, "b l"] | Int[Tensor, "b l"]
+Mask = Shaped[Tensor, "b l"]
 
 
 @dataclass
@@ -76,7 +76,7 @@ class ReformerForMaskedLM(LanguageHead, _Head):
         self,
         input_ids: Int[Tensor, "b l"] | None = None,
         attention_mask: Mask | None = None,
-        position_ids: Int[Tensor, "b l"] | None = None,
+        position_ids: Int[Tensor, "#b l"] | None = None,
         segment_ids: Int[Tensor, "b l"] | None = None,
         inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
         labels: Int[Tensor, "b l"] | None = None,
@@ -85,6 +85,7 @@ class ReformerForMaskedLM(LanguageHead, _Head):
         return_dict: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: int | Tensor | None = None,
+        seed: int | None = None,
     ) -> ReformerMaskedLMOutput | tuple[Any, ...]:
         """Logits of each token, and with `labels` (-100: not masked, not predicted) the loss in nats a token."""
         prepared = self.model.prepare(input_ids, attention_mask, position_ids, segment_ids, inputs_embeds)
@@ -95,6 +96,7 @@ class ReformerForMaskedLM(LanguageHead, _Head):
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            seed=seed,
             prepared=prepared,
         )
         result = ReformerMaskedLMOutput(
@@ -129,13 +131,14 @@ class ReformerForSequenceClassification(_Head):
         self,
         input_ids: Int[Tensor, "b l"] | None = None,
         attention_mask: Mask | None = None,
-        position_ids: Int[Tensor, "b l"] | None = None,
+        position_ids: Int[Tensor, "#b l"] | None = None,
         inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         num_items_in_batch: int | Tensor | None = None,
+        seed: int | None = None,
     ) -> ReformerSequenceClassifierOutput | tuple[Any, ...]:
         """Logits [b, num_labels], and with `labels` ([b]; [b, num_labels] for several classes) the mean loss.
 
@@ -150,6 +153,7 @@ class ReformerForSequenceClassification(_Head):
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            seed=seed,
             prepared=prepared,
         )
         pooled = output.pooler_output
@@ -198,7 +202,7 @@ class ReformerForTokenClassification(_Head):
         self,
         input_ids: Int[Tensor, "b l"] | None = None,
         attention_mask: Mask | None = None,
-        position_ids: Int[Tensor, "b l"] | None = None,
+        position_ids: Int[Tensor, "#b l"] | None = None,
         segment_ids: Int[Tensor, "b l"] | None = None,
         inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
         labels: Int[Tensor, "b l"] | None = None,
@@ -206,6 +210,7 @@ class ReformerForTokenClassification(_Head):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         num_items_in_batch: int | Tensor | None = None,
+        seed: int | None = None,
     ) -> ReformerTokenClassifierOutput | tuple[Any, ...]:
         """Logits [b, l, num_labels], and with `labels` (-100 ignored) the mean loss over tokens.
 
@@ -220,6 +225,7 @@ class ReformerForTokenClassification(_Head):
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            seed=seed,
             prepared=prepared,
         )
         logits = self.classifier(self.dropout(output.last_hidden_state))
@@ -243,7 +249,7 @@ class ReformerForQuestionAnswering(_Head):
         self,
         input_ids: Int[Tensor, "b l"] | None = None,
         attention_mask: Mask | None = None,
-        position_ids: Int[Tensor, "b l"] | None = None,
+        position_ids: Int[Tensor, "#b l"] | None = None,
         inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
         start_positions: Int[Tensor, "b"] | None = None,
         end_positions: Int[Tensor, "b"] | None = None,
@@ -251,6 +257,7 @@ class ReformerForQuestionAnswering(_Head):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         num_items_in_batch: int | Tensor | None = None,
+        seed: int | None = None,
     ) -> ReformerQuestionAnsweringOutput | tuple[Any, ...]:
         """Logits of starts and ends [b, l]; with both positions the loss, the mean of that of start and of end.
 
@@ -263,6 +270,7 @@ class ReformerForQuestionAnswering(_Head):
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            seed=seed,
         )
         logits = self.qa_outputs(self.dropout(output.last_hidden_state))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

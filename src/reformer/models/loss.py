@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -72,7 +72,7 @@ def ask_labels(
 
 def next_token_targets(
     labels: Int[Tensor, "b l"],
-    attention_mask: Bool[Tensor, "b l"] | Int[Tensor, "b l"] | None = None,
+    attention_mask: Shaped[Tensor, "b l"] | None = None,
     segment_ids: Int[Tensor, "b l"] | None = None,
 ) -> Int[Tensor, "b l"]:
     """What each token predicts: the label of the next slot.

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -122,8 +122,8 @@ class ReformerModel(ReformerPreTrainedModel):
     def forward(
         self,
         input_ids: Int[Tensor, "b l"] | None = None,
-        attention_mask: Bool[Tensor, "b l"] | Int[Tensor, "b l"] | None = None,
-        position_ids: Int[Tensor, "b l"] | None = None,
+        attention_mask: Shaped[Tensor, "b keys"] | None = None,
+        position_ids: Int[Tensor, "#b l"] | None = None,
         segment_ids: Int[Tensor, "b l"] | None = None,
         inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
         past_key_values: ReformerCache | None = None,
@@ -132,14 +132,16 @@ class ReformerModel(ReformerPreTrainedModel):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         encoder_hidden_states: Float[Tensor, "b s width"] | None = None,
-        encoder_attention_mask: Bool[Tensor, "b s"] | Int[Tensor, "b s"] | None = None,
+        encoder_attention_mask: Shaped[Tensor, "b s"] | None = None,
+        seed: int | None = None,
         prepared: Prepared | None = None,
     ) -> ReformerModelOutput | tuple[Any, ...]:
         """Encode; any length, padded and packed at will.
 
         `position_ids` feed position embeddings only and are the ranks unless given. With `past_key_values`, or a cache
         of its own with `use_cache=True`, new tokens follow those of the cache, `attention_mask` [b, p + k] covers both,
-        and nothing has a gradient. `prepared` is what `prepare` gave for the same arguments.
+        and nothing has a gradient. The rotations of all layers come from `seed`; unless given, in training from torch's
+        generator, in evaluation from `hash_seed`. `prepared` is what `prepare` gave for the same arguments.
         Raises InputError for tokens or positions out of range, shapes that do not fit, and a cache in training.
         """
         if output_attentions:
@@ -165,7 +167,7 @@ class ReformerModel(ReformerPreTrainedModel):
             sequences = prepared.sequences()
             rank = sequences.ranks.rank.expand(sequences.batch, -1)
             x = self._embed(input_ids, inputs_embeds, position_ids, rank)
-            output = self._encode(x, self._batch(prepared, sequences, position_ids, encoder_hidden_states), keep)
+            output = self._encode(x, self._batch(prepared, sequences, position_ids, encoder_hidden_states, seed), keep)
             if not self.config.causal:
                 assert output.last_hidden_state is not None
                 output.pooler_output = pool(output.last_hidden_state, sequences.key_padding_mask, self.config.pooling)
@@ -178,7 +180,7 @@ class ReformerModel(ReformerPreTrainedModel):
                     prepared.questions.fetch()
                 x = self._embed(input_ids, inputs_embeds, position_ids, rank)
                 positions = rank if position_ids is None else position_ids
-                batch = self._batch(prepared, step, positions, encoder_hidden_states)
+                batch = self._batch(prepared, step, positions, encoder_hidden_states, seed)
                 cache.within = True  # what fails from here on leaves half of the tokens in it
                 output = self._encode(x, batch, keep)
                 _end(cache, step)
@@ -188,13 +190,13 @@ class ReformerModel(ReformerPreTrainedModel):
     def prepare(
         self,
         input_ids: Int[Tensor, "b l"] | None = None,
-        attention_mask: Bool[Tensor, "b l"] | Int[Tensor, "b l"] | None = None,
-        position_ids: Int[Tensor, "b l"] | None = None,
+        attention_mask: Shaped[Tensor, "b keys"] | None = None,
+        position_ids: Int[Tensor, "#b l"] | None = None,
         segment_ids: Int[Tensor, "b l"] | None = None,
         inputs_embeds: Float[Tensor, "b l hidden"] | None = None,
         past_key_values: ReformerCache | None = None,
         use_cache: bool | None = None,
-        encoder_attention_mask: Bool[Tensor, "b s"] | Int[Tensor, "b s"] | None = None,
+        encoder_attention_mask: Shaped[Tensor, "b s"] | None = None,
         questions: Questions | None = None,
     ) -> Prepared:
         """Check what a forward is given, without waiting for a GPU: that is left to `questions`.
@@ -225,13 +227,18 @@ class ReformerModel(ReformerPreTrainedModel):
         return Prepared(inputs, cache, mask, padding, drafted, source, questions)
 
     def _batch(
-        self, prepared: Prepared, sequences: Sequences, positions: Tensor | None, source: Tensor | None
+        self,
+        prepared: Prepared,
+        sequences: Sequences,
+        positions: Tensor | None,
+        source: Tensor | None,
+        seed: int | None,
     ) -> Batch:
         cache, padding = prepared.cache, prepared.source_padding
         return Batch(
             sequences,
             positions,
-            self._seeds(),
+            self._seeds(seed),
             () if cache is None else cache.layers,
             source,
             None if padding is None else padding.if_any(),
@@ -258,9 +265,10 @@ class ReformerModel(ReformerPreTrainedModel):
         hidden = self.norm(self._merge(x1, x2))
         return ReformerModelOutput(last_hidden_state=hidden, hidden_states=tuple(states) if keep else None)
 
-    def _seeds(self) -> list[int]:
-        """One seed a layer: in training from one integer of torch's generator, else from `hash_seed`."""
-        seed = draw_seed() if self.training else self.config.hash_seed
+    def _seeds(self, seed: int | None) -> list[int]:
+        """One seed a layer: from the one given, else in training from torch's generator, else from `hash_seed`."""
+        if seed is None:
+            seed = draw_seed() if self.training else self.config.hash_seed
         return layer_seeds(seed, self.layers.depth)
 
     def _check_source(self, states: Tensor | None, prepared: Prepared) -> None:

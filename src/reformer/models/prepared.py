@@ -7,7 +7,7 @@ the first forward fetches all answers at once.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from reformer.errors import InputError
@@ -17,7 +17,7 @@ from reformer.ops.questions import Answer, Questions
 from reformer.ops.sequences import Sequences
 from reformer.settings import ModelSettings
 
-Mask = Bool[Tensor, "b l"] | Int[Tensor, "b l"]
+Mask = Shaped[Tensor, "b l"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from reformer.errors import InputError
@@ -155,7 +155,7 @@ def columns_of(spec: LSH, length: int) -> int:
 
 def hash_octaves(
     q: Float[Tensor, "b h l d"], rotations: Float[Tensor, "h r d columns"], octaves: Sequence[int], factor_from: int
-) -> Int[Tensor, "b h r k l"]:
+) -> Integer[Tensor, "b h r k l"]:
     """Buckets of every token for every n = 2**k of ascending `octaves`, as int32."""
     out = torch.empty(*q.shape[:2], rotations.shape[1], len(octaves), q.shape[2], dtype=torch.int32, device=q.device)
     direct = [k for k in octaves if 1 << k <= factor_from]
@@ -173,7 +173,7 @@ def hash_octaves(
 
 def hash_factors(
     q: Float[Tensor, "b h l d"], rotations: Float[Tensor, "h r d columns"], factors: Sequence[int]
-) -> Int[Tensor, "b h r l"]:
+) -> Integer[Tensor, "b h r l"]:
     """Buckets of the chunk rule, as int32: each even factor takes the next factor/2 columns of the rotations."""
     out = torch.empty(*q.shape[:2], rotations.shape[1], q.shape[2], dtype=torch.int32, device=q.device)
     for tokens, x in _projections(q, rotations, sum(factors) // 2):

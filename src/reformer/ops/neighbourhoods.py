@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Integer
 from torch import Tensor
 
 from reformer.ops.ranks import NO_DOCUMENT, Ranks
@@ -53,7 +53,7 @@ class SortedRows:
     """Hash rounds; rows of round i are those from i * rows / rounds on."""
     name: Int[Tensor, "b h rows"] | None = None
     """A number for each row that is the same in every round."""
-    place: Int[Tensor, "b h r names"] | None = None
+    place: Integer[Tensor, "b h r names"] | None = None
     """The position of each name in each round: tells whether another round offers the same pair."""
 
 
@@ -125,14 +125,14 @@ def _first_slot(ranks: Ranks, starts: Tensor) -> Tensor:
     return torch.where(starts, slots, 0).cummax(1).values
 
 
-def row_buckets(buckets: Int[Tensor, "b h r k l"], rows: OctaveRows) -> Int[Tensor, "b h r n"]:
+def row_buckets(buckets: Integer[Tensor, "b h r k l"], rows: OctaveRows) -> Integer[Tensor, "b h r n"]:
     """The bucket of every row: its token's when hashed into the buckets of the row's octave."""
     b, h, r, _, length = buckets.shape
     index = (rows.octave * length + rows.token)[:, None, None].expand(b, h, r, -1)
     return buckets.flatten(3).gather(3, index)
 
 
-def sort_bucket_rows(buckets: Int[Tensor, "b h r n"], rows: OctaveRows, name_rows: bool) -> SortedRows:
+def sort_bucket_rows(buckets: Integer[Tensor, "b h r n"], rows: OctaveRows, name_rows: bool) -> SortedRows:
     """Sort rows by (document, octave, bucket, time); groups of different rounds differ."""
     b, h, rounds, n = buckets.shape
     exists = rows.exists[:, None, None]
@@ -152,7 +152,9 @@ def sort_bucket_rows(buckets: Int[Tensor, "b h r n"], rows: OctaveRows, name_row
     )
 
 
-def sort_chunk_rows(buckets: Int[Tensor, "b h r l"], ranks: Ranks, chunk_length: int, name_rows: bool) -> SortedRows:
+def sort_chunk_rows(
+    buckets: Integer[Tensor, "b h r l"], ranks: Ranks, chunk_length: int, name_rows: bool
+) -> SortedRows:
     """Sort tokens by (document, bucket, time) in each round; padding, to a multiple of the chunk too, comes last."""
     b, h, rounds, length = buckets.shape
     document = ranks.document.expand(b, -1)
@@ -168,7 +170,7 @@ def sort_chunk_rows(buckets: Int[Tensor, "b h r l"], ranks: Ranks, chunk_length:
     return SortedRows(token, group, group != NOBODY, rounds, *named)
 
 
-def _names_and_places(order: Int[Tensor, "b h r n"]) -> tuple[Tensor, Tensor]:
+def _names_and_places(order: Integer[Tensor, "b h r n"]) -> tuple[Tensor, Tensor]:
     rounds, n = order.shape[2:]
     position = torch.arange(rounds * n, device=order.device).view(rounds, n).expand_as(order)
     place = torch.empty_like(order).scatter_(3, order, position)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from reformer.ops.dropout import dropped, key_stream, query_stream
@@ -20,14 +20,14 @@ def normalised_keys(q: Float[Tensor, "b h l d"]) -> Float[Tensor, "b h l d"]:
     return q * torch.rsqrt(q.pow(2).mean(-1, keepdim=True) + 1e-6) / q.shape[-1] ** 0.5
 
 
-def buckets_at(rank: Int[Tensor, "b l"], bucket_size: int, num_buckets: int | None) -> Int[Tensor, "b l"]:
+def buckets_at(rank: Int[Tensor, "#b l"], bucket_size: int, num_buckets: int | None) -> Int[Tensor, "#b l"]:
     """n(t) = min(2 ** (t // c).bit_length(), num_buckets)."""
     n = [2 ** (t // bucket_size).bit_length() for t in rank.flatten().tolist()]
     n = [x if num_buckets is None else min(x, num_buckets) for x in n]
     return torch.tensor(n, device=rank.device).view_as(rank)
 
 
-def bucket_of(q: Tensor, rotations: Tensor, n: int, factor_from: int) -> Int[Tensor, "b h r l"]:
+def bucket_of(q: Tensor, rotations: Tensor, n: int, factor_from: int) -> Integer[Tensor, "b h r l"]:
     """bucket_n(q), one level up to `factor_from` buckets and two above."""
     x = q.detach()[:, :, None] @ rotations.to(q)[None]
     if n <= factor_from:
@@ -113,7 +113,7 @@ def attend(
     q: Float[Tensor, "b h l d"],
     v: Float[Tensor, "b h l d"],
     offers: Bool[Tensor, "b h slots l l"],
-    real: Bool[Tensor, "b l"],
+    real: Bool[Tensor, "#b l"],
     scale: float = 1.0,
     duplicates: str = "count",
     kept: Float[Tensor, "b h slots l l"] | None = None,
@@ -168,8 +168,8 @@ def lsh_attention_reference(
     chunks_before: int = 1,
     chunks_after: int = 0,
     causal: bool = True,
-    key_padding_mask: Bool[Tensor, "b l"] | None = None,
-    segment_ids: Int[Tensor, "b l"] | None = None,
+    key_padding_mask: Bool[Tensor, "#b l"] | None = None,
+    segment_ids: Int[Tensor, "#b l"] | None = None,
     scale: float = 1.0,
     duplicates: str = "count",
     hashed: Float[Tensor, "b h l d"] | None = None,

@@ -6,11 +6,11 @@ reversible block.
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from reformer.ops.neighbourhoods import octave_counts
@@ -37,11 +37,11 @@ class Sequences:
     @classmethod
     def of(
         cls,
-        x: Float[Tensor, "b ... l d"],
+        x: Shaped[Tensor, "b ... l d"],
         key_padding_mask: Bool[Tensor, "b l"] | None = None,
         segment_ids: Int[Tensor, "b l"] | None = None,
         questions: Questions | None = None,
-    ) -> Self:
+    ) -> "Sequences":
         """The sequences of vectors, with masks nobody has checked yet; what waits for the device goes to `questions`.
 
         Raises InputError for masks of another shape and for segment ids that decrease among real tokens.

@@ -34,6 +34,10 @@ class TrainingSettings(Settings):
     """How the learning rate falls behind the warm-up."""
     warmup_steps: int = 50
     """Steps in which the learning rate rises."""
+    beta1: float = 0.9
+    """Share that the mean of the gradient keeps at each step (adamw)."""
+    beta2: float = 0.98
+    """Share that the mean of its square keeps at each step (adamw)."""
     weight_decay: float = 0.1
     """Decay of matrices (not of norms and biases)."""
     clip: float = 1.0
@@ -77,6 +81,9 @@ class TrainingSettings(Settings):
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}={getattr(self, name)!r} must be above 0")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)!r} must be from 0 to below 1")
         if not self.weight_decay >= 0:
             raise InputError(f"weight_decay={self.weight_decay!r} must be at least 0")
         for name in ("eval_steps", "save_steps"):

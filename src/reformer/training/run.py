@@ -1,6 +1,5 @@
 """A training run from a corpus to a folder with a model."""
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +23,7 @@ from reformer.training.finetune import add_lora, merge_lora, start_from
 from reformer.training.folder import RunFolder, check_same
 from reformer.training.interruption import Interruption
 from reformer.training.job import Text, make_job, with_tokens
-from reformer.training.processes import is_main_process, process_count
+from reformer.training.processes import is_main_process
 from reformer.training.progress import ProgressLines
 from reformer.training.trainer import ReformerTrainer
 
@@ -103,7 +102,8 @@ def train(
         folder.save(model, trainer.accelerator.get_state_dict(trainer.model) if training.fsdp else None)
         step = trainer.state.best_global_step if best else trainer.state.global_step
         say(f"saved to {out} after {trainer.state.global_step} steps" + (f": the model of step {step}" if best else ""))
-        _leave_processes(trainer)
+        trainer.accelerator.wait_for_everyone()  # nobody leaves while another one still writes to it
+        trainer.accelerator.end_training()
         if interruption.asked:
             raise Interrupted(
                 f"interrupted at step {trainer.state.global_step}; what was trained is in {out}"
@@ -113,16 +113,6 @@ def train(
         progress.stop()
         folder.discard()
     return model
-
-
-def _leave_processes(trainer: ReformerTrainer) -> None:
-    """Leave the group of processes."""
-    trainer.accelerator.wait_for_everyone()
-    if process_count() > 1:
-        # A thread of gloo may still have to free a tensor, for which it needs Python's lock. Whoever takes the group
-        # down holds that lock and waits for the thread, for good (seen once in some thirty runs).
-        time.sleep(0.2)
-    trainer.accelerator.end_training()
 
 
 def _say_what_surprises(corpus: Text, training: TrainingSettings, say: Callable[[str], None]) -> None:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import EarlyStoppingCallback, EvalPrediction, PrinterCallback, Trainer, TrainingArguments
 
 from reformer.errors import RunError
+from reformer.ops.hashing import derive_seed
 from reformer.settings.training import TrainingSettings
 from reformer.training.checkpoint import CHECKPOINT, checkpoints
 from reformer.training.job import Job
@@ -74,6 +75,7 @@ class ReformerTrainer(Trainer):
         """The model's loss; counts what was predicted and how much of it rightly."""
         self._since = self._since or time.perf_counter()
         kwargs["return_outputs"] = True
+        inputs = {**inputs, "seed": derive_seed(self.args.seed, self.state.global_step)}  # of all that make this step
         self._read()
         loss, outputs = super().compute_loss(model, inputs, *args, **kwargs)
         unwrapped: Any = self.model
@@ -223,7 +225,8 @@ def _arguments(settings: TrainingSettings, output_dir: str, evaluated: bool, row
         warmup_steps=settings.warmup_steps,
         lr_scheduler_type=settings.schedule,
         optim="adamw_torch" if settings.optimizer == "adamw" else "adafactor",
-        adam_beta2=0.98,
+        adam_beta1=settings.beta1,
+        adam_beta2=settings.beta2,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.clip,
         bf16=settings.bf16,

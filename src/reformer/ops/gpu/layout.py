@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 from math import prod
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Integer
 from torch import Tensor
 
 from reformer.ops.capture import cached
@@ -159,7 +159,7 @@ def chunk_layout(sequences: Sequences, rule: Chunks) -> Layout:
     )
 
 
-def order_rows(buckets: Int[Tensor, "b h r bytes"], layout: Layout, spec: LSH) -> list[Tensor]:
+def order_rows(buckets: Integer[Tensor, "b h r bytes"], layout: Layout, spec: LSH) -> list[Tensor]:
     """The rows of all rounds in the order of their buckets: token, name and bounds, [b, h, r, n]."""
     base, names, rule = layout.base, layout.names, spec.rule
     assert base is not None

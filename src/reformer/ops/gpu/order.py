@@ -7,7 +7,7 @@ place. Within a block, rows are ordered by (digit, place), so rows of a group st
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 from torch import Tensor
 
 from reformer.ops.gpu.tiles import NOBODY, cdiv
@@ -80,7 +80,7 @@ def move_rows(
 
 
 def sort_rows(
-    buckets: Int[Tensor, "b h r n"],
+    buckets: Integer[Tensor, "b h r n"],
     base: Int[Tensor, "b n"],
     token: Int[Tensor, "b n"],
     groups: int,

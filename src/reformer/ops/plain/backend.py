@@ -75,7 +75,7 @@ def local(
     return _attend(q, k, v, rows, pattern, spec, dropout_seed)[0]
 
 
-def normalise_keys(q: Float[Tensor, "b h l d"]) -> Float[Tensor, "b h l d"]:
+def normalise_keys(q: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
     """Return k = q * rsqrt(mean(q^2) + 1e-6) / sqrt(d), in fp32 or wider."""
     wide = q if q.dtype == torch.float64 else q.float()
     return F.rms_norm(wide, (q.shape[-1],), eps=KEY_EPS) * q.shape[-1] ** -0.5

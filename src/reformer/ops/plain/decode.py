@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from reformer.ops.hashing import hash_octaves
@@ -57,7 +57,7 @@ def _decode_block(rings: Rings, q: Tensor, slot: Tensor, octaves: Sequence[int])
 
 
 @torch.compiler.disable  # it sets the precision of products, which no graph can
-def hash_into(rings: Rings, q: Float[Tensor, "b h k d"], octaves: Sequence[int]) -> Int[Tensor, "b h r k"]:
+def hash_into(rings: Rings, q: Float[Tensor, "b h k d"], octaves: Sequence[int]) -> Integer[Tensor, "b h r k"]:
     """Buckets of tokens, each batch row hashed into as many as its octave has."""
     distinct = sorted(set(octaves))
     buckets = hash_octaves(q, rings.rotations, distinct, rings.rule.factor_from)
@@ -66,7 +66,7 @@ def hash_into(rings: Rings, q: Float[Tensor, "b h k d"], octaves: Sequence[int])
     return torch.stack([buckets[b, :, :, distinct.index(octave)] for b, octave in enumerate(octaves)]).long()
 
 
-def _enter(ring: Tensor, count: Tensor, buckets: Tensor, slot: Tensor) -> Int[Tensor, "b h r k"]:
+def _enter(ring: Tensor, count: Tensor, buckets: Tensor, slot: Tensor) -> Integer[Tensor, "b h r k"]:
     """Write slots to the rings of their buckets; returns the number of each token in its bucket."""
     size, trash = ring.shape[4], ring.shape[3] - 1
     place = count.gather(3, buckets) + _earlier(buckets)
@@ -78,7 +78,7 @@ def _enter(ring: Tensor, count: Tensor, buckets: Tensor, slot: Tensor) -> Int[Te
     return place
 
 
-def _earlier(buckets: Int[Tensor, "b h r k"]) -> Int[Tensor, "b h r k"]:
+def _earlier(buckets: Integer[Tensor, "b h r k"]) -> Integer[Tensor, "b h r k"]:
     """How many new tokens of the same bucket stand in front of each."""
     if buckets.shape[3] == 1:
         return torch.zeros_like(buckets, dtype=torch.int32)
