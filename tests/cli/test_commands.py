@@ -1,5 +1,9 @@
 """What all verbs share: help, and how bad input is refused."""
 
+import lzma
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,6 +91,9 @@ BAD = [
     ("train bad.jsonl --field body --out x", "line 1: no field 'body'; it has 'text'"),
     ("evaluate model text.txt --stride 64", "stride=64 must be from 1 to 63"),
     ("evaluate model text.txt --plot no/where.png", "folder does not exist"),
+    ("train packed.xz --out x", "packed.xz is packed (xz); unpack it, or give --raw"),
+    ("train rows.csv --field body --out x", "line 2: no field 'body'; it has 'text', 'n'"),
+    ("train object.json --out x", "object.json: a dict, not a list of objects; --raw takes it as text"),
     ("trian", "no verb 'trian'; did you mean 'train'?"),
 ]
 
@@ -98,6 +105,9 @@ def test_bad_input_gets_one_line(
     monkeypatch.chdir(run)
     (run / "empty.txt").write_bytes(b"")
     (run / "folder").mkdir(exist_ok=True)
+    (run / "packed.xz").write_bytes(lzma.compress(b"a text"))
+    (run / "rows.csv").write_text("text,n\na text,1\n")
+    (run / "object.json").write_text('{"a": 1}')
     (run / "kinds.toml").write_text('[model]\ncausal = "no"\n')
     (run / "bad.jsonl").write_text('{"text": "a"}\n{"text"')
     (run / "wrong.toml").write_text("[model]\nhiden_size = 3\n")
@@ -163,3 +173,28 @@ def test_a_bug_shows_its_traceback_and_how_to_report_it(
     assert any("Traceback" in each for each in above)
     assert type(error).__name__ in above[-1]
     assert line.startswith("reformer: this is a bug in reformer; please report it")
+
+
+@pytest.mark.parametrize("line", [["train", "", "--out", "x"], ["evaluate", "model", ""]])
+def test_an_empty_path_is_no_folder(run: Path, line: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    done = reformer(*line, cwd=run)
+    assert done.returncode == 2
+    assert "a path is empty" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1"])
+@pytest.mark.parametrize("verb", ["generate", "evaluate", "train"])
+def test_what_a_console_cannot_show_is_replaced(run: Path, encoding: str, verb: str) -> None:
+    (run / "☃.txt").write_text("snow ☃ " * 40)
+    arguments = {
+        "generate": ["model", "--prompt", "☃", "--max-new-tokens", "3", "--seed", "0"],
+        "evaluate": ["model", "☃.txt", "--per-document"],
+        "train": ["☃.txt", "--out", "model"],
+    }[verb]
+    command = [sys.executable, "-m", "reformer", verb, *arguments]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, cwd=run, env=environment, capture_output=True, check=False, timeout=300)
+    assert done.returncode == (2 if verb == "train" else 0), done.stderr
+    if verb != "train":
+        assert b"?" in done.stdout

@@ -192,7 +192,7 @@ def test_masks_depend_on_the_window_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.txt", "text", "a.txt has no rows; give .jsonl, .csv"),
+        ("a.txt", "text", "a.txt has no rows; give .jsonl, .json"),
         ("a.csv", "text,label\nx\n", "line 2: it has not 2 columns"),
         ("a.csv", "text,label\n", "the files hold no rows"),
         ("a.csv", "body,label\nx,1\n", "line 2: no field 'text'; it has 'body', 'label': choose one with --field"),

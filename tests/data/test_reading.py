@@ -1,7 +1,9 @@
 """Every way in which text is read, with files that are friendly and files that are not."""
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -186,3 +188,36 @@ def test_long_documents_come_in_pieces(
         assert [piece.text for piece in read_pieces(find_sources([lines])[0], "text")] == [p.text for p in pieces]
     if "☃".encode() in text:
         assert all("\ufffd" not in piece.text.decode("utf-8", "replace") for piece in pieces)
+
+
+def test_tables_are_read_as_what_they_are(tmp_path: Path) -> None:
+    """The field of each row is a document; --raw takes the bytes, and below a folder a table is a text as others."""
+    rows = [{"text": "one, two", "n": "1"}, {"text": "drei\nvier", "n": "2"}]
+    files = {
+        "a.csv": 'text,n\n"one, two",1\n"drei\nvier",2\n',
+        "a.tsv": 'text\tn\none, two\t1\n"drei\nvier"\t2\n',
+        "a.json": json.dumps(rows),
+        "a.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+    }
+    expected = [row["text"].encode() for row in rows]
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content.encode()))
+        for each in (name, f"{name}.gz"):
+            assert [document.text for document in read_documents([tmp_path / each])] == expected, each
+        (raw,) = read_documents([tmp_path / name], raw=True)
+        assert raw.text == content.encode()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "settings.json").write_text("{}")
+    (folder / "b.csv").write_text("x,y\n")
+    assert [document.text for document in read_documents([folder])] == [b"x,y\n", b"{}"]
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress, gzip.compress])
+def test_what_no_reader_knows_is_refused(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(pack(b"a text"))
+    with pytest.raises(ValueError, match=r"text is packed .*; unpack it, or give --raw"):
+        read_documents([path])
+    assert read_documents([path], raw=True)[0].text == pack(b"a text")

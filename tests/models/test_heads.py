@@ -150,7 +150,7 @@ def test_classes_several_classes_and_numbers() -> None:
     output = number(ids, labels=torch.tensor([0.5, 2.0]))
     assert torch.allclose(output.loss, F.mse_loss(output.logits[:, 0], torch.tensor([0.5, 2.0]).double()))
     with pytest.raises(ValueError, match="labels hold 3; num_labels=3, so 0 to 2 are valid"):
-        model(ids, labels=torch.tensor([3, 0]))
+        make(ReformerForSequenceClassification)(ids, labels=torch.tensor([3, 0]))
     with pytest.raises(ValueError, match=r"labels have shape \[2, 2\]; for multi_label_classification"):
         model(ids, labels=torch.zeros(2, 2))
     causal = make(ReformerForSequenceClassification, causal=True, pooling="last").eval()

@@ -92,7 +92,7 @@ def run(argv: Sequence[str]) -> None:
         _run_task(command, task, runs[0])
         return
     data, _ = _asked(command, LanguageModelling, runs[0].get("data", {}))
-    documents = read_documents(data.files, data.field) if data.files else []
+    documents = read_documents(data.files, data.field, data.raw) if data.files else []
     if not data.files:
         documents = split_held_out(standard_library(), data.held_out)[1]
     lengths = [command.length or int(run.get("training", {}).get("length", 2048)) for run in runs]

@@ -1,5 +1,6 @@
 """The command `reformer`: verbs, errors in one line, exit codes."""
 
+import io
 import os
 import sys
 import traceback
@@ -33,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     130 after Ctrl-C; 70 for anything else, which is a bug and shows its traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a console cannot show is no reason to stop
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return 0 if arguments else BAD_INPUT

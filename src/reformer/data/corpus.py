@@ -22,14 +22,14 @@ class Document:
     text: bytes
 
 
-def read_documents(paths: Sequence[str | Path], field: str = "text") -> list[Document]:
+def read_documents(paths: Sequence[str | Path], field: str = "text", raw: bool = False) -> list[Document]:
     """The documents of files, folders and patterns (`find_sources`), whole.
 
     Raises InputError for what is missing, empty or no text.
     """
     documents: list[Document] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for source in find_sources(paths, Path(scratch)):
+        for source in find_sources(paths, Path(scratch), raw):
             documents += _documents(source, field)
     if not documents:
         raise InputError("the files hold no text; give others")

@@ -97,8 +97,8 @@ def prepare(
             f"{cache} cannot be made ({error.strerror}); set HF_DATASETS_CACHE to another folder"
         ) from None
     with tempfile.TemporaryDirectory(dir=cache, prefix="piped-") as piped:
-        train = list(sources) if sources is not None else find_sources(settings.files, Path(piped))
-        held_out = find_sources(settings.held_out_files, Path(piped))
+        train = list(sources) if sources is not None else find_sources(settings.files, Path(piped), settings.raw)
+        held_out = find_sources(settings.held_out_files, Path(piped), settings.raw)
         with FileLock(cache / "contents.lock"):  # of several processes one reads
             all_contents = contents_of([*train, *held_out], cache)
         contents = all_contents[: len(train)], all_contents[len(train) :]
@@ -135,6 +135,10 @@ class _Preparing:
             for source, content in zip(sources, contents, strict=True)
             if not (source.skip_binary and self._lies_plain(source) and content.binary)
         ]
+        if len(kept) < len(sources):
+            self.say(
+                f"left out {len(sources) - len(kept):,} files below folders that are no text (they have NUL bytes)"
+            )
         if self.tokenizer.per_byte and all(self._lies_plain(source) for source, _ in kept):
             text = _Text(
                 PlainFiles([source for source, _ in kept]),

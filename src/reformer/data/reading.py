@@ -1,8 +1,10 @@
 """Text out of sources, a piece at a time, so that no file is ever whole in memory."""
 
+import csv
 import gzip
 import io
 import json
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,10 +44,16 @@ def read_pieces(source: Source, field: str) -> Iterator[Piece]:
         with opened(source) as file:
             yield from _text(file, source.skip_binary)
     else:
-        rows = {"jsonl": _json_lines, "parquet": _parquet, "dataset": _dataset}[source.kind]
-        for text in rows(source, field):
+        for text in _texts(source, field):
             yield from _text(io.BytesIO(text), skip_binary=False)
     source.check_unchanged()
+
+
+def _texts(source: Source, field: str) -> Iterator[bytes]:
+    if source.kind in ("parquet", "dataset"):
+        return (_parquet if source.kind == "parquet" else _dataset)(source, field)
+    rows = {"jsonl": json_rows, "json": json_list, "separated": separated_rows}[source.kind]
+    return _fields(rows(source), field)
 
 
 class opened:  # noqa: N801 - a context manager
@@ -93,8 +101,8 @@ def _character_end(text: bytes) -> int:
     return len(text)
 
 
-def _json_lines(source: Source, field: str) -> Iterator[bytes]:
-    for where, row in json_rows(source):
+def _fields(rows: Iterator[tuple[str, dict[str, Any]]], field: str) -> Iterator[bytes]:
+    for where, row in rows:
         yield _as_bytes(take(row, field, where), field, where)
 
 
@@ -114,6 +122,43 @@ def json_rows(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
             if not isinstance(row, dict):
                 raise InputError(f"{where}: a {type(row).__name__}, not an object; each line is one object")
             yield where, row
+
+
+def json_list(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a file that is one list of them, and where each stands. Raises InputError for what is none."""
+    with opened(source) as file:
+        try:
+            rows = json.load(file)
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            raise InputError(f"{source.name}: no JSON ({error}); one object a line is .jsonl") from None
+    if not isinstance(rows, list):
+        raise InputError(f"{source.name}: a {type(rows).__name__}, not a list of objects; --raw takes it as text")
+    for number, row in enumerate(rows, 1):
+        where = f"{source.name}, row {number}"
+        if not isinstance(row, dict):
+            raise InputError(f"{where}: a {type(row).__name__}, not an object; a list has one object a row")
+        yield where, row
+
+
+def separated_rows(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a file of separated values, by its first line's names, and where each stands."""
+    separator = "\t" if ".tsv" in [suffix.lower() for suffix in source.path.suffixes] else ","
+    csv.field_size_limit(sys.maxsize)  # long texts are what we are for
+    with opened(source) as file:
+        reader = csv.DictReader(
+            io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=separator, strict=True
+        )
+        try:
+            for row in reader:
+                where = f"{source.name}, line {reader.line_num}"
+                if None in row or None in row.values():
+                    expected = len(reader.fieldnames or ())
+                    raise InputError(f"{where}: it has not {expected} columns as the first line has; mend the line")
+                yield where, dict(row)
+        except UnicodeDecodeError:
+            raise InputError(f"{source.name}: it is not UTF-8; save the file as UTF-8") from None
+        except csv.Error as error:
+            raise InputError(f"{source.name}, line {reader.line_num}: {error}; mend the line") from None
 
 
 def take(row: dict[str, Any], field: str, where: str, flag: str = "--field") -> Any:

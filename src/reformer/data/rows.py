@@ -1,19 +1,14 @@
-"""Rows of files: .jsonl, .csv, .tsv (also .gz), .parquet, folders of datasets."""
+"""Rows of files: .jsonl, .json, .csv, .tsv (also .gz), .parquet, folders of datasets."""
 
-import csv
-import io
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from reformer.data.reading import json_rows, opened
+from reformer.data.reading import json_list, json_rows, separated_rows
 from reformer.data.sources import Source, find_sources, readable
 from reformer.errors import InputError
 
 Row = dict[str, Any]
-
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 def read_rows(paths: Sequence[str | Path]) -> Iterator[tuple[str, Row]]:
@@ -29,32 +24,13 @@ def read_rows(paths: Sequence[str | Path]) -> Iterator[tuple[str, Row]]:
 def _rows(source: Source) -> Iterator[tuple[str, Row]]:
     if source.kind == "jsonl":
         return json_rows(source)
+    if source.kind == "json":
+        return json_list(source)
+    if source.kind == "separated":
+        return separated_rows(source)
     if source.kind == "text":
-        suffixes = [suffix.lower() for suffix in source.path.suffixes if suffix.lower() != ".gz"]
-        separator = _SEPARATORS.get(suffixes[-1] if suffixes else "")
-        if separator is None:
-            raise InputError(f"{source.name} has no rows; give .jsonl, .csv, .tsv, .parquet or a folder of datasets")
-        return _separated(source, separator)
+        raise InputError(f"{source.name} has no rows; give .jsonl, .json, .csv, .tsv, .parquet or a folder of datasets")
     return _table(source)
-
-
-def _separated(source: Source, separator: str) -> Iterator[tuple[str, Row]]:
-    csv.field_size_limit(sys.maxsize)  # long texts are what we are for
-    with opened(source) as file:
-        reader = csv.DictReader(
-            io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=separator, strict=True
-        )
-        try:
-            for row in reader:
-                where = f"{source.name}, line {reader.line_num}"
-                if None in row or None in row.values():
-                    expected = len(reader.fieldnames or ())
-                    raise InputError(f"{where}: it has not {expected} columns as the first line has; mend the line")
-                yield where, dict(row)
-        except UnicodeDecodeError:
-            raise InputError(f"{source.name}: it is not UTF-8; save the file as UTF-8") from None
-        except csv.Error as error:
-            raise InputError(f"{source.name}, line {reader.line_num}: {error}; mend the line") from None
 
 
 def _table(source: Source) -> Iterator[tuple[str, Row]]:

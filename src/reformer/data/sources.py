@@ -13,7 +13,18 @@ from typing import Literal
 
 from reformer.errors import InputError
 
-Kind = Literal["text", "jsonl", "parquet", "dataset"]
+Kind = Literal["text", "jsonl", "json", "separated", "parquet", "dataset"]
+
+_KINDS: dict[str, Kind] = {
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "separated", ".tsv": "separated",
+    ".parquet": "parquet",
+}  # fmt: skip
+
+_PACKED = {
+    b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "Zstandard", b"PK\x03\x04": "zip",
+    b"7z\xbc\xaf": "7z", b"Rar!": "RAR", b"\x04\x22\x4d\x18": "LZ4",
+}  # fmt: skip
+"""What files begin with that hold no text as it is."""
 
 STANDARD_INPUT = "-"
 _BLOCK = 1 << 20
@@ -70,14 +81,16 @@ class readable:  # noqa: N801 - a context manager
             raise InputError(f"{self.name} cannot be read ({error.strerror}); check its permissions") from None
 
 
-def find_sources(paths: Sequence[str | Path], scratch: Path | None = None) -> list[Source]:
+def find_sources(paths: Sequence[str | Path], scratch: Path | None = None, raw: bool = False) -> list[Source]:
     """The sources that paths and patterns stand for, in order; a folder stands for the text files below it.
 
-    `scratch` is where standard input (-) is kept. Raises InputError for what is missing, empty or unreadable, and for
-    a folder or a pattern without files.
+    `scratch` is where standard input (-) is kept. `raw`: every file is a text, whatever it holds. Raises InputError for
+    what is missing, empty or unreadable, and for a folder or a pattern without files.
     """
     sources: list[Source] = []
     for given in map(str, paths):
+        if not given:
+            raise InputError("a path is empty; give a file, a folder or a pattern (is a variable not set?)")
         if given == STANDARD_INPUT:
             sources.append(_standard_input(scratch))
             continue
@@ -88,22 +101,34 @@ def find_sources(paths: Sequence[str | Path], scratch: Path | None = None) -> li
             if not matches:
                 raise InputError(f"{given} matches no file; quote patterns that the shell is not to expand")
         for match in matches:
-            sources += _folder(match) if match.is_dir() else [source_of(match)]
+            sources += _folder(match) if match.is_dir() else [source_of(match, raw=raw)]
     return sources
 
 
-def source_of(path: Path, name: str | None = None, skip_binary: bool = False) -> Source:
-    """The source that one file is, by its suffixes."""
+def source_of(path: Path, name: str | None = None, skip_binary: bool = False, raw: bool = False) -> Source:
+    """The source that one file is, by its suffixes; below a folder, tables (.csv, .tsv, .json) are texts as others."""
     size, changed = _state(path)
     if not size and not skip_binary:
         raise InputError(f"{path} is empty; give a file with text")
-    suffixes = [suffix.lower() for suffix in path.suffixes]
+    suffixes = [] if raw else [suffix.lower() for suffix in path.suffixes]
     compressed = suffixes[-1:] == [".gz"]
-    last = suffixes[-2 if compressed else -1 :][:1]
-    kind: Kind = "jsonl" if last in ([".jsonl"], [".ndjson"]) else "parquet" if last == [".parquet"] else "text"
+    kind = _KINDS.get("".join(suffixes[-2 if compressed else -1 :][:1]), "text")
+    if skip_binary and kind in ("separated", "json"):
+        kind = "text"
+    if kind == "text" and not (compressed or raw or skip_binary):
+        _refuse_packed(path)
     if compressed and kind == "parquet":
         raise InputError(f"{path} is a compressed Parquet file; unpack it: Parquet compresses by itself")
     return Source(path, name or str(path), kind, compressed, size, changed, skip_binary)
+
+
+def _refuse_packed(path: Path) -> None:
+    """InputError for a file that no reader knows, by its first bytes."""
+    with readable(path), path.open("rb") as file:
+        start = file.read(6)
+    for magic, kind in _PACKED.items():
+        if start.startswith(magic):
+            raise InputError(f"{path} is packed ({kind}); unpack it, or give --raw to take it as the bytes that it is")
 
 
 def _folder(folder: Path) -> list[Source]:

@@ -74,10 +74,13 @@ class HeldOutWindows(Dataset[dict[str, Tensor]]):
 
 
 class Collate:
-    """Windows to a batch: shorter ones padded, pieces marked, and documents where they are kept apart."""
+    """Windows to a batch: shorter ones padded, pieces marked, and documents where they are kept apart.
 
-    def __init__(self, tokenizer: Tokenizer, apart: bool = False) -> None:
-        self.pad, self.end, self.apart = tokenizer.pad, tokenizer.end, apart
+    `shifted`: labels are predicted by the token before, as a causal model does.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, apart: bool = False, shifted: bool = False) -> None:
+        self.pad, self.end, self.apart, self.shifted = tokenizer.pad, tokenizer.end, apart, shifted
 
     def __call__(self, windows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         rows = [window["input_ids"] for window in windows]
@@ -96,6 +99,8 @@ class Collate:
             ends = (input_ids == self.end) & real
             batch["labels"][ends] = IGNORED  # no document predicts the next one's beginning
             starts |= ends
+        if self.shifted:  # nothing predicts them: counts of labels then are counts of what is predicted
+            batch["labels"][starts] = IGNORED
         if self.apart or starts.any():
             batch["segment_ids"] = starts.cumsum(1)
         return batch

@@ -1,15 +1,7 @@
 """Models on transformers' base classes; importing this package registers them with the Auto classes."""
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-)
+import transformers
+from transformers.models.auto import modeling_auto
 
 from reformer.models.cache import ReformerCache
 from reformer.models.cache_file import load_cache, save_cache
@@ -26,17 +18,23 @@ from reformer.models.heads import (
 from reformer.models.model import ReformerModel, ReformerModelOutput, ReformerPreTrainedModel
 from reformer.models.reformer_lm import ReformerLM
 
-AutoConfig.register(ReformerConfig.model_type, ReformerConfig, exist_ok=True)
-for _auto, _model in (
-    (AutoModel, ReformerModel),
-    (AutoModelForCausalLM, ReformerForCausalLM),
-    (AutoModelForMaskedLM, ReformerForMaskedLM),
-    (AutoModelForSequenceClassification, ReformerForSequenceClassification),
-    (AutoModelForTokenClassification, ReformerForTokenClassification),
-    (AutoModelForQuestionAnswering, ReformerForQuestionAnswering),
-    (AutoModelForSeq2SeqLM, ReformerForConditionalGeneration),
+transformers.AutoConfig.register(ReformerConfig.model_type, ReformerConfig, exist_ok=True)
+for _auto, _name, _model in (
+    (transformers.AutoModel, "", ReformerModel),
+    (transformers.AutoModelForCausalLM, "FOR_CAUSAL_LM_", ReformerForCausalLM),
+    (transformers.AutoModelForMaskedLM, "FOR_MASKED_LM_", ReformerForMaskedLM),
+    (
+        transformers.AutoModelForSequenceClassification,
+        "FOR_SEQUENCE_CLASSIFICATION_",
+        ReformerForSequenceClassification,
+    ),
+    (transformers.AutoModelForTokenClassification, "FOR_TOKEN_CLASSIFICATION_", ReformerForTokenClassification),
+    (transformers.AutoModelForQuestionAnswering, "FOR_QUESTION_ANSWERING_", ReformerForQuestionAnswering),
+    (transformers.AutoModelForSeq2SeqLM, "FOR_SEQ_TO_SEQ_CAUSAL_LM_", ReformerForConditionalGeneration),
 ):
     _auto.register(ReformerConfig, _model, exist_ok=True)
+    # the Trainer's label smoothing and pipelines ask by name
+    getattr(modeling_auto, f"MODEL_{_name}MAPPING_NAMES")[ReformerConfig.model_type] = _model.__name__
 
 __all__ = [
     "DryLogitsProcessor",

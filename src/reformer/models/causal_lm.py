@@ -14,7 +14,7 @@ from reformer.models.config import ReformerConfig
 from reformer.models.generation import ReformerGenerationMixin
 from reformer.models.language_head import Counts, LanguageHead
 from reformer.models.loss import TokenScores, next_token_targets, token_scores
-from reformer.models.model import ReformerModel
+from reformer.models.model import ReformerModel, check_one_stack
 
 
 @dataclass
@@ -32,6 +32,7 @@ class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.embeddings.token.weight"}
 
     def __init__(self, config: ReformerConfig) -> None:
+        check_one_stack(config, type(self))
         super().__init__(config)
         if not config.causal:
             raise InputError(
@@ -68,6 +69,7 @@ class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: int | Tensor | None = None,
         seed: int | None = None,
+        token_type_ids: Tensor | None = None,  # of tokenizers of other models; not used
     ) -> ReformerCausalLMOutput | tuple[Any, ...]:
         """Logits of the next token, and with `labels` (not shifted, -100 ignored) the loss in nats a token.
 
@@ -84,6 +86,7 @@ class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            return_dict=True,
             seed=seed,
             prepared=prepared,
         )
@@ -97,4 +100,4 @@ class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
             past_key_values=output.past_key_values,
             **self._predict(hidden, targets, num_items_in_batch, logits_to_keep),
         )
-        return result if return_dict is None or return_dict else result.to_tuple()
+        return self._shaped(result, return_dict)

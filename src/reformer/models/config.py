@@ -24,7 +24,6 @@ _OF_THE_BASE = {
     *(
         "output_attentions",
         "auto_map",
-        "use_cache",
         "_name_or_path",
         "_commit_hash",
         "gradient_checkpointing",
@@ -44,6 +43,9 @@ class ReformerConfig(ModelSettings, PreTrainedConfig):
 
     Raises InputError for values out of range and for keywords that neither this class nor its base knows.
     """
+
+    use_cache: bool | None = None
+    """Whether a forward in evaluation keeps a cache unless told; `generate` has one, unless this is False."""
 
     model_type: ClassVar[str] = "reformer_torch"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "correct", "predicted"]
@@ -66,7 +68,8 @@ class ReformerConfig(ModelSettings, PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """A configuration of these values, and above them of those fields among `kwargs`; the others as the base's.
 
-        What the values have for another rule than the one that is chosen above them is dropped, with a warning.
+        What the values have for another rule than the one that is chosen above them is dropped, with a warning. What is
+        nobody's field is kept as an attribute, with a line in the log: other libraries write some.
         """
         values = dict(config_dict)
         check_rule_version(values.get("rule_version", RULE_VERSION))
@@ -74,7 +77,12 @@ class ReformerConfig(ModelSettings, PreTrainedConfig):
         asked = ModelSettings.as_asked(own, values.pop("left_open", ()))
         above = {name: kwargs.pop(name) for name in _OWN if name in kwargs}
         laid = lay({"model": asked}, {"model": above}, logger.warning)["model"]
-        return super().from_dict({**values, **laid}, **kwargs)
+        foreign = {name: values.pop(name) for name in values.keys() - _OF_THE_BASE - _OF_THE_FILE - {"use_cache"}}
+        made = super().from_dict({**values, **laid}, **kwargs)
+        for name, value in foreign.items():
+            logger.warning_once(f"{name} in config.json is no field of ReformerConfig{hint_at(name, _OWN)}")
+            setattr(made[0] if isinstance(made, tuple) else made, name, value)
+        return made
 
     @property
     def settings(self) -> ModelSettings:
@@ -103,7 +111,7 @@ class ReformerConfig(ModelSettings, PreTrainedConfig):
     def _part(self, **changes: Any) -> "ReformerConfig":
         part = copy.deepcopy(self)
         part._adopt(replace(self.settings, **changes))
-        part.is_encoder_decoder = False
+        part.is_encoder_decoder, part.use_cache = False, None
         return part
 
     def refresh(self) -> None:

@@ -22,7 +22,7 @@ class Embeddings(nn.Module):
         super().__init__()
         settings = config.settings
         width = settings.embedding_size or settings.hidden_size
-        self.token = nn.Embedding(settings.vocabulary, width)
+        self.token, self.width = nn.Embedding(settings.vocabulary, width), width
         self.project = (
             nn.Linear(width, settings.hidden_size, bias=False) if width != settings.hidden_size else nn.Identity()
         )
@@ -44,7 +44,7 @@ class Embeddings(nn.Module):
     def ask_tokens(self, input_ids: Int[Tensor, "b l"], questions: Questions) -> None:
         """Ask whether all tokens are in the vocabulary; the answer raises InputError if they are not."""
         advice = "check that the tokenizer is the model's"
-        _ask_range("input_ids", input_ids, self.token.num_embeddings, "vocab_size", advice, questions)
+        _ask_range("input_ids", input_ids, self.token.weight.shape[0], "vocab_size", advice, questions)
 
     def ask_positions(self, position_ids: Int[Tensor, "b l"], questions: Questions) -> None:
         """Ask whether all positions are within a hard limit, where there is one; as `ask_tokens`."""
@@ -63,10 +63,10 @@ class Embeddings(nn.Module):
         if inputs_embeds is None:
             assert input_ids is not None
             inputs_embeds = self.token(input_ids)
-        if inputs_embeds.shape[-1] != self.token.embedding_dim:
+        if inputs_embeds.shape[-1] != self.width:
             raise InputError(
                 f"inputs_embeds have shape {list(inputs_embeds.shape)}; their width must be that of the token "
-                f"embeddings, {self.token.embedding_dim}"
+                f"embeddings, {self.width}"
             )
         if self.scale != 1:
             inputs_embeds = inputs_embeds * self.scale

@@ -38,10 +38,15 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
     Raises InputError for a configuration without a token for the decoder to start with.
     """
 
+    _no_split_modules = ["AttentionBranch", "DecoderBranch", "FeedForwardBranch"]
     accepts_loss_kwargs = True  # the Trainer then passes num_items_in_batch
     _tied_weights_keys = {"lm_head.weight": "encoder.embeddings.token.weight"}
 
     def __init__(self, config: ReformerConfig) -> None:
+        if config.architectures and not config.is_encoder_decoder:
+            raise InputError(
+                f"the configuration is that of a {config.architectures[0]}, which is no encoder-decoder; use that class"
+            )
         config = copy.deepcopy(config)
         config.is_encoder_decoder = True
         if config.decoder_start_token_id is None:
@@ -129,6 +134,7 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
                 inputs_embeds=inputs_embeds,
                 output_hidden_states=output_hidden_states,
                 output_attentions=output_attentions,
+                return_dict=True,
                 seed=seed,
                 prepared=source,
             )
@@ -139,6 +145,7 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
             inputs_embeds=decoder_inputs_embeds,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            return_dict=True,
             seed=None if seed is None else derive_seed(seed, 1),
             encoder_hidden_states=states,
             prepared=target,
@@ -151,4 +158,4 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
             encoder_hidden_states=getattr(encoder_outputs, "hidden_states", None),
             **self._predict(hidden, labels, num_items_in_batch, logits_to_keep),
         )
-        return result if return_dict is None or return_dict else result.to_tuple()
+        return self._shaped(result, return_dict)

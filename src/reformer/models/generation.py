@@ -71,6 +71,15 @@ class ReformerGenerationMixin(GenerationMixin):
         cache.copies = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
         model_kwargs["past_key_values"] = cache
 
+    def _refuse_paged(self, *args: Any, **kwargs: Any) -> Any:
+        """Pages hold keys and values of all tokens, which this model does not keep."""
+        raise InputError(
+            "continuous batching (generate_batch, cache_implementation='paged') is not supported: this model has a "
+            "cache of its own; use generate with a padded batch"
+        )
+
+    generate_batch = init_continuous_batching = continuous_batching_context_manager = _refuse_paged
+
     def prepare_inputs_for_generation(  # type: ignore[override]
         self,
         input_ids: Tensor,

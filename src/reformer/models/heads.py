@@ -1,7 +1,7 @@
 """Heads over the two-sided encoder, on the conventions of transformers' heads."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,11 @@ from reformer.errors import InputError
 from reformer.models.config import ReformerConfig
 from reformer.models.language_head import Counts, LanguageHead
 from reformer.models.loss import ask_labels, token_loss
-from reformer.models.model import ReformerModel, ReformerPreTrainedModel, pool
+from reformer.models.model import ReformerModel, ReformerPreTrainedModel, check_one_stack, pool
 from reformer.ops.questions import Questions
 from reformer.settings.data import IGNORED
 
+Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
 Mask = Shaped[Tensor, "b l"]
 
 
@@ -52,6 +53,7 @@ class _Head(ReformerPreTrainedModel):
     both_ways = True
 
     def __init__(self, config: ReformerConfig) -> None:
+        check_one_stack(config, type(self))
         super().__init__(config)
         if config.causal and self.both_ways:
             raise InputError(f"causal=True: {type(self).__name__} reads both ways; make its config with causal=False")
@@ -86,6 +88,7 @@ class ReformerForMaskedLM(LanguageHead, _Head):
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: int | Tensor | None = None,
         seed: int | None = None,
+        token_type_ids: Tensor | None = None,  # of tokenizers of other models; not used
     ) -> ReformerMaskedLMOutput | tuple[Any, ...]:
         """Logits of each token, and with `labels` (-100: not masked, not predicted) the loss in nats a token."""
         prepared = self.model.prepare(input_ids, attention_mask, position_ids, segment_ids, inputs_embeds)
@@ -96,6 +99,7 @@ class ReformerForMaskedLM(LanguageHead, _Head):
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            return_dict=True,
             seed=seed,
             prepared=prepared,
         )
@@ -103,7 +107,7 @@ class ReformerForMaskedLM(LanguageHead, _Head):
             hidden_states=output.hidden_states,
             **self._predict(output.last_hidden_state, labels, num_items_in_batch, logits_to_keep),
         )
-        return result if return_dict is None or return_dict else result.to_tuple()
+        return self._shaped(result, return_dict)
 
 
 class ReformerForSequenceClassification(_Head):
@@ -139,6 +143,7 @@ class ReformerForSequenceClassification(_Head):
         return_dict: bool | None = None,
         num_items_in_batch: int | Tensor | None = None,
         seed: int | None = None,
+        token_type_ids: Tensor | None = None,  # of tokenizers of other models; not used
     ) -> ReformerSequenceClassifierOutput | tuple[Any, ...]:
         """Logits [b, num_labels], and with `labels` ([b]; [b, num_labels] for several classes) the mean loss.
 
@@ -153,6 +158,7 @@ class ReformerForSequenceClassification(_Head):
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            return_dict=True,
             seed=seed,
             prepared=prepared,
         )
@@ -163,9 +169,9 @@ class ReformerForSequenceClassification(_Head):
         logits = self.classifier(self.dropout(torch.tanh(self.dense(self.dropout(pooled)))))
         learned: dict[str, Any] = {} if labels is None else self._learn(logits, labels, num_items_in_batch)
         result = ReformerSequenceClassifierOutput(logits=logits, hidden_states=output.hidden_states, **learned)
-        return result if return_dict is None or return_dict else result.to_tuple()
+        return self._shaped(result, return_dict)
 
-    def _problem(self, labels: Tensor) -> str:
+    def _problem(self, labels: Tensor) -> Problem:
         if self.config.problem_type:
             return self.config.problem_type
         if len(self.config.class_names) == 1:
@@ -174,7 +180,7 @@ class ReformerForSequenceClassification(_Head):
 
     def _learn(self, logits: Tensor, labels: Tensor, num_items_in_batch: int | Tensor | None) -> dict[str, Any]:
         """Fields of the output."""
-        kind = self._problem(labels)
+        kind = self.config.problem_type = self._problem(labels)  # pipelines choose by it
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if kind == "single_label_classification":
             return token_loss(logits[:, None], labels[:, None], nn.Identity()).fields(num_items_in_batch)
@@ -211,6 +217,7 @@ class ReformerForTokenClassification(_Head):
         return_dict: bool | None = None,
         num_items_in_batch: int | Tensor | None = None,
         seed: int | None = None,
+        token_type_ids: Tensor | None = None,  # of tokenizers of other models; not used
     ) -> ReformerTokenClassifierOutput | tuple[Any, ...]:
         """Logits [b, l, num_labels], and with `labels` (-100 ignored) the mean loss over tokens.
 
@@ -225,6 +232,7 @@ class ReformerForTokenClassification(_Head):
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            return_dict=True,
             seed=seed,
             prepared=prepared,
         )
@@ -233,7 +241,7 @@ class ReformerForTokenClassification(_Head):
         if labels is not None:
             learned = token_loss(logits, labels, nn.Identity()).fields(num_items_in_batch)
         result = ReformerTokenClassifierOutput(logits=logits, hidden_states=output.hidden_states, **learned)
-        return result if return_dict is None or return_dict else result.to_tuple()
+        return self._shaped(result, return_dict)
 
 
 class ReformerForQuestionAnswering(_Head):
@@ -258,6 +266,7 @@ class ReformerForQuestionAnswering(_Head):
         return_dict: bool | None = None,
         num_items_in_batch: int | Tensor | None = None,
         seed: int | None = None,
+        token_type_ids: Tensor | None = None,  # of tokenizers of other models; not used
     ) -> ReformerQuestionAnsweringOutput | tuple[Any, ...]:
         """Logits of starts and ends [b, l]; with both positions the loss, the mean of that of start and of end.
 
@@ -270,6 +279,7 @@ class ReformerForQuestionAnswering(_Head):
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            return_dict=True,
             seed=seed,
         )
         logits = self.qa_outputs(self.dropout(output.last_hidden_state))
@@ -284,7 +294,7 @@ class ReformerForQuestionAnswering(_Head):
         result = ReformerQuestionAnsweringOutput(
             start_logits=starts, end_logits=ends, hidden_states=output.hidden_states, **learned
         )
-        return result if return_dict is None or return_dict else result.to_tuple()
+        return self._shaped(result, return_dict)
 
 
 def _learn_spans(

@@ -31,9 +31,9 @@ class LanguageHead(ReformerPreTrainedModel):
         self.to_embedding = nn.Linear(width, embedding, bias=False) if narrow else nn.Identity()
         self.lm_head = nn.Linear(embedding if narrow else width, config.vocabulary)
 
-    def get_output_embeddings(self) -> nn.Linear:
-        """The layer from hidden states to logits."""
-        return self.lm_head
+    def get_output_embeddings(self) -> nn.Linear | None:
+        """The layer from hidden states to logits; None where they are two, as with `to_embedding`."""
+        return self.lm_head if isinstance(self.to_embedding, nn.Identity) else None
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Replace it."""

@@ -18,10 +18,10 @@ from reformer.layers.convolution import ShortConvolution
 from reformer.layers.norm import make_norm
 from reformer.layers.positions import PositionTable
 from reformer.layers.streams import StreamLinear
-from reformer.models.cache import OF_NO_CACHE, ReformerCache, differing
+from reformer.models.cache import OF_NO_CACHE, ReformerCache, differing, why_not_cached
 from reformer.models.config import ReformerConfig
 from reformer.models.embeddings import Embeddings
-from reformer.models.prepared import Padding, Prepared, draft_sequences, one_of, two_dimensional
+from reformer.models.prepared import Padding, Prepared, as_mask, draft_sequences, one_of
 from reformer.models.stack import make_stack
 from reformer.ops.hashing import draw_seed, layer_seeds
 from reformer.ops.questions import Questions
@@ -44,7 +44,7 @@ class ReformerPreTrainedModel(PreTrainedModel):
     config_class = ReformerConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["AttentionBranch", "DecoderBranch", "FeedForwardBranch"]
+    _no_split_modules = ["AttentionBranch", "FeedForwardBranch"]
     _supports_sdpa = True
     writers_per_layer = 2
 
@@ -70,6 +70,13 @@ class ReformerPreTrainedModel(PreTrainedModel):
         elif isinstance(module, ShortConvolution):
             init.copy_(module.weight, module.initial_weight())
 
+    def _shaped(self, output: Any, return_dict: bool | None) -> Any:
+        """An output as the caller asked for it, or else the configuration."""
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Nothing to do, as with `gradient_checkpointing_enable`."""
+
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None, **kwargs: Any) -> None:
         """Nothing to do: a reversible model stores no activations of its layers."""
         if self.config.residual == "single":
@@ -89,6 +96,15 @@ class ReformerModelOutput(BaseModelOutputWithPast):
     pooler_output: Float[Tensor, "b width"] | None = None
 
 
+def check_one_stack(config: ReformerConfig, kind: type) -> None:
+    """InputError for the configuration of an encoder-decoder, whose weights another class has."""
+    if config.is_encoder_decoder:
+        raise InputError(
+            f"the configuration is an encoder-decoder's, which {kind.__name__} is not; use "
+            "ReformerForConditionalGeneration (AutoModelForSeq2SeqLM)"
+        )
+
+
 class ReformerModel(ReformerPreTrainedModel):
     """Token ids [b, l] to hidden states [b, l, hidden], or [b, l, 2 * hidden] with `stream_merge="concat"`.
 
@@ -99,6 +115,7 @@ class ReformerModel(ReformerPreTrainedModel):
     def __init__(
         self, config: ReformerConfig, *, embeddings: Embeddings | None = None, source_size: int | None = None
     ) -> None:
+        check_one_stack(config, type(self))
         super().__init__(config)
         settings = config.settings  # checks a configuration that was changed since it was made
         self.built_from, self.is_decoder = settings, source_size is not None
@@ -135,6 +152,7 @@ class ReformerModel(ReformerPreTrainedModel):
         encoder_attention_mask: Shaped[Tensor, "b s"] | None = None,
         seed: int | None = None,
         prepared: Prepared | None = None,
+        token_type_ids: Tensor | None = None,  # of tokenizers of other models; not used
     ) -> ReformerModelOutput | tuple[Any, ...]:
         """Encode; any length, padded and packed at will.
 
@@ -144,7 +162,7 @@ class ReformerModel(ReformerPreTrainedModel):
         generator, in evaluation from `hash_seed`. `prepared` is what `prepare` gave for the same arguments.
         Raises InputError for tokens or positions out of range, shapes that do not fit, and a cache in training.
         """
-        if output_attentions:
+        if self.config.output_attentions if output_attentions is None else output_attentions:
             raise InputError(
                 "output_attentions=True: LSH attention never forms the matrix of probabilities; leave it False"
             )
@@ -185,7 +203,7 @@ class ReformerModel(ReformerPreTrainedModel):
                 output = self._encode(x, batch, keep)
                 _end(cache, step)
             output.past_key_values = cache
-        return output if return_dict is None or return_dict else output.to_tuple()
+        return self._shaped(output, return_dict)
 
     def prepare(
         self,
@@ -206,7 +224,9 @@ class ReformerModel(ReformerPreTrainedModel):
         questions = Questions() if questions is None else questions
         inputs = one_of(input_ids, inputs_embeds)
         b, length = inputs.shape[:2]
-        mask = None if attention_mask is None else two_dimensional(attention_mask).bool()
+        mask = None if attention_mask is None else as_mask(attention_mask, questions)
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training and why_not_cached(self.built_from) is None
         cache = past_key_values if past_key_values is not None else ReformerCache(self.config) if use_cache else None
         positions, padding, drafted = position_ids, None, None
         if position_ids is not None and position_ids.shape not in ((b, length), (1, length)):

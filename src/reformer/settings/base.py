@@ -11,10 +11,66 @@ from reformer.ops.checks import nearest
 RENAMED = {"logit_scale": "attention_scale"}
 """Names of before, and of now."""
 
+OF_OTHERS = {
+    # transformers' Reformer
+    "attention_head_size": "head_dim",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "attn_layers": "attention_pattern",
+    "axial_norm_std": "axial_dims",
+    "axial_pos_embds": "position_embedding",
+    "axial_pos_embds_dim": "axial_dims",
+    "axial_pos_shape": "axial_shape",
+    "chunk_size_lm_head": "loss_chunk",
+    "feed_forward_size": "intermediate_size",
+    "hidden_dropout_prob": "hidden_dropout",
+    "is_decoder": "causal",
+    "local_attention_probs_dropout_prob": "attention_dropout",
+    "local_attn_chunk_length": "local_chunk_length",
+    "local_num_chunks_after": "local_chunks_after",
+    "local_num_chunks_before": "local_chunks_before",
+    "lsh_attention_probs_dropout_prob": "lsh_dropout",
+    "lsh_attn_chunk_length": "chunk_length",
+    "lsh_num_chunks_after": "chunks_after",
+    "lsh_num_chunks_before": "chunks_before",
+    # reformer-pytorch
+    "attn_chunks": "chunk_size_feed_forward",
+    "bucket_length": "bucket_size",
+    "depth": "num_hidden_layers",
+    "dim": "hidden_size",
+    "dim_head": "head_dim",
+    "emb_dim": "embedding_size",
+    "ff_chunks": "chunk_size_feed_forward",
+    "ff_dropout": "feed_forward_dropout",
+    "ff_mult": "intermediate_size",
+    "heads": "num_attention_heads",
+    "max_seq_len": "max_position_embeddings",
+    "n_hashes": "num_hashes",
+    "n_local_attn_heads": "attention_pattern",
+    "num_tokens": "vocab_size",
+    "post_attn_dropout": "attention_output_dropout",
+    "weight_tie": "share_layers",
+    "weight_tie_embedding": "tie_word_embeddings",
+    # other models of transformers
+    "d_model": "hidden_size",
+    "ffn_dim": "intermediate_size",
+    "hidden_activation": "hidden_act",
+    "n_embd": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_layer": "num_hidden_layers",
+    "n_positions": "max_position_embeddings",
+    "num_heads": "num_attention_heads",
+    "num_layers": "num_hidden_layers",
+    "rms_norm_eps": "layer_norm_eps",
+    "sliding_window": "local_window",
+}
+"""What other libraries call a field."""
+
 
 def hint_at(name: str, names: Sequence[str]) -> str:
-    """What a field is called now, or the nearest name there is, or nothing."""
-    return f"; it is {RENAMED[name]!r} now" if RENAMED.get(name) in names else nearest(name, names)
+    """What a field is called now or here, or the nearest name there is, or nothing."""
+    if RENAMED.get(name) in names:
+        return f"; it is {RENAMED[name]!r} now"
+    return f"; it is {OF_OTHERS[name]!r} here" if OF_OTHERS.get(name) in names else nearest(name, names)
 
 
 @dataclass(kw_only=True)

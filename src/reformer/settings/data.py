@@ -19,9 +19,11 @@ class DataSettings(Settings):
     task: str = "lm"
     """What is learned: next tokens, masked tokens, classes of texts, tags of words, answers in a context, pairs."""
     files: tuple[str, ...] = ()
-    """Files, folders or patterns of text: plain, .gz, .jsonl, .parquet, a folder of datasets, - for standard input."""
+    """Files, folders or patterns: text, .gz, .jsonl, .json, .csv, .tsv, .parquet, a folder of datasets, - for stdin."""
+    raw: bool = False
+    """Take every file as the bytes that it is, whatever its suffix says."""
     field: str = "text"
-    """Field of the text in .jsonl, .csv, .parquet and datasets folders; for tag, a list of words or a text of them."""
+    """Field of the text in rows (.jsonl, .csv, …); for tag, a list of words or a text of them."""
     tokenizer: str = BYTES
     """bytes; a folder that AutoTokenizer loads; or bpe:8000 to train a byte-level BPE of 8,000 tokens on the text."""
     held_out: float = 0.05

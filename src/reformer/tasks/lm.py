@@ -52,7 +52,7 @@ class LanguageModelling(WindowTask):
         from reformer.data.corpus import read_documents
         from reformer.inference.evaluate import evaluate
 
-        documents = read_documents(self.files, self.field)
+        documents = read_documents(self.files, self.field, self.raw)
         score = evaluate(model, documents, length, tokenizer=tokenizer, batch_size=batch_size or 1, advance=advance)
         names = ("loss", "bits_per_byte", "perplexity", "accuracy")
         return Result({name.replace("_", " "): getattr(score, name) for name in names}, [])

@@ -54,7 +54,7 @@ class MaskedLanguageModelling(WindowTask):
 
         if not self.files:
             raise InputError("a model for task='mlm' finds hidden tokens in files; give some")
-        documents = read_documents(self.files, self.field)
+        documents = read_documents(self.files, self.field, self.raw)
         score = evaluate_masked(model, documents, length, self.mask, tokenizer=tokenizer, advance=advance)
         scores = {"loss": score.loss, "perplexity": score.perplexity, "accuracy": score.accuracy}
         return Result(scores, [], {"masked tokens": f"{score.tokens:,}"})

@@ -44,4 +44,4 @@ class WindowTask(Task):
         """Windows to a batch, documents apart if asked for."""
         from reformer.data.windows import Collate
 
-        return Collate(text.tokenizer, apart=self.documents == "apart")
+        return Collate(text.tokenizer, apart=self.documents == "apart", shifted=bool(self.causal))

@@ -1,0 +1,43 @@
+"""transformers' own Trainer over our models: label smoothing and counts of labels."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import Trainer, TrainingArguments
+
+from reformer.data.tokenizer import ByteTokenizer
+from reformer.data.windows import Collate
+from tests.ecosystem.models import tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
+
+
+def arguments(folder: Path, **changes: Any) -> TrainingArguments:
+    return TrainingArguments(str(folder), report_to=[], use_cpu=True, disable_tqdm=True, max_steps=1, **changes)
+
+
+def test_label_smoothing_is_of_the_next_token(tmp_path: Path) -> None:
+    model = tiny()
+    ids = torch.randint(2, 40, (2, 12))
+    trainer = Trainer(model, arguments(tmp_path, label_smoothing_factor=0.05))
+    loss = trainer.compute_loss(model, {"input_ids": ids, "labels": ids})
+    logits = model(ids).logits[:, :-1].flatten(0, 1)
+    expected = F.cross_entropy(logits, ids[:, 1:].flatten(), label_smoothing=0.05)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_counts_of_labels_are_counts_of_predictions() -> None:
+    """Windows cut into pieces and documents kept apart: what nobody predicts has no label."""
+    torch.manual_seed(0)
+    windows = []
+    for length in (40, 33):
+        ids = torch.randint(3, 40, (length,))
+        ids[[0, 9, 20]] = ByteTokenizer.end
+        windows.append({"input_ids": ids, "labels": ids, "segment_ids": (torch.arange(length) > 15).long()})
+    for apart in (True, False):
+        batch = Collate(ByteTokenizer(), apart=apart, shifted=True)(windows)
+        output = tiny(vocab_size=259)(**batch)
+        assert int(output.predicted) == int((batch["labels"][:, 1:] != -100).sum())
