@@ -32,6 +32,15 @@ shapes: $(INSTALLED)
 	REFORMER_CHECK_SHAPES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHAPES) -m "not slow" \
 		-k "not compil and not numba and not strictly_causal"
 
+# The oldest versions that pyproject.toml allows, in an environment of their own.
+OLDEST := $(VENV)-oldest
+
+oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	$(PYTHON) tests/oldest.py > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[dev]'
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -m "not slow" $(PARALLEL)
+
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
 
@@ -53,4 +62,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(OLDEST) runs

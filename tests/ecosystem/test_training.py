@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import Trainer, TrainingArguments
+from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
 
 from reformer.data.tokenizer import ByteTokenizer
 from reformer.data.windows import Collate
@@ -41,3 +41,21 @@ def test_counts_of_labels_are_counts_of_predictions() -> None:
         batch = Collate(ByteTokenizer(), apart=apart, shifted=True)(windows)
         output = tiny(vocab_size=259)(**batch)
         assert int(output.predicted) == int((batch["labels"][:, 1:] != -100).sum())
+
+
+@pytest.mark.parametrize("pattern", [("local", "lsh"), ("full",)])
+def test_flattened_documents_do_not_see_each_other(pattern: Any) -> None:
+    """`DataCollatorWithFlattening` packs documents into one row, and position_ids begin again at 0."""
+    model = tiny(attention_pattern=pattern)
+    documents = [torch.randint(2, 40, (length,)).tolist() for length in (7, 1, 12)]
+    batch = DataCollatorWithFlattening()([{"input_ids": ids} for ids in documents])
+    output = model(**batch)
+    alone = [model(torch.tensor([ids]), labels=torch.tensor([ids])) for ids in documents]
+    assert int(output.predicted) == sum(int(one.predicted) for one in alone) == 17
+    expected = sum(one.loss * one.predicted for one in alone) / 17
+    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    logits = torch.cat([one.logits for one in alone], dim=1)
+    assert (output.logits - logits).abs().max() < 1e-5
+    whole, positions = batch["input_ids"], torch.arange(5, 25)[None]  # positions that go on are one document
+    one = model(whole, segment_ids=torch.zeros_like(whole), position_ids=positions)
+    assert torch.equal(model(whole, position_ids=positions).logits, one.logits)

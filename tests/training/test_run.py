@@ -44,6 +44,8 @@ def test_a_run_learns_logs_and_saves(tmp_path: Path, capsys: pytest.CaptureFixtu
         "generation_config.json",
         "model.safetensors",
         "run.toml",
+        "tokenizer.json",
+        "tokenizer_config.json",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["run"]  # nothing is left beside it
     x = torch.randint(3, 259, (1, 50))

@@ -188,14 +188,14 @@ def _tables(argv: Sequence[str]) -> Tables:
 
 def _model_of(folder: Path) -> Tables:
     """What a trained model is, and its tokenizer."""
+    from reformer.data.tokenizer import name_of
     from reformer.training.checkpoint import read_config
 
     config = read_config(folder)
     names = {entry.name for entry in fields(ModelSettings)}
     model = {key: tuple(x) if isinstance(x, list) else x for key, x in config.items() if key in names}
     model = ModelSettings.as_asked(model, config.get("left_open", ()))
-    tokenizer = str(folder) if (folder / "tokenizer.json").exists() else "bytes"
-    return {"model": model, "data": {"tokenizer": tokenizer}}
+    return {"model": model, "data": {"tokenizer": name_of(folder)}}
 
 
 def _value(argv: Sequence[str], flag: str) -> str | None:

@@ -1,5 +1,6 @@
 """Text to tokens and back: raw bytes, or a tokenizer of transformers."""
 
+import json
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -16,6 +17,8 @@ TokenArray = NDArray[np.unsignedinteger[Any]]
 
 SPECIAL = ("<pad>", "<end>", "<unk>")
 _FILES = ("tokenizer.json", "tokenizer_config.json")
+OF_BYTES = "byte_offset"
+"""In tokenizer_config.json: tokens are bytes, and this is what is added to them."""
 
 
 class TextDecoder(Protocol):
@@ -78,7 +81,30 @@ class ByteTokenizer:
         return ByteDecoder()
 
     def save(self, folder: Path) -> None:
-        """Nothing needs saving."""
+        """A `tokenizer.json` for other programs: the tokens of any valid text are those of its bytes, and back."""
+        from tokenizers import Tokenizer as Backend
+        from tokenizers import decoders, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
+        pad, end, unknown = SPECIAL
+        tokens = {name: number for number, name in enumerate(SPECIAL)}
+        tokens |= {character: byte + FIRST_BYTE for byte, character in enumerate(_byte_characters())}
+        backend = Backend(models.BPE(tokens, []))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.decoder = decoders.ByteLevel()
+        PreTrainedTokenizerFast(
+            tokenizer_object=backend, pad_token=pad, eos_token=end, unk_token=unknown, split_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        ).save_pretrained(folder)  # fmt: skip
+        path = folder / _FILES[1]
+        path.write_text(json.dumps({**json.loads(path.read_text()), OF_BYTES: FIRST_BYTE}, indent=2) + "\n")
+
+
+def _byte_characters() -> list[str]:
+    """The character that stands for each byte in byte-level tokenizers (Radford et al. 2019): itself if it prints."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = iter(range(256, 512))
+    return [chr(byte if byte in shown else next(others)) for byte in range(256)]
 
 
 class FastTokenizer:
@@ -157,9 +183,9 @@ def as_text(text: str) -> bytes:
 
 def load_tokenizer(tokenizer: str) -> Tokenizer:
     """`bytes`, or the tokenizer in a folder. Raises InputError for a folder that holds none."""
-    if tokenizer == BYTES:
-        return ByteTokenizer()
     folder = Path(tokenizer)
+    if tokenizer == BYTES or _of_bytes(folder):
+        return ByteTokenizer()
     if not folder.is_dir():
         raise InputError(f"tokenizer={tokenizer!r} is neither bytes, nor bpe:SIZE, nor a folder")
     if not any((folder / name).exists() for name in (*_FILES, "tokenizer.model", "spiece.model", "vocab.json")):
@@ -176,7 +202,21 @@ def load_tokenizer(tokenizer: str) -> Tokenizer:
 
 def tokenizer_of(folder: Path) -> Tokenizer:
     """The tokens that the model in a folder was trained on."""
-    return load_tokenizer(str(folder) if (folder / _FILES[0]).exists() else BYTES)
+    return load_tokenizer(name_of(folder))
+
+
+def name_of(folder: Path) -> str:
+    """What `load_tokenizer` takes for the tokens of the model in a folder."""
+    return BYTES if _of_bytes(folder) or not (folder / _FILES[0]).exists() else str(folder)
+
+
+def _of_bytes(folder: Path) -> bool:
+    """Whether `ByteTokenizer.save` wrote what a folder holds."""
+    path = folder / _FILES[1]
+    try:
+        return OF_BYTES in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
 
 
 def tokenizer_for(tokenizer: str, texts: Iterable[bytes]) -> Tokenizer:

@@ -261,13 +261,18 @@ def _modes(modes: Sequence[tuple[nn.Module, bool]]) -> Iterator[None]:
 _AutocastState = tuple[str, bool, torch.dtype, bool]
 
 
-def _autocast_state(device_type: str) -> _AutocastState:
+def _autocast_state(device_type: str) -> _AutocastState | None:
+    if not torch.amp.is_autocast_available(device_type):
+        return None
     enabled, dtype = torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type)
     return device_type, enabled, dtype, torch.is_autocast_cache_enabled()
 
 
 @contextmanager
-def _autocast(state: _AutocastState) -> Iterator[None]:
+def _autocast(state: _AutocastState | None) -> Iterator[None]:
+    if state is None:
+        yield
+        return
     device_type, enabled, dtype, cache = state
     with torch.autocast(device_type, dtype=dtype, enabled=enabled, cache_enabled=cache):
         yield

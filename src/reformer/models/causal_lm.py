@@ -94,7 +94,7 @@ class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
         targets = None
         if labels is not None:
             new = None if attention_mask is None else attention_mask[:, -labels.shape[1] :]
-            targets = next_token_targets(labels, new, segment_ids)
+            targets = next_token_targets(labels, new, prepared.segment_ids)
         result = ReformerCausalLMOutput(
             hidden_states=output.hidden_states,
             past_key_values=output.past_key_values,

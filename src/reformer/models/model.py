@@ -21,7 +21,7 @@ from reformer.layers.streams import StreamLinear
 from reformer.models.cache import OF_NO_CACHE, ReformerCache, differing, why_not_cached
 from reformer.models.config import ReformerConfig
 from reformer.models.embeddings import Embeddings
-from reformer.models.prepared import Padding, Prepared, as_mask, draft_sequences, one_of
+from reformer.models.prepared import Padding, Prepared, as_mask, documents_of, draft_sequences, one_of
 from reformer.models.stack import make_stack
 from reformer.ops.hashing import draw_seed, layer_seeds
 from reformer.ops.questions import Questions
@@ -156,7 +156,8 @@ class ReformerModel(ReformerPreTrainedModel):
     ) -> ReformerModelOutput | tuple[Any, ...]:
         """Encode; any length, padded and packed at will.
 
-        `position_ids` feed position embeddings only and are the ranks unless given. With `past_key_values`, or a cache
+        `position_ids` feed position embeddings and are the ranks unless given; without a mask, `segment_ids` and a
+        cache, a document begins where they do not go on by 1. With `past_key_values`, or a cache
         of its own with `use_cache=True`, new tokens follow those of the cache, `attention_mask` [b, p + k] covers both,
         and nothing has a gradient. The rotations of all layers come from `seed`; unless given, in training from torch's
         generator, in evaluation from `hash_seed`. `prepared` is what `prepare` gave for the same arguments.
@@ -233,7 +234,10 @@ class ReformerModel(ReformerPreTrainedModel):
             raise InputError(
                 f"position_ids have shape {list(position_ids.shape)}; they must be [b, l] = [{b}, {length}]"
             )
+        segment_ids = documents_of(position_ids, mask, segment_ids, cache)
         if cache is None:
+            if segment_ids is not None:
+                segment_ids = segment_ids.expand(b, -1)
             drafted = draft_sequences(inputs, mask, segment_ids, self.built_from, questions)
             padding = None if mask is None else Padding.of(mask, questions)
             positions = drafted.ranks.rank if positions is None else positions
@@ -244,7 +248,7 @@ class ReformerModel(ReformerPreTrainedModel):
         if positions is not None:
             self.embeddings.ask_positions(positions, questions)
         source = None if encoder_attention_mask is None else Padding.of(encoder_attention_mask, questions)
-        return Prepared(inputs, cache, mask, padding, drafted, source, questions)
+        return Prepared(inputs, cache, mask, padding, segment_ids, drafted, source, questions)
 
     def _batch(
         self,

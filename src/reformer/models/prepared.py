@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
@@ -65,6 +66,8 @@ class Prepared:
     mask: Bool[Tensor, "b all"] | None
     """With a cache that of its tokens too."""
     padding: Padding | None
+    segment_ids: Int[Tensor, "b l"] | None
+    """Those given, or the documents that positions begin."""
     drafted: Sequences | None
     """Without a cache: the sequences, in case something is padded."""
     source_padding: Padding | None
@@ -115,6 +118,22 @@ def one_of(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
     if inputs.dim() != shape.count(",") + 1:
         raise InputError(f"{name} have shape {list(inputs.shape)}; they must be {shape}")
     return inputs
+
+
+def documents_of(
+    position_ids: Int[Tensor, "#b l"] | None,
+    mask: Tensor | None,
+    segment_ids: Tensor | None,
+    cache: ReformerCache | None,
+) -> Int[Tensor, "b l"] | None:
+    """The documents of each row: where nothing else says so, one begins where positions do not go on by 1."""
+    if segment_ids is not None or position_ids is None or mask is not None or cache is not None:
+        return segment_ids
+    starts = position_ids.diff(dim=1) != 1
+    known = starts.device.type == "cpu" and not torch.compiler.is_compiling()
+    if known and not starts.any():  # elsewhere the answer would be waited for
+        return None
+    return F.pad(starts.cumsum(1), (1, 0))
 
 
 def two_dimensional(mask: Tensor) -> Tensor:

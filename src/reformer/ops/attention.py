@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -13,6 +14,7 @@ from reformer.ops.backends import choose_backend
 from reformer.ops.checks import check_choice
 from reformer.ops.environment import BACKENDS
 from reformer.ops.hashing import as_int64, draw_seed, make_rotations
+from reformer.ops.questions import without_values
 from reformer.ops.sequences import Sequences
 from reformer.ops.short_sequences import sees_all
 from reformer.ops.spec import LSH, Chunks, Local, make_local, make_lsh
@@ -166,7 +168,7 @@ def attend_by_content(
     check_choice("backend", backend, BACKENDS)
     drawn = make_rotations(rotations, seed, (qk.shape[1], spec.rounds, qk.shape[3]))
     dropout_seed = as_int64(_dropout_seed(spec, dropout_seed))
-    if not qk.numel():
+    if not qk.numel() or _shapes_only(qk):
         return qk * v
     length, spec = qk.shape[2], spec.fitted(qk.shape[2])
     missing = -length % spec.rule.multiple if isinstance(spec.rule, Chunks) else 0
@@ -190,7 +192,7 @@ def attend_nearby(
     """`local_attention` as a spec says."""
     check_choice("backend", backend, BACKENDS)
     dropout_seed = as_int64(_dropout_seed(spec, dropout_seed))
-    if not q.numel():
+    if not q.numel() or _shapes_only(q):
         return q * k * v
     length, spec = q.shape[2], spec.fitted(q.shape[2])
     missing = -length % spec.rule.multiple if isinstance(spec.rule, Chunks) else 0
@@ -205,6 +207,11 @@ def _dropout_seed(spec: LSH | Local, given: int | None) -> int:
     if not spec.dropout:
         return 0
     return draw_seed() if given is None else given
+
+
+def _shapes_only(q: Tensor) -> bool:
+    """Whether a summary or a counter asks for shapes and the graph: no kernel has anything to compute."""
+    return without_values(q) and not torch.compiler.is_compiling()
 
 
 def _lengthen(missing: int, *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -24,7 +24,8 @@ def exact_attention(
     """softmax(scale * q k^T) v over the pairs that `mask` allows, in the type that autocast asks for or that of q."""
     options = {"attn_mask": mask, "dropout_p": dropout_p, "is_causal": causal, "scale": scale}
     kind = q.device.type
-    autocast = torch.is_autocast_enabled(kind) and q.dtype != torch.float64  # which autocast leaves alone
+    known = torch.amp.is_autocast_available(kind)
+    autocast = known and torch.is_autocast_enabled(kind) and q.dtype != torch.float64  # which autocast leaves alone
     dtype = torch.get_autocast_dtype(kind) if autocast else q.dtype
     if kind != "cpu" or dtype != torch.bfloat16 or max(q.shape[2], k.shape[2]) >= SHORT:
         return F.scaled_dot_product_attention(q, k, v, **options)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from reformer.errors import InputError
 from reformer.ops.capture import capturing, hold
+from reformer.ops.questions import without_values
 from reformer.ops.spec import LSH, Octaves
 
 BLOCK = 256  # tokens hashed at a time: bounds the products, and keeps a token's bits independent of the length
@@ -40,7 +41,8 @@ def layer_seeds(seed: int, depth: int) -> list[int]:
 
 def draw_seed() -> int:
     """One integer from torch's default generator; the only randomness that a forward takes for its hashes."""
-    return int(torch.randint(0, 1 << 62, ()).item())
+    drawn = torch.randint(0, 1 << 62, ())
+    return 0 if without_values(drawn) else int(drawn.item())
 
 
 def draw_rotations(

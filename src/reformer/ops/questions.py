@@ -4,10 +4,16 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from reformer.ops.capture import capturing
 
 Check = Callable[[Sequence[int]], None]
+
+
+def without_values(x: Tensor) -> bool:
+    """Whether a tensor has a shape and nothing in it: on the meta device, or a fake one."""
+    return x.is_meta or isinstance(x, FakeTensor)
 
 
 class Answer:
@@ -36,7 +42,7 @@ class Questions:
 
     def ask(self, numbers: Tensor, check: Check | None = None) -> Answer:
         """Ask for integers or truth values; `check` sees them as soon as they are there, and may raise."""
-        if torch.compiler.is_compiling() or capturing(numbers.device) or numbers.is_meta:
+        if torch.compiler.is_compiling() or capturing(numbers.device) or without_values(numbers):
             return Answer(None)
         answer = Answer(self)
         self._asked.append((numbers.detach().reshape(-1), answer, check))
