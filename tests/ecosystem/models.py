@@ -14,6 +14,7 @@ from reformer.models import (
     ReformerForTokenClassification,
     ReformerModel,
 )
+from tests.over import over
 
 CLASSES: list[Any] = [
     ReformerModel,
@@ -40,7 +41,7 @@ def tiny(kind: Any = ReformerForCausalLM, **changes: Any) -> Any:
         "eos_token_id": 1,
     }
     causal = {"causal": kind in (ReformerForCausalLM, ReformerForConditionalGeneration)}
-    return kind(ReformerConfig(**{**settings, **causal, **changes})).eval()
+    return kind(ReformerConfig(**over({**settings, **causal}, changes))).eval()
 
 
 def inputs_of(model: Any, length: int = 12) -> dict[str, torch.Tensor]:

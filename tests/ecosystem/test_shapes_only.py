@@ -50,6 +50,5 @@ def test_operations_are_counted() -> None:
     model = tiny()
     with FlopCounterMode(display=False) as counter:
         model(**inputs_of(model))
-    assert (
-        counter.get_total_flops() > 2 * 24 * sum(p.numel() for p in model.model.layers.parameters() if p.dim() > 1) / 2
-    )
+    weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
+    assert counter.get_total_flops() >= 2 * 24 * weights
