@@ -12,7 +12,7 @@ from accelerate import FullyShardedDataParallelPlugin
 from peft import LoraConfig, get_peft_model
 from transformers import BertTokenizerFast, pipeline
 
-from reformer.models import ReformerForConditionalGeneration, ReformerForSequenceClassification
+from reformer.models import ReformerForCausalLM, ReformerForConditionalGeneration, ReformerForSequenceClassification
 from tests.ecosystem.models import CLASSES, inputs_of, tiny
 
 SINGLE = [kind for kind in CLASSES if kind is not ReformerForConditionalGeneration]
@@ -105,3 +105,20 @@ def test_continuous_batching_is_refused_at_once() -> None:
     ):
         with pytest.raises(ValueError, match=r"continuous batching .* is not supported"):
             call()
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_quantizers_find_every_linear_layer(kind: Any) -> None:
+    """They replace `nn.Linear`, and leave its subclasses alone."""
+    layers = [module for module in tiny(kind).modules() if isinstance(module, torch.nn.Linear)]
+    assert layers
+    assert {type(layer) for layer in layers} == {torch.nn.Linear}
+
+
+@pytest.mark.parametrize("kind", [ReformerForCausalLM, ReformerForConditionalGeneration])
+def test_an_assistant_drafts(kind: Any) -> None:
+    ids = inputs_of(tiny())["input_ids"][:1]
+    for depth in (1, 2):  # one that is often wrong, and the model itself
+        model, assistant = tiny(kind), tiny(kind, num_hidden_layers=depth)
+        options = {"max_new_tokens": 12, "do_sample": False}
+        assert torch.equal(model.generate(ids, **options, assistant_model=assistant), model.generate(ids, **options))

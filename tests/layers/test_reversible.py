@@ -317,3 +317,26 @@ def test_a_compiled_model_around_the_sequence() -> None:
         run(x).backward()
         found.append([p.grad for p in model.parameters()])
     assert all((a - b).abs().max() < 1e-4 for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("norm", ["batch", "spectral"])
+def test_buffers_count_each_forward_once(norm: str) -> None:
+    """Running statistics and power iterations: gradients and buffers of plain autograd, over two steps."""
+
+    def branch() -> nn.Module:
+        if norm == "spectral":
+            return nn.utils.parametrizations.spectral_norm(nn.Linear(6, 6))
+        return nn.Sequential(nn.Flatten(0, 1), nn.BatchNorm1d(6), nn.Linear(6, 6), nn.Unflatten(0, (2, 5)))
+
+    results = []
+    for reversible in (True, False):
+        torch.manual_seed(0)
+        stack = ReversibleSequence([(branch(), branch()) for _ in range(3)], reversible=reversible).double()
+        for _ in range(2):
+            x = torch.randn(2, 5, 6, dtype=torch.float64)
+            y1, y2 = stack(x, x)
+            (y1.sin().sum() + y2.cos().sum()).backward()
+        results.append([*(p.grad for p in stack.parameters()), *stack.buffers()])
+    for a, b in zip(*results, strict=True):
+        assert a is not None
+        assert (a.double() - b.double()).abs().max() < 1e-9

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from reformer.layers.streams import StreamLinear
+from reformer.layers.streams import stream_linear
 from reformer.ops.checks import check_choice
 
 ACTIVATIONS = ("gelu", "relu", "silu", "swiglu")
@@ -24,7 +24,7 @@ class FeedForward(nn.Module):
         check_choice("activation", activation, ACTIVATIONS)
         self.activation, self.chunk_size = activation, chunk_size
         self.dense_in = nn.Linear(hidden_size, intermediate_size * (2 if activation == "swiglu" else 1))
-        self.dense_out = StreamLinear(intermediate_size, hidden_size)
+        self.dense_out = stream_linear(intermediate_size, hidden_size)
 
     def forward(self, x: Float[Tensor, "b l hidden"]) -> Float[Tensor, "b l hidden"]:
         if not self.chunk_size or x.shape[1] <= self.chunk_size:

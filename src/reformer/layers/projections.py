@@ -7,7 +7,7 @@ from reformer.errors import InputError
 from reformer.layers.batch import Batch
 from reformer.layers.convolution import ShortConvolution
 from reformer.layers.positions import rotate
-from reformer.layers.streams import StreamLinear
+from reformer.layers.streams import stream_linear
 from reformer.ops.checks import check_integer
 from reformer.ops.sequences import Sequences
 
@@ -29,7 +29,7 @@ class HeadProjections(nn.Module):
         self.num_heads, self.head_dim = num_heads, head_dim
         for name in projections:
             self.add_module(name, nn.Linear(hidden_size, num_heads * head_dim, bias=False))
-        self.out = StreamLinear(num_heads * head_dim, hidden_size, bias=bias)
+        self.out = stream_linear(num_heads * head_dim, hidden_size, bias=bias)
 
     def _heads(self, projection: nn.Linear, x: Tensor) -> Tensor:
         return projection(x).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)

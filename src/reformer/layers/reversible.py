@@ -150,6 +150,7 @@ class _Branch:
         self.weights = [(p, p._version) for p in self.module.parameters() if not p.is_inference()]
         self.random = _random_state(x)
         self.autocast = _autocast_state(x.device.type)
+        self.buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
 
         def pack(_: Tensor) -> _Slot:
             slot = _Slot(frame)
@@ -179,7 +180,8 @@ class _Branch:
                 "between its forward and its backward"
             )
         _set_random_state(self.random)
-        with saved_tensors_hooks(pack, unpack), self.tape.replay(), _autocast(self.autocast), _modes(self.modes):
+        hooks = saved_tensors_hooks(pack, unpack)
+        with _buffers(self.buffers), hooks, self.tape.replay(), _autocast(self.autocast), _modes(self.modes):
             out = self.module(x.requires_grad_(self.needs_grad), **self.kwargs)
         if count != len(self.slots):
             raise RuntimeError(
@@ -256,6 +258,21 @@ def _modes(modes: Sequence[tuple[nn.Module, bool]]) -> Iterator[None]:
     finally:
         for (module, _), training in zip(modes, now, strict=True):
             module.training = training
+
+
+@contextmanager
+def _buffers(before: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Every buffer as it was, and afterwards as it is now: running statistics count each token once."""
+    now = [buffer.clone() for buffer, _ in before]
+    with torch.no_grad():
+        for buffer, value in before:
+            buffer.copy_(value)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for (buffer, _), value in zip(before, now, strict=True):
+                buffer.copy_(value)
 
 
 _AutocastState = tuple[str, bool, torch.dtype, bool]

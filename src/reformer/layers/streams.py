@@ -4,8 +4,19 @@ import torch
 from torch import nn
 
 
-class StreamLinear(nn.Linear):
-    """A linear layer whose output is added to a stream; models initialise it by their depth."""
+def stream_linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+    """A linear layer whose output is added to a stream; models initialise it by their depth.
+
+    Of no class of its own: quantizers replace `nn.Linear` and nothing else.
+    """
+    layer = nn.Linear(inputs, outputs, bias)
+    layer.writes_to_stream = True  # type: ignore[assignment]
+    return layer
+
+
+def writes_to_stream(layer: nn.Module) -> bool:
+    """Whether `stream_linear` made it."""
+    return getattr(layer, "writes_to_stream", False)
 
 
 def stream_type(dtype: torch.dtype) -> torch.dtype:

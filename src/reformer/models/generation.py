@@ -41,9 +41,10 @@ class ReformerGenerationMixin(GenerationMixin):
         if given is not None:
             if not isinstance(given, ReformerCache):
                 raise InputError(f"past_key_values is a {type(given).__name__}; this model needs a ReformerCache")
-            if self.config.is_encoder_decoder:
+            if self.config.is_encoder_decoder and not generation_config.is_assistant:
                 raise InputError("past_key_values: an encoder-decoder begins each target anew; leave it out")
-            _leave_one_to_compute(given, generation_config, model_kwargs)
+            if not self.config.is_encoder_decoder:  # an assistant's is cropped by transformers
+                _leave_one_to_compute(given, generation_config, model_kwargs)
             given.assisted = assisted
             given._is_user_defined = True  # type: ignore[attr-defined]  # transformers then leaves it to its owner
             return

@@ -17,7 +17,7 @@ from reformer.layers.caches.step import Step
 from reformer.layers.convolution import ShortConvolution
 from reformer.layers.norm import make_norm
 from reformer.layers.positions import PositionTable
-from reformer.layers.streams import StreamLinear
+from reformer.layers.streams import writes_to_stream
 from reformer.models.cache import OF_NO_CACHE, ReformerCache, differing, why_not_cached
 from reformer.models.config import ReformerConfig
 from reformer.models.embeddings import Embeddings
@@ -55,7 +55,7 @@ class ReformerPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
-            writers = self.config.num_hidden_layers * self.writers_per_layer if isinstance(module, StreamLinear) else 1
+            writers = self.config.num_hidden_layers * self.writers_per_layer if writes_to_stream(module) else 1
             init.normal_(module.weight, std=(module.in_features * writers) ** -0.5)
             if module.bias is not None:
                 init.zeros_(module.bias)
