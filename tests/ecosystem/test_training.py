@@ -59,3 +59,14 @@ def test_flattened_documents_do_not_see_each_other(pattern: Any) -> None:
     whole, positions = batch["input_ids"], torch.arange(5, 25)[None]  # positions that go on are one document
     one = model(whole, segment_ids=torch.zeros_like(whole), position_ids=positions)
     assert torch.equal(model(whole, position_ids=positions).logits, one.logits)
+
+
+def test_logits_that_are_asked_for_come_with_a_loss_in_pieces(caplog: pytest.LogCaptureFixture) -> None:
+    model, ids = tiny(loss_chunk=5), torch.randint(2, 40, (2, 12))
+    whole = tiny()(ids, labels=ids)
+    for keep in (1, 3, torch.tensor([2, 5])):
+        output = model(ids, labels=ids, logits_to_keep=keep)
+        expected = whole.logits[:, -keep:] if isinstance(keep, int) else whole.logits[:, keep]
+        assert (output.logits - expected).abs().max() < 1e-6
+        assert output.loss.item() == pytest.approx(whole.loss.item(), rel=1e-6)
+    assert model(ids, labels=ids).logits is None

@@ -5,12 +5,15 @@ from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers.utils import logging
 
 from reformer.models.config import ReformerConfig
 from reformer.models.loss import ask_labels, token_loss
 from reformer.models.model import ReformerPreTrainedModel
 from reformer.ops.checks import check_integer
 from reformer.ops.questions import Questions
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -56,7 +59,7 @@ class LanguageHead(ReformerPreTrainedModel):
         num_items_in_batch: int | Tensor | None,
         logits_to_keep: int | Tensor = 0,
     ) -> dict[str, Any]:
-        """Fields of an output: the logits, and with `targets` the loss; with `loss_chunk`, one of the two."""
+        """Fields of an output: logits, and with `targets` the loss; with `loss_chunk` logits beside it if asked for."""
         if isinstance(logits_to_keep, int):
             check_integer("logits_to_keep", logits_to_keep, 0)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -66,6 +69,12 @@ class LanguageHead(ReformerPreTrainedModel):
         logits = None
         if self.config.loss_chunk:
             sums = token_loss(hidden, targets, self._logits, self.config.loss_chunk, smoothing)
+            if not isinstance(logits_to_keep, int) or logits_to_keep:
+                logits = self._logits(hidden[:, kept])
+            elif not self.training:
+                logger.warning_once(
+                    "with loss_chunk an output that has a loss has no logits; pass logits_to_keep, or set loss_chunk=0"
+                )
         else:
             logits = self._logits(hidden)
             sums = token_loss(logits, targets, nn.Identity(), smoothing=smoothing)
