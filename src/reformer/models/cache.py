@@ -213,6 +213,8 @@ class ReformerCache(Cache):
         Raises InputError for more than can be forgotten exactly: more than `crop_limit` once a local window has passed
         on or tokens were dropped.
         """
+        if isinstance(tokens_to_remove, Tensor) and tokens_to_remove.numel() == 1:  # of older versions of transformers
+            tokens_to_remove = int(tokens_to_remove)
         if not isinstance(tokens_to_remove, int) or tokens_to_remove > 0 or -tokens_to_remove > self.seen:
             raise InputError(
                 f"crop({tokens_to_remove!r}): pass minus the number of tokens to forget, from 0 to -{self.seen}"

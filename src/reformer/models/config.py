@@ -12,7 +12,7 @@ from reformer.errors import InputError
 from reformer.settings.base import hint_at
 from reformer.settings.model import RULE_VERSION, ModelSettings, check_rule_version
 from reformer.settings.run_file import lay
-from reformer.version import __version__
+from reformer.version import __version__, is_newer
 
 logger = logging.get_logger(__name__)
 
@@ -69,7 +69,8 @@ class ReformerConfig(ModelSettings, PreTrainedConfig):
         """A configuration of these values, and above them of those fields among `kwargs`; the others as the base's.
 
         What the values have for another rule than the one that is chosen above them is dropped, with a warning. What is
-        nobody's field is kept as an attribute, with a line in the log: other libraries write some.
+        nobody's field is kept as an attribute, with a line in the log: other libraries write some. A newer version's
+        fields are errors.
         """
         values = dict(config_dict)
         check_rule_version(values.get("rule_version", RULE_VERSION))
@@ -77,7 +78,8 @@ class ReformerConfig(ModelSettings, PreTrainedConfig):
         asked = ModelSettings.as_asked(own, values.pop("left_open", ()))
         above = {name: kwargs.pop(name) for name in _OWN if name in kwargs}
         laid = lay({"model": asked}, {"model": above}, logger.warning)["model"]
-        foreign = {name: values.pop(name) for name in values.keys() - _OF_THE_BASE - _OF_THE_FILE - {"use_cache"}}
+        unknown = values.keys() - _OF_THE_BASE - _OF_THE_FILE - {"use_cache"}
+        foreign = {} if is_newer(values.get("reformer_version")) else {name: values.pop(name) for name in unknown}
         made = super().from_dict({**values, **laid}, **kwargs)
         for name, value in foreign.items():
             logger.warning_once(f"{name} in config.json is no field of ReformerConfig{hint_at(name, _OWN)}")

@@ -1,7 +1,6 @@
 """Loading a checkpoint folder, with an error that says what is wrong with it."""
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from safetensors import SafetensorError
 import reformer.models
 from reformer.errors import InputError
 from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerPreTrainedModel
-from reformer.version import __version__
+from reformer.version import __version__, is_newer
 
 CHECKPOINT = "checkpoint-"
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -83,11 +82,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _newer(config: dict[str, Any]) -> str:
     """A hint that a newer version of this library wrote a checkpoint."""
-    writer = str(config.get("reformer_version", ""))
-    if not re.fullmatch(r"\d+(\.\d+)*", writer):
+    writer = config.get("reformer_version")
+    if not is_newer(writer):
         return ""
-    newer = [int(part) for part in writer.split(".")] > [int(part) for part in __version__.split(".")]
-    return f"; reformer {writer} wrote it, and this is {__version__}: install the newer one" if newer else ""
+    return f"; reformer {writer} wrote it, and this is {__version__}: install the newer one"
 
 
 def checkpoints(out: Path) -> list[Path]:
