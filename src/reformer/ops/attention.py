@@ -168,7 +168,7 @@ def attend_by_content(
     check_choice("backend", backend, BACKENDS)
     drawn = make_rotations(rotations, seed, (qk.shape[1], spec.rounds, qk.shape[3]))
     dropout_seed = as_int64(_dropout_seed(spec, dropout_seed))
-    if not qk.numel() or _shapes_only(qk):
+    if not qk.numel() or _shapes_only(qk, backend):
         return qk * v
     length, spec = qk.shape[2], spec.fitted(qk.shape[2])
     missing = -length % spec.rule.multiple if isinstance(spec.rule, Chunks) else 0
@@ -192,7 +192,7 @@ def attend_nearby(
     """`local_attention` as a spec says."""
     check_choice("backend", backend, BACKENDS)
     dropout_seed = as_int64(_dropout_seed(spec, dropout_seed))
-    if not q.numel() or _shapes_only(q):
+    if not q.numel() or _shapes_only(q, backend):
         return q * k * v
     length, spec = q.shape[2], spec.fitted(q.shape[2])
     missing = -length % spec.rule.multiple if isinstance(spec.rule, Chunks) else 0
@@ -209,9 +209,9 @@ def _dropout_seed(spec: LSH | Local, given: int | None) -> int:
     return draw_seed() if given is None else given
 
 
-def _shapes_only(q: Tensor) -> bool:
+def _shapes_only(q: Tensor, backend: Backend) -> bool:
     """Whether a summary or a counter asks for shapes and the graph: no kernel has anything to compute."""
-    return without_values(q) and not torch.compiler.is_compiling()
+    return backend == "auto" and without_values(q) and not torch.compiler.is_compiling()
 
 
 def _lengthen(missing: int, *tensors: Tensor) -> tuple[Tensor, ...]:
