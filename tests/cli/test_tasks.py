@@ -67,3 +67,6 @@ def test_masked_tokens(run: Path) -> None:
     assert text.returncode == 0, text.stderr
     assert "masked tokens" in text.stdout
     assert "perplexity" in text.stdout
+    wrong = reformer("evaluate", "masked", "text.txt", "--answers", "a.jsonl", cwd=run)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "--answers is for tasks on rows" in wrong.stderr

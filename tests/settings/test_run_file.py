@@ -127,6 +127,7 @@ def test_what_goes_with_another_task_is_refused_or_dropped_and_said() -> None:
         ({"mask": 0.2}, "mask is for task='mlm', and task is 'lm'; leave it out"),
         ({"task": "qa", "label_field": "x"}, "label_field is for task='classify' and task='tag', and task is 'qa'"),
         ({"task": "guess"}, "task='guess'"),
+        ({"feild": "x"}, r"no key 'feild'; did you mean 'field'"),
     ):
         with pytest.raises(ValueError, match=message):
             Run.of({"data": values}, tasks())

@@ -127,15 +127,13 @@ def _run_task(command: Evaluate, kind: "type[Task]", run: dict[str, dict[str, An
             f"{command.model} is a model for task={kind.task!r}; --against, --stream, --plot, --stride, --per-document "
             "and --per-position are for language models"
         )
+    if command.answers is not None and kind.in_windows:
+        raise InputError(f"--answers is for tasks on rows, and {command.model} is for task={kind.task!r}; leave it out")
     task, options = _asked(command, kind, run.get("data", {}))
     model, tokenizer = load_model(command.model), tokenizer_of(command.model)
     length = command.length or int(run.get("training", {}).get("length", 2048))
     with _progress(f"evaluating {command.model}", None) as advance:
         result = task.evaluate(model, tokenizer, length, batch_size=command.batch_size, advance=advance, **options)
-    if command.answers is not None and not result.answers:
-        raise InputError(
-            f"{command.model} is a model for task={kind.task!r}, which has no answers; leave --answers out"
-        )
     print(result_as_json(str(command.model), kind.task, result) if command.json else result_as_text(result))
     if command.answers is not None:
         write_answers(command.answers, result.answers)

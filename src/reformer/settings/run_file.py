@@ -66,6 +66,8 @@ def data_of(values: Mapping[str, Any], tasks: Kinds) -> DataSettings:
     own = {each.name for each in fields(tasks[name])}
     for field in sorted(values.keys() - own):
         others = [other for other, kind in tasks.items() if field in {each.name for each in fields(kind)}]
+        if not others:
+            raise InputError(f"[data] has no key {field!r}{hint_at(field, sorted(own))}")
         if values[field] != getattr(tasks[others[0]], field):
             named = " and ".join(f"task={other!r}" for other in others)
             raise InputError(f"{field} is for {named}, and task is {name!r}; leave it out")
