@@ -87,7 +87,7 @@ def run(argv: Sequence[str]) -> None:
     quiet_libraries()
     folders = [command.model, *command.against]
     runs = [_run_of(folder) for folder in folders]
-    task = _task_of(command.model)
+    task = _task_of(command.model, runs[0])
     if task is not LanguageModelling:
         _run_task(command, task, runs[0])
         return
@@ -109,11 +109,15 @@ def run(argv: Sequence[str]) -> None:
         plot_positions(dict(zip(map(str, folders), results, strict=True)), command.plot)
 
 
-def _task_of(folder: Path) -> "type[Task]":
-    """The task of a model, by its class."""
+def _task_of(folder: Path, run: dict[str, dict[str, Any]]) -> "type[Task]":
+    """What a model was trained for, or where nothing says so, the task of its class."""
     from reformer.training.checkpoint import read_config
 
-    return task_of((read_config(folder).get("architectures") or [""])[0]) or LanguageModelling
+    architecture = (read_config(folder).get("architectures") or [""])[0]
+    trained = tasks().get(run.get("data", {}).get("task", ""))
+    if trained is not None and trained.model_name == architecture:
+        return trained
+    return task_of(architecture) or LanguageModelling
 
 
 def _run_task(command: Evaluate, kind: "type[Task]", run: dict[str, dict[str, Any]]) -> None:
