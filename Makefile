@@ -26,7 +26,7 @@ lint: $(INSTALLED)
 
 # What the annotations say of tensors, checked in a part of the tests (tests/shapes.py).
 SHAPES := $(addprefix tests/, layers/test_attention.py ops/test_sequences.py ops/test_convolution.py \
-	$(addprefix models/test_, heads.py encoder_decoder.py causal_lm.py))
+	models/test_heads.py models/test_encoder_decoder.py)
 
 shapes: $(INSTALLED)
 	REFORMER_CHECK_SHAPES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHAPES) -m "not slow" \
