@@ -31,7 +31,7 @@ from reformer.data.examples import Examples
 from reformer.data.masking import MaskedWindows
 from reformer.data.tokenizer import ByteTokenizer
 from reformer.layers.convolution import ShortConvolution
-from reformer.models.model import ReformerPreTrainedModel
+from reformer.models.pretrained import ReformerPreTrainedModel
 from reformer.settings import ModelSettings
 from reformer.settings.training import TrainingSettings
 from reformer.tasks.classify import Classify

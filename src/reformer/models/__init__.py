@@ -15,7 +15,8 @@ from reformer.models.heads import (
     ReformerForSequenceClassification,
     ReformerForTokenClassification,
 )
-from reformer.models.model import ReformerModel, ReformerModelOutput, ReformerPreTrainedModel
+from reformer.models.model import ReformerModel, ReformerModelOutput
+from reformer.models.pretrained import ReformerPreTrainedModel
 from reformer.models.reformer_lm import ReformerLM
 
 transformers.AutoConfig.register(ReformerConfig.model_type, ReformerConfig, exist_ok=True)

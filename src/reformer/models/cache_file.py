@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reformer.errors import InputError
 from reformer.models.cache import ReformerCache
-from reformer.models.model import ReformerPreTrainedModel
+from reformer.models.pretrained import ReformerPreTrainedModel
 
 FORMAT, VERSION = "reformer cache", "3"
 

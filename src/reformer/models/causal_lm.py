@@ -14,7 +14,8 @@ from reformer.models.config import ReformerConfig
 from reformer.models.generation import ReformerGenerationMixin
 from reformer.models.language_head import Counts, LanguageHead
 from reformer.models.loss import TokenScores, next_token_targets, token_scores
-from reformer.models.model import ReformerModel, check_one_stack
+from reformer.models.model import ReformerModel
+from reformer.models.pretrained import check_one_stack
 
 
 @dataclass

@@ -18,7 +18,8 @@ from reformer.errors import InputError
 from reformer.models.config import ReformerConfig
 from reformer.models.language_head import Counts, LanguageHead
 from reformer.models.loss import ask_labels, token_loss
-from reformer.models.model import ReformerModel, ReformerPreTrainedModel, check_one_stack, pool
+from reformer.models.model import ReformerModel, pool
+from reformer.models.pretrained import ReformerPreTrainedModel, check_one_stack
 from reformer.ops.questions import Questions
 from reformer.settings.data import IGNORED
 

@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from reformer.models.config import ReformerConfig
 from reformer.models.loss import ask_labels, token_loss
-from reformer.models.model import ReformerPreTrainedModel
+from reformer.models.pretrained import ReformerPreTrainedModel
 from reformer.ops.checks import check_integer
 from reformer.ops.questions import Questions
 

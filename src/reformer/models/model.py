@@ -6,87 +6,21 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast
-from transformers.utils import logging
 
 from reformer.errors import InputError
 from reformer.layers.batch import Batch
 from reformer.layers.caches.step import Step
-from reformer.layers.convolution import ShortConvolution
 from reformer.layers.norm import make_norm
-from reformer.layers.positions import PositionTable
-from reformer.layers.streams import writes_to_stream
 from reformer.models.cache import OF_NO_CACHE, ReformerCache, differing, why_not_cached
 from reformer.models.config import ReformerConfig
 from reformer.models.embeddings import Embeddings
 from reformer.models.prepared import Padding, Prepared, as_mask, documents_of, draft_sequences, one_of
+from reformer.models.pretrained import ReformerPreTrainedModel, check_one_stack
 from reformer.models.stack import make_stack
 from reformer.ops.hashing import draw_seed, layer_seeds
 from reformer.ops.questions import Questions
 from reformer.ops.sequences import Sequences
-
-logger = logging.get_logger(__name__)
-
-POSITION_STD = 0.1
-
-
-class ReformerPreTrainedModel(PreTrainedModel):
-    """Weights, loading and saving that all Reformer models share.
-
-    Initialisation: linear weights N(0, 1 / inputs), those that write to a stream divided by sqrt(2 * layers);
-    token embeddings N(0, 1), or N(0, 1 / width) where they are the output layer too; positions N(0, 0.1^2); biases
-    0; norms 1; convolutions as `ShortConvolution` says.
-    """
-
-    config: ReformerConfig
-    config_class = ReformerConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["AttentionBranch", "FeedForwardBranch"]
-    _supports_sdpa = True
-    writers_per_layer = 2
-
-    def __init__(self, config: ReformerConfig) -> None:
-        config.refresh()  # it may have been changed since it was made
-        super().__init__(config)
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            writers = self.config.num_hidden_layers * self.writers_per_layer if writes_to_stream(module) else 1
-            init.normal_(module.weight, std=(module.in_features * writers) ** -0.5)
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, PositionTable):
-            init.normal_(module.weight, std=POSITION_STD)
-        elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight, std=module.embedding_dim**-0.5 if self.config.tie_word_embeddings else 1.0)
-        elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
-            init.ones_(module.weight)
-            if isinstance(module, nn.LayerNorm):
-                init.zeros_(module.bias)
-        elif isinstance(module, ShortConvolution):
-            init.copy_(module.weight, module.initial_weight())
-
-    def _shaped(self, output: Any, return_dict: bool | None) -> Any:
-        """An output as the caller asked for it, or else the configuration."""
-        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Nothing to do, as with `gradient_checkpointing_enable`."""
-
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None, **kwargs: Any) -> None:
-        """Nothing to do: a reversible model stores no activations of its layers."""
-        if self.config.residual == "single":
-            logger.warning_once("gradient checkpointing is ignored: a model of one stream keeps its activations")
-        elif self.config.reversible:
-            logger.warning_once("gradient checkpointing is ignored: a reversible model recovers its activations anyway")
-        else:
-            logger.warning_once(
-                "gradient checkpointing is ignored: use reversible=True, the same function in less memory"
-            )
 
 
 @dataclass
@@ -94,15 +28,6 @@ class ReformerModelOutput(BaseModelOutputWithPast):
     """The usual output, and with causal=False what stands for each whole text (`pooling`)."""
 
     pooler_output: Float[Tensor, "b width"] | None = None
-
-
-def check_one_stack(config: ReformerConfig, kind: type) -> None:
-    """InputError for the configuration of an encoder-decoder, whose weights another class has."""
-    if config.is_encoder_decoder:
-        raise InputError(
-            f"the configuration is an encoder-decoder's, which {kind.__name__} is not; use "
-            "ReformerForConditionalGeneration (AutoModelForSeq2SeqLM)"
-        )
 
 
 class ReformerModel(ReformerPreTrainedModel):

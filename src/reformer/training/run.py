@@ -13,7 +13,7 @@ from reformer.data.examples import Examples
 from reformer.data.task import Task
 from reformer.errors import InputError, Interrupted
 from reformer.models import ReformerConfig, ReformerForCausalLM
-from reformer.models.model import ReformerPreTrainedModel
+from reformer.models.pretrained import ReformerPreTrainedModel
 from reformer.settings import ModelSettings
 from reformer.settings.lora import LoraSettings
 from reformer.settings.run_file import Run
