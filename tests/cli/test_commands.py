@@ -183,6 +183,14 @@ def test_an_empty_path_is_no_folder(run: Path, line: list[str], monkeypatch: pyt
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("flag", ["--config", "--preset", "--out", "--field", "--init", "--held-out-files"])
+def test_an_empty_value_is_none(run: Path, flag: str) -> None:
+    for words in ([flag, ""], [f"{flag}="]):
+        done = reformer("train", "text.txt", *words, cwd=run)
+        assert done.returncode == 2
+        assert f"{flag} is empty; give a value" in done.stderr
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1"])
 @pytest.mark.parametrize("verb", ["generate", "evaluate", "train"])
 def test_what_a_console_cannot_show_is_replaced(run: Path, encoding: str, verb: str) -> None:

@@ -4,6 +4,7 @@ Kinds of check: `token_type_ids`, masks of other kinds, gradient checkpointing, 
 embeddings, continuous batching, module names for sharding.
 """
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from accelerate import FullyShardedDataParallelPlugin
 from peft import LoraConfig, get_peft_model
 from transformers import BertTokenizerFast, pipeline
 
+import reformer
 from reformer.models import ReformerForCausalLM, ReformerForConditionalGeneration, ReformerForSequenceClassification
 from tests.ecosystem.models import CLASSES, inputs_of, tiny
 
@@ -122,3 +124,16 @@ def test_an_assistant_drafts(kind: Any) -> None:
         model, assistant = tiny(kind), tiny(kind, num_hidden_layers=depth)
         options = {"max_new_tokens": 12, "do_sample": False}
         assert torch.equal(model.generate(ids, **options, assistant_model=assistant), model.generate(ids, **options))
+
+
+def test_layers_and_the_operation_refuse_masks_that_are_added() -> None:
+    q, x = torch.randn(2, 2, 12, 8), torch.randn(2, 12, 16)
+    added = torch.zeros(2, 12).masked_fill(torch.arange(12) > 8, -1e9)
+    calls = [partial(reformer.lsh_attention, q, q, seed=0)]
+    calls += [
+        partial(kind(16, 2), x) for kind in (reformer.LSHAttention, reformer.LocalAttention, reformer.FullAttention)
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="key_padding_mask holds 6 numbers other than 0 and 1"):
+            call(key_padding_mask=added)
+        call(key_padding_mask=(added == 0).float())

@@ -14,9 +14,13 @@ from reformer.settings.base import RENAMED
 
 T = TypeVar("T")
 
+TEXTS = ("--prompt", "--stop")
+"""Flags whose values are texts, which say themselves what an empty one would mean."""
+
 
 def parse(command: type[T], argv: Sequence[str], verb: str, default: T | None = None) -> T:
     """Parse, or print the help and exit with 0; InputError for a command line that does not fit."""
+    _refuse_empty(argv)
     errors = io.StringIO()
     marked = tyro.conf.OmitArgPrefixes[command]  # type: ignore[valid-type]
     try:
@@ -26,6 +30,15 @@ def parse(command: type[T], argv: Sequence[str], verb: str, default: T | None = 
         if not stop.code:
             raise
         raise InputError((_one_line(errors.getvalue()) or f"see reformer {verb} --help") + _renamed(argv)) from None
+
+
+def _refuse_empty(argv: Sequence[str]) -> None:
+    """InputError for a flag with an empty value, as a variable that is not set gives."""
+    words = [*argv, None]
+    for word, following in zip(argv, words[1:], strict=True):
+        flag = word.removesuffix("=")
+        if word.startswith("--") and (following == "" or word.endswith("=")) and flag not in TEXTS:
+            raise InputError(f"{flag} is empty; give a value, or leave it out (is a variable not set?)")
 
 
 def _renamed(argv: Sequence[str]) -> str:

@@ -15,12 +15,12 @@ from reformer.layers.norm import make_norm
 from reformer.models.cache import OF_NO_CACHE, ReformerCache, differing, why_not_cached
 from reformer.models.config import ReformerConfig
 from reformer.models.embeddings import Embeddings
-from reformer.models.prepared import Padding, Prepared, as_mask, documents_of, draft_sequences, one_of
+from reformer.models.prepared import Padding, Prepared, documents_of, draft_sequences, one_of, two_dimensional
 from reformer.models.pretrained import ReformerPreTrainedModel, check_one_stack
 from reformer.models.stack import make_stack
 from reformer.ops.hashing import draw_seed, layer_seeds
 from reformer.ops.questions import Questions
-from reformer.ops.sequences import Sequences
+from reformer.ops.sequences import Sequences, as_mask
 
 
 @dataclass
@@ -150,7 +150,7 @@ class ReformerModel(ReformerPreTrainedModel):
         questions = Questions() if questions is None else questions
         inputs = one_of(input_ids, inputs_embeds)
         b, length = inputs.shape[:2]
-        mask = None if attention_mask is None else as_mask(attention_mask, questions)
+        mask = None if attention_mask is None else as_mask("attention_mask", two_dimensional(attention_mask), questions)
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and why_not_cached(self.built_from) is None
         cache = past_key_values if past_key_values is not None else ReformerCache(self.config) if use_cache else None

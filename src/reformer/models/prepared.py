@@ -4,7 +4,6 @@ Each question alone would wait for a GPU. So a model, the head above it and the 
 the first forward fetches all answers at once.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,7 @@ from reformer.errors import InputError
 from reformer.models.cache import ReformerCache
 from reformer.ops.environment import interpreted
 from reformer.ops.questions import Answer, Questions
-from reformer.ops.sequences import Sequences
+from reformer.ops.sequences import Sequences, as_mask
 from reformer.settings import ModelSettings
 
 Mask = Shaped[Tensor, "b l"]
@@ -32,29 +31,13 @@ class Padding:
     @classmethod
     def of(cls, mask: Mask, questions: Questions) -> "Padding":
         """The padding that a mask says, True or 1 for a real token."""
-        mask = as_mask(mask, questions)
+        mask = as_mask("attention_mask", two_dimensional(mask), questions)
         return cls(mask, questions.ask(~mask.all()))
 
     def if_any(self) -> Bool[Tensor, "b l"] | None:
         """No mask where nothing is padded: the ways without are faster. A graph cannot ask, and keeps it."""
         numbers = self.some.numbers
         return self.mask if numbers is None or numbers[0] else None
-
-
-def as_mask(mask: Mask, questions: Questions) -> Bool[Tensor, "b l"]:
-    """True for a real token. What is to be added to logits says the opposite, 0 for a real token, and is refused."""
-
-    def check(others: Sequence[int]) -> None:
-        if others[0]:
-            raise InputError(
-                f"attention_mask holds {others[0]} numbers other than 0 and 1: masks that are added to logits are not "
-                "taken; give True or 1 for a real token"
-            )
-
-    mask = two_dimensional(mask)
-    if mask.is_floating_point():
-        questions.ask(((mask != 0) & (mask != 1)).sum()[None], check)
-    return mask.bool()
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from reformer.errors import InputError
 from reformer.ops.neighbourhoods import octave_counts
 from reformer.ops.questions import Questions
 from reformer.ops.ranks import Ranks, check_masks, rank_all, rank_tokens, say_where_ids_fall, slots_at
@@ -38,26 +39,26 @@ class Sequences:
     def of(
         cls,
         x: Shaped[Tensor, "b ... l d"],
-        key_padding_mask: Bool[Tensor, "b l"] | None = None,
+        key_padding_mask: Shaped[Tensor, "b l"] | None = None,
         segment_ids: Int[Tensor, "b l"] | None = None,
         questions: Questions | None = None,
     ) -> "Sequences":
         """The sequences of vectors, with masks nobody has checked yet; what waits for the device goes to `questions`.
 
-        Raises InputError for masks of another shape and for segment ids that decrease among real tokens.
+        Raises InputError for masks of another shape or meaning and for segment ids that decrease among real tokens.
         """
         b, length = x.shape[0], x.shape[-2]
         check_masks(b, length, key_padding_mask, segment_ids)
+        asked = Questions() if questions is None else questions
         if key_padding_mask is not None:
-            key_padding_mask = key_padding_mask.to(x.device, torch.bool)
+            key_padding_mask = as_mask("key_padding_mask", key_padding_mask, asked).to(x.device)
         if segment_ids is not None:
             segment_ids = segment_ids.to(x.device)
         made = cls(b, length, x.device, key_padding_mask, segment_ids)
         if segment_ids is not None:
-            asked = Questions() if questions is None else questions
             made._check_order(segment_ids, asked)
-            if questions is None:
-                asked.fetch()
+        if questions is None:
+            asked.fetch()
         return made
 
     def _check_order(self, segment_ids: Tensor, questions: Questions) -> None:
@@ -148,3 +149,18 @@ class Sequences:
             self.ask_ahead(rule, True, Questions())
         numbers = self.memo["documents"].numbers
         return self.length if numbers is None else max(numbers[0], 1)
+
+
+def as_mask(name: str, mask: Shaped[Tensor, "b l"], questions: Questions) -> Bool[Tensor, "b l"]:
+    """True for a real token. What is to be added to logits says the opposite, 0 for a real token, and is refused."""
+
+    def check(others: Any) -> None:
+        if others[0]:
+            raise InputError(
+                f"{name} holds {others[0]} numbers other than 0 and 1: masks that are added to logits are not taken; "
+                "give True or 1 for a real token"
+            )
+
+    if mask.is_floating_point():
+        questions.ask(((mask != 0) & (mask != 1)).sum()[None], check)
+    return mask.bool()
