@@ -29,8 +29,8 @@ def step(rank: int, world: int, wrap: str, port: int, folder: str) -> None:
         run = DistributedDataParallel(model)
     else:
         for block in model.blocks:
-            fully_shard(block.f)
-            fully_shard(block.g)
+            for unit in {"fsdp2 branches": (block.f, block.g), "fsdp2 both": (block.f, block)}.get(wrap, (block,)):
+                fully_shard(unit)
         run = fully_shard(model)
     for _ in range(2):  # a second step shows what the first one left behind
         run.zero_grad()
@@ -43,7 +43,7 @@ def step(rank: int, world: int, wrap: str, port: int, folder: str) -> None:
     os._exit(0)  # torch's static threads now and then abort a process that ends behind `fully_shard` on gloo
 
 
-@pytest.mark.parametrize("wrap", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("wrap", ["ddp", "fsdp2 blocks", "fsdp2 branches", "fsdp2 both"])
 def test_gradients_equal_one_process(wrap: str, tmp_path: Path) -> None:
     model = sequence(False, dropout=0.0).eval()
     x = batch()

@@ -1,7 +1,8 @@
 """The facts about one forward, for all layers of a stack."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -39,6 +40,17 @@ class Batch:
     def step(self) -> Step | None:
         """Where the tokens stand behind those of a cache."""
         return self.sequences if isinstance(self.sequences, Step) else None
+
+    def to(self, device: torch.device | str | int, **_: Any) -> "Batch":
+        """The same facts on a device, moved there once; what caches hold stays with their layers."""
+        if (where := torch.device(device)) == self.sequences.device:
+            return self
+
+        def move() -> Batch:
+            moved: dict[str, Any] = {name: x.to(where) for name, x in vars(self).items() if isinstance(x, Tensor)}
+            return replace(self, sequences=self.sequences.to(where), **moved)
+
+        return self.sequences.remember(("batch", id(self), where), move)
 
     def waves(self, width: int, dtype: torch.dtype) -> Waves:
         """Cosines and sines for heads of a width."""

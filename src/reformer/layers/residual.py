@@ -6,7 +6,19 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from reformer.layers.blocks import Block, BlockCall, Streams, call_block
 from reformer.layers.streams import stream_type
+
+
+class ResidualBlock(Block):
+    """y = x + f(x), z = y + g(y)."""
+
+
+class _Call(BlockCall):
+    def run(self, block: Block, streams: Streams) -> Streams:
+        x = streams[0] + block.f(streams[0], **self.f_kwargs)
+        x = x + block.g(x)
+        return x, x
 
 
 class ResidualSequence(nn.Module):
@@ -17,7 +29,7 @@ class ResidualSequence(nn.Module):
 
     def __init__(self, blocks: Iterable[tuple[nn.Module, nn.Module]], *, depth: int | None = None) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(nn.ModuleDict({"f": f, "g": g}) for f, g in blocks)
+        self.blocks = nn.ModuleList(ResidualBlock(f, g) for f, g in blocks)
         self.depth = len(self.blocks) if depth is None else depth
 
     def forward(
@@ -30,9 +42,7 @@ class ResidualSequence(nn.Module):
         """Run all blocks over x1; both outputs are the stream."""
         x = x1.to(stream_type(x1.dtype))
         for i in range(self.depth):
-            block: Any = self.blocks[i % len(self.blocks)]
-            x = x + block["f"](x, **f_kwargs[i])
-            x = x + block["g"](x)
+            x, _ = call_block(self.blocks[i % len(self.blocks)], _Call((x, x), f_kwargs[i], {}))
             if on_block is not None:
                 on_block(x, x)
         return x, x

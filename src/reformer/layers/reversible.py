@@ -17,24 +17,15 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import get_device_states, set_device_states
 
+from reformer.layers.blocks import Block, BlockCall, Kwargs, Streams, call_block
 from reformer.layers.streams import stream_type
 from reformer.ops.replay import Tape
 
-Kwargs = Mapping[str, Any]
 OnBlock = Callable[[Tensor, Tensor], None]
 
 
-class ReversibleBlock(nn.Module):
+class ReversibleBlock(Block):
     """y1 = x1 + f(x2), y2 = x2 + g(y1)."""
-
-    def __init__(self, f: nn.Module, g: nn.Module) -> None:
-        super().__init__()
-        self.f, self.g = f, g
-
-    def forward(self, x1: Tensor, x2: Tensor, f_kwargs: Kwargs, g_kwargs: Kwargs) -> tuple[Tensor, Tensor]:
-        """The block with ordinary autograd."""
-        y1 = x1 + self.f(x2, **f_kwargs)
-        return y1, x2 + self.g(y1, **g_kwargs)
 
 
 class ReversibleSequence(nn.Module):
@@ -63,10 +54,11 @@ class ReversibleSequence(nn.Module):
 
         `on_block(y1, y2)` is called after each block.
         """
-        x1, x2 = (x.to(stream_type(x.dtype)) for x in (x1, x2))
+        streams = x1.to(stream_type(x1.dtype)), x2.to(stream_type(x2.dtype))
         per_block = zip(self._per_block(f_kwargs), self._per_block(g_kwargs), strict=True)
         run = _run_reversibly if self.reversible and torch.is_grad_enabled() else _run
-        return run([self.blocks[i % len(self.blocks)] for i in range(self.depth)], x1, x2, per_block, on_block)
+        blocks: list[Any] = [self.blocks[i % len(self.blocks)] for i in range(self.depth)]
+        return run(blocks, streams, per_block, on_block)
 
     def _per_block(self, kwargs: Kwargs | Sequence[Kwargs] | None) -> Sequence[Kwargs]:
         if kwargs is None or isinstance(kwargs, Mapping):
@@ -74,43 +66,44 @@ class ReversibleSequence(nn.Module):
         return kwargs
 
 
+class _Call(BlockCall):
+    """With ordinary autograd."""
+
+    def run(self, block: Block, streams: Streams) -> Streams:
+        x1, x2 = streams
+        y1 = x1 + block.f(x2, **self.f_kwargs)
+        return y1, x2 + block.g(y1, **self.g_kwargs)
+
+
 def _run(
-    blocks: Sequence[nn.Module],
-    x1: Tensor,
-    x2: Tensor,
-    per_block: Iterable[tuple[Kwargs, Kwargs]],
-    on_block: OnBlock | None,
-) -> tuple[Tensor, Tensor]:
-    for block, (f_kwargs, g_kwargs) in zip(blocks, per_block, strict=True):
-        x1, x2 = block(x1, x2, f_kwargs, g_kwargs)
+    blocks: Sequence[Block], streams: Streams, per_block: Iterable[tuple[Kwargs, Kwargs]], on_block: OnBlock | None
+) -> Streams:
+    for block, kwargs in zip(blocks, per_block, strict=True):
+        streams = call_block(block, _Call(streams, *kwargs))
         if on_block is not None:
-            on_block(x1, x2)
-    return x1, x2
+            on_block(*streams)
+    return streams
 
 
 @torch.compiler.disable  # the second run is eager, so the first must be: compile the branches themselves instead
 def _run_reversibly(
-    blocks: Sequence[nn.Module],
-    x1: Tensor,
-    x2: Tensor,
-    per_block: Iterable[tuple[Kwargs, Kwargs]],
-    on_block: OnBlock | None,
-) -> tuple[Tensor, Tensor]:
+    blocks: Sequence[Block], streams: Streams, per_block: Iterable[tuple[Kwargs, Kwargs]], on_block: OnBlock | None
+) -> Streams:
     below = None
     frame = None
-    for block, (f_kwargs, g_kwargs) in zip(blocks, per_block, strict=True):
-        assert isinstance(block, ReversibleBlock)
-        frame = _Frame(block, f_kwargs, g_kwargs)
+    for block, kwargs in zip(blocks, per_block, strict=True):
+        frame = _Frame(block, streams, *kwargs)
         if below is not None:
             below.above = frame
-        x1, x2 = frame.forward(x1, x2)
+        streams = call_block(block, frame)
+        del frame.streams, frame.behind
         if on_block is not None:
-            on_block(x1, x2)
+            on_block(*streams)
         below = frame
     if frame is not None:
-        frame.outputs = (x1.detach(), x2.detach())
-        frame.versions = (x1._version, x2._version)
-    return x1, x2
+        frame.outputs = (streams[0].detach(), streams[1].detach())
+        frame.versions = (streams[0]._version, streams[1]._version)
+    return streams
 
 
 class _Slot:
@@ -138,12 +131,12 @@ def _fill(slot: _Slot) -> Tensor:
 class _Branch:
     """One run of f or g, and what running it again takes."""
 
-    def __init__(self, name: str, module: nn.Module, kwargs: Kwargs) -> None:
-        self.name, self.module, self.kwargs = name, module, kwargs
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name, self.module = name, module
         self.slots: list[weakref.ref[_Slot]] = []
         self.tape = Tape()
 
-    def record(self, frame: "_Frame", x: Tensor) -> Tensor:
+    def record(self, frame: "_Frame", x: Tensor, kwargs: Kwargs) -> Tensor:
         """The first run: nothing that it saves is kept."""
         self.needs_grad = x.requires_grad
         self.modes = [(module, module.training) for module in self.module.modules()]
@@ -158,9 +151,10 @@ class _Branch:
             return slot
 
         with saved_tensors_hooks(pack, _fill), self.tape.record():
-            return self.module(x, **self.kwargs)
+            added: Tensor = self.module(x, **kwargs)
+        return added
 
-    def replay(self, x: Tensor) -> Tensor:
+    def replay(self, x: Tensor, kwargs: Kwargs) -> Tensor:
         """The second run, with the same random, autocast and gradient states, which fills the slots."""
         count = 0
 
@@ -182,7 +176,7 @@ class _Branch:
         _set_random_state(self.random)
         hooks = saved_tensors_hooks(pack, unpack)
         with _buffers(self.buffers), hooks, self.tape.replay(), _autocast(self.autocast), _modes(self.modes):
-            out = self.module(x.requires_grad_(self.needs_grad), **self.kwargs)
+            out = self.module(x.requires_grad_(self.needs_grad), **kwargs)
         if count != len(self.slots):
             raise RuntimeError(
                 f"{type(self.module).__name__} ({self.name} of a reversible block) saved {len(self.slots)} tensors in "
@@ -191,19 +185,31 @@ class _Branch:
         return out.detach()
 
 
-class _Frame:
-    """One block of one forward. Frames know the frame above them, whose inputs are their outputs."""
+class _Frame(BlockCall):
+    """One block of one forward. Frames know the frame above them, whose inputs are their outputs.
 
-    def __init__(self, block: ReversibleBlock, f_kwargs: Kwargs, g_kwargs: Kwargs) -> None:
-        self.f, self.g = _Branch("f", block.f, f_kwargs), _Branch("g", block.g, g_kwargs)
+    In the backward the block is called with it again, from the streams behind it to those in front.
+    """
+
+    def __init__(self, block: Block, streams: Streams, f_kwargs: Kwargs, g_kwargs: Kwargs) -> None:
+        super().__init__(streams, f_kwargs, g_kwargs)
+        self.block, self.f, self.g = block, _Branch("f", block.f), _Branch("g", block.g)
         self.above: _Frame | None = None
-        self.outputs: tuple[Tensor, Tensor] | None = None
-        self.inputs: tuple[Tensor, Tensor] | None = None
+        self.outputs: Streams | None = None
+        self.inputs: Streams | None = None
         self.versions: tuple[int, int] | None = None
+        self.device: torch.device | None = None
 
-    def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
-        y1 = x1 + self.f.record(self, x2)
-        return y1, x2 + self.g.record(self, y1)
+    def run(self, block: Block, streams: Streams) -> Streams:
+        """The first run, or the second, which goes backwards."""
+        if self.device is None:
+            x1, x2 = streams
+            self.device = x1.device
+            y1 = x1 + self.f.record(self, x2, self.f_kwargs)
+            return y1, x2 + self.g.record(self, y1, self.g_kwargs)
+        y1, y2 = streams
+        x2 = y2 - self.g.replay(y1.detach(), self.g_kwargs)
+        return y1 - self.f.replay(x2.detach(), self.f_kwargs), x2
 
     def recover(self) -> None:
         """Work out the inputs and all saved tensors of the block, once."""
@@ -224,14 +230,15 @@ class _Frame:
         y1, y2 = self.outputs
         if self.versions is not None and self.versions != (y1._version, y2._version):
             raise RuntimeError("an output of a reversible sequence was changed in place; its backward needs it")
-        before = _random_state(y1)
+        self.streams = y1.to(self.device), y2.to(self.device)
+        before = _random_state(self.streams[0])
         try:
             with torch.enable_grad():
-                x2 = y2 - self.g.replay(y1.detach())
-                x1 = y1 - self.f.replay(x2.detach())
+                self.block(self)
         finally:
             _set_random_state(before)
-        self.inputs, self.outputs = (x1.detach(), x2.detach()), None
+        self.inputs, self.outputs = (self.behind[0].detach(), self.behind[1].detach()), None
+        del self.streams, self.behind
 
 
 _RandomState = tuple[Tensor, str, Any, Any]

@@ -38,7 +38,6 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
     Raises InputError for a configuration without a token for the decoder to start with.
     """
 
-    _no_split_modules = ["AttentionBranch", "DecoderBranch", "FeedForwardBranch"]
     accepts_loss_kwargs = True  # the Trainer then passes num_items_in_batch
     _tied_weights_keys = {"lm_head.weight": "encoder.embeddings.token.weight"}
 

@@ -185,7 +185,7 @@ class ReformerForSequenceClassification(_Head):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if kind == "single_label_classification":
             return token_loss(logits[:, None], labels[:, None], nn.Identity()).fields(num_items_in_batch)
-        wanted = labels.to(logits.dtype).view(len(labels), -1)
+        wanted = labels.to(logits.device, logits.dtype).view(len(labels), -1)
         if wanted.shape != logits.shape:
             raise InputError(f"labels have shape {list(labels.shape)}; for {kind} they must be {list(logits.shape)}")
         items = wanted.numel() if num_items_in_batch is None else num_items_in_batch
@@ -286,11 +286,12 @@ class ReformerForQuestionAnswering(_Head):
         logits = self.qa_outputs(self.dropout(output.last_hidden_state))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if attention_mask is not None:
-            logits = logits.masked_fill(~attention_mask.bool().unsqueeze(-1), torch.finfo(logits.dtype).min)
+            padding = ~attention_mask.to(logits.device, torch.bool).unsqueeze(-1)
+            logits = logits.masked_fill(padding, torch.finfo(logits.dtype).min)
         starts, ends = logits.unbind(-1)
         learned: dict[str, Any] = {}
         if start_positions is not None and end_positions is not None:
-            wanted = torch.stack((start_positions.view(-1), end_positions.view(-1)), dim=1)
+            wanted = torch.stack((start_positions.view(-1), end_positions.view(-1)), dim=1).to(logits.device)
             learned = _learn_spans(logits, wanted, num_items_in_batch)
         result = ReformerQuestionAnsweringOutput(
             start_logits=starts, end_logits=ends, hidden_states=output.hidden_states, **learned

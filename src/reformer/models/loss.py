@@ -109,12 +109,14 @@ def token_loss(
 
     predicted = (flat_targets != IGNORED).sum()
     if not loss_chunk:
-        return TokenLoss(*piece(flat, flat_targets), predicted)
+        nll, correct = piece(flat, flat_targets)
+        return TokenLoss(nll, correct, predicted.to(nll.device))
     pieces = [
         checkpoint(piece, states, wanted, use_reentrant=False)
         for states, wanted in zip(flat.split(loss_chunk), flat_targets.split(loss_chunk), strict=True)
     ]
-    return TokenLoss(torch.stack([p[0] for p in pieces]).sum(), torch.stack([p[1] for p in pieces]).sum(), predicted)
+    nll, correct = (torch.stack(parts).sum() for parts in zip(*pieces, strict=True))
+    return TokenLoss(nll, correct, predicted.to(nll.device))
 
 
 def token_scores(
@@ -136,6 +138,6 @@ def token_scores(
 
 
 def _piece(logits: Tensor, wanted: Tensor, reduction: str, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits, wanted = logits.to(torch.promote_types(logits.dtype, torch.float32)), wanted.to(logits.device)
     nll = F.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction=reduction, label_smoothing=smoothing)
     return nll, logits.detach().argmax(-1) == wanted

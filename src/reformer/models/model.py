@@ -285,6 +285,7 @@ def pool(
     """The mean over real tokens, the first or the last of them; zeros for a row without any."""
     if real is None:
         return hidden.mean(1) if pooling == "mean" else hidden[:, 0 if pooling == "first" else -1]
+    real = real.to(hidden.device)
     if pooling == "mean":
         kept = hidden.masked_fill(~real.unsqueeze(-1), 0.0)
         return kept.sum(1) / real.sum(1, keepdim=True).clamp(min=1)

@@ -31,13 +31,14 @@ class ReformerPreTrainedModel(PreTrainedModel):
     config_class = ReformerConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["AttentionBranch", "FeedForwardBranch"]
     _supports_sdpa = True
     writers_per_layer = 2
 
     def __init__(self, config: ReformerConfig) -> None:
         config.refresh()  # it may have been changed since it was made
         super().__init__(config)
+        # A block is one place of a device map, and one unit of FSDP2.
+        self._no_split_modules = ["ResidualBlock" if config.residual == "single" else "ReversibleBlock"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -5,7 +5,7 @@ reversible block.
 """
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reformer.errors import InputError
 from reformer.ops.neighbourhoods import octave_counts
-from reformer.ops.questions import Questions
+from reformer.ops.questions import Answer, Questions
 from reformer.ops.ranks import Ranks, check_masks, rank_all, rank_tokens, say_where_ids_fall, slots_at
 from reformer.ops.spec import Chunks, Octaves
 
@@ -78,6 +78,12 @@ class Sequences:
             self.memo[key] = make()
         part: Part = self.memo[key]
         return part
+
+    def to(self, device: torch.device) -> "Sequences":
+        """The same sequences on a device, with the answers that are known."""
+        moved: dict[str, Any] = {name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
+        known = {key: value for key, value in self.memo.items() if isinstance(value, Answer)}
+        return replace(self, device=device, memo=known, **moved)
 
     @property
     def masked(self) -> bool:
