@@ -14,6 +14,7 @@ from reformer.layers.projections import SelfAttention
 from reformer.ops.attention import attend_by_content, attend_nearby
 from reformer.ops.checks import check_integer
 from reformer.ops.exact_attention import exact_attention, visible_pairs
+from reformer.ops.flat import flattened
 from reformer.ops.hashing import KeptRotations, draw_seed, layer_seeds
 from reformer.ops.shift import shift
 from reformer.ops.spec import LSH, Chunks, Local, make_local, make_lsh
@@ -53,8 +54,8 @@ class LSHAttention(SelfAttention):
         **options: Any,
     ) -> None:
         super().__init__(hidden_size, num_heads, head_dim, bias, ("query_key", "value"))
-        self.spec = make_lsh(**options) if spec is None else spec
-        self.spec_in_evaluation = self.spec.in_evaluation()
+        self.spec = flattened(make_lsh(**options) if spec is None else spec)
+        self.spec_in_evaluation = flattened(self.spec.in_evaluation())
         if rotary and not isinstance(self.spec.rule, Chunks):
             raise InputError("rotary=True in an LSH layer needs rule='chunk'; rule='bucket' sees content only")
         self.rotary, self.rotations = rotary, KeptRotations()
@@ -126,8 +127,8 @@ class LocalAttention(SelfAttention):
         **options: Any,
     ) -> None:
         super().__init__(hidden_size, num_heads, head_dim, bias, ("query", "key", "value"))
-        self.spec = make_local(**options) if spec is None else spec
-        self.spec_in_evaluation = self.spec.in_evaluation()
+        self.spec = flattened(make_local(**options) if spec is None else spec)
+        self.spec_in_evaluation = flattened(self.spec.in_evaluation())
         self.rotary = rotary
 
     def _attend(self, x: Tensor, batch: Batch, layer: int) -> Tensor:

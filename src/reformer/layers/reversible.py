@@ -20,6 +20,7 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 from reformer.layers.blocks import Block, BlockCall, Kwargs, Streams, call_block
 from reformer.layers.streams import stream_type
 from reformer.ops.replay import Tape
+from reformer.ops.transforms import refuse_transforms
 
 OnBlock = Callable[[Tensor, Tensor], None]
 
@@ -85,10 +86,14 @@ def _run(
     return streams
 
 
-@torch.compiler.disable  # the second run is eager, so the first must be: compile the branches themselves instead
+@torch.compiler.disable(
+    reason="the second run of a reversible stack is eager, so the first must be; compile with fullgraph=False, or "
+    "build the model with reversible=False, or compile its branches"
+)
 def _run_reversibly(
     blocks: Sequence[Block], streams: Streams, per_block: Iterable[tuple[Kwargs, Kwargs]], on_block: OnBlock | None
 ) -> Streams:
+    refuse_transforms("a reversible stack with a graph")
     below = None
     frame = None
     for block, kwargs in zip(blocks, per_block, strict=True):

@@ -1,7 +1,7 @@
 """The attention operations and the choice of their backend: `lsh_attention`, `local_attention`."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,12 @@ from reformer.ops.questions import without_values
 from reformer.ops.sequences import Sequences
 from reformer.ops.short_sequences import sees_all
 from reformer.ops.spec import LSH, Chunks, Local, make_local, make_lsh
+from reformer.ops.transforms import refuse_transforms
 
 Rule = Literal["bucket", "chunk"]
 Duplicates = Literal["count", "once"]
 Backend = Literal["auto", "plain", "numba", "triton"]
+Attention = TypeVar("Attention", LSH, Local)
 LocalRule = Literal["window", "chunk"]
 
 
@@ -166,12 +168,12 @@ def attend_by_content(
 ) -> Float[Tensor, "b h l d"]:
     """`lsh_attention` as a spec says."""
     check_choice("backend", backend, BACKENDS)
+    refuse_transforms("attention by buckets and windows")
     drawn = make_rotations(rotations, seed, (qk.shape[1], spec.rounds, qk.shape[3]))
     dropout_seed = as_int64(_dropout_seed(spec, dropout_seed))
     if not qk.numel() or _shapes_only(qk, backend):
         return qk * v
-    length, spec = qk.shape[2], spec.fitted(qk.shape[2])
-    missing = -length % spec.rule.multiple if isinstance(spec.rule, Chunks) else 0
+    length, spec, missing = _on_a_ring(spec, qk.shape[2])
     qk, v, hashed = _lengthen(missing, qk, v, qk if hashed is None else hashed)
     sequences = sequences.lengthened(missing)
     chosen = short_sequences if backend == "auto" and sees_all(spec, length) else choose_backend(backend, qk, spec)
@@ -191,11 +193,11 @@ def attend_nearby(
 ) -> Float[Tensor, "b h l d"]:
     """`local_attention` as a spec says."""
     check_choice("backend", backend, BACKENDS)
+    refuse_transforms("attention by buckets and windows")
     dropout_seed = as_int64(_dropout_seed(spec, dropout_seed))
     if not q.numel() or _shapes_only(q, backend):
         return q * k * v
-    length, spec = q.shape[2], spec.fitted(q.shape[2])
-    missing = -length % spec.rule.multiple if isinstance(spec.rule, Chunks) else 0
+    length, spec, missing = _on_a_ring(spec, q.shape[2])
     q, k, v = _lengthen(missing, q, k, v)
     sequences = sequences.lengthened(missing)
     chosen = short_sequences if backend == "auto" and sees_all(spec, length) else choose_backend(backend, q, spec)
@@ -212,6 +214,13 @@ def _dropout_seed(spec: LSH | Local, given: int | None) -> int:
 def _shapes_only(q: Tensor, backend: Backend) -> bool:
     """Whether a summary or a counter asks for shapes and the graph: no kernel has anything to compute."""
     return backend == "auto" and without_values(q) and not torch.compiler.is_compiling()
+
+
+def _on_a_ring(spec: Attention, length: int) -> tuple[int, Attention, int]:
+    """The length, the spec, and the slots that the ring of a chunk rule lacks there; other rules are fitted later."""
+    if not isinstance(spec.rule, Chunks):
+        return length, spec, 0
+    return length, spec.fitted(length), -length % spec.rule.multiple
 
 
 def _lengthen(missing: int, *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -17,6 +17,7 @@ from reformer.ops.backends import choose_convolution
 from reformer.ops.checks import check_integer
 from reformer.ops.sequences import Sequences
 from reformer.ops.shift import gather_slots
+from reformer.ops.transforms import refuse_transforms
 
 
 def tap_offsets(size: int, causal: bool) -> list[int]:
@@ -53,6 +54,7 @@ def convolve(
             "[hidden, size]"
         )
     check_integer("size", weight.shape[1], 1)
+    refuse_transforms("a short convolution")
     if not x.numel():
         return x * weight.sum(1)
     offsets = tap_offsets(weight.shape[1], causal)

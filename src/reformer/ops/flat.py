@@ -2,19 +2,28 @@
 
 import json
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from reformer.ops.spec import LSH, Band, Chunks, Local, Octaves
+
+Attention = TypeVar("Attention", LSH, Local)
 
 KINDS = {kind.__name__: kind for kind in (Octaves, Chunks, Band, LSH, Local)}
 NAMES = {name: tuple(field.name for field in fields(kind)) for name, kind in KINDS.items()}
 
 
 def flatten(spec: LSH | Local) -> str:
-    """A spec as a text."""
-    return _dumps(_parts(spec))
+    """A spec as a text, by which `torch.compile` knows a whole spec to be constant."""
+    text: str | None = spec.__dict__.get("text")
+    return _dumps(_parts(spec)) if text is None else text
+
+
+def flattened(spec: Attention) -> Attention:
+    """The spec, which knows its text: in dynamic graphs its numbers are symbols, and make none."""
+    object.__setattr__(spec, "text", flatten(spec))
+    return spec
 
 
 def unflatten(text: str) -> Any:

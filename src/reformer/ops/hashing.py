@@ -40,7 +40,15 @@ def layer_seeds(seed: int, depth: int) -> list[int]:
 
 
 def draw_seed() -> int:
-    """One integer from torch's default generator; the only randomness that a forward takes for its hashes."""
+    """One integer from torch's default generator; the only randomness that a forward takes for its hashes.
+
+    Raises InputError in an export, which would keep one drawing for ever.
+    """
+    if torch.compiler.is_exporting():
+        raise InputError(
+            "a model in training draws new hashes and dropout in each forward, and an exported program cannot; call "
+            "model.eval() first, or pass seed= and set attention_dropout=0"
+        )
     drawn = torch.randint(0, 1 << 62, ())
     return 0 if without_values(drawn) else int(drawn.item())
 

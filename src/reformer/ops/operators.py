@@ -119,7 +119,7 @@ class Operators:
         dropout_seed: int,
     ) -> Float[Tensor, "b h l d"]:
         """LSH attention."""
-        facts = *self._kernels.prepare(sequences, spec), flatten(spec)
+        facts = *self._kernels.prepare(sequences, spec.fitted(qk.shape[2])), flatten(spec)
         buckets = self.hash_tokens(hashed.detach(), *rotations, *facts)
         rows = [buckets] if self.sort_rows is None else self.sort_rows(hashed.detach(), buckets, *facts)
         return self.attend(qk, None, v, rows, *facts, dropout_seed)[0]
@@ -134,7 +134,8 @@ class Operators:
         dropout_seed: int,
     ) -> Float[Tensor, "b h l d"]:
         """Attention to near tokens, self included."""
-        return self.attend(q, k, v, [], *self._kernels.prepare(sequences, spec), flatten(spec), dropout_seed)[0]
+        facts = *self._kernels.prepare(sequences, spec.fitted(q.shape[2])), flatten(spec)
+        return self.attend(q, k, v, [], *facts, dropout_seed)[0]
 
     @staticmethod
     def _define(name: str, function: Any, device_type: str | None, schema: str) -> Any:
@@ -149,14 +150,14 @@ class Operators:
         """The buckets of all rows; in a reversible block's second run those of the first."""
 
         def buckets() -> Tensor:
-            made, drawn = unflatten(spec), Rotations(rotations, seed)
+            made, drawn = unflatten(spec).fitted(q.shape[2]), Rotations(rotations, seed)
             described = self._kernels.describe(q, facts, sizes, made)
             return self._kernels.hash_rows(self._kernels.in_kernel_type(q), described, drawn, made)
 
         return remembered(buckets)
 
     def _sort_rows(self, q: Tensor, buckets: Tensor, facts: list[Tensor], sizes: list[int], spec: str) -> list[Tensor]:
-        made = unflatten(spec)
+        made = unflatten(spec).fitted(q.shape[2])  # here, where a length is a number in compiled graphs too
         assert self._sort is not None
         return self._sort(buckets, self._kernels.describe(q, facts, sizes, made), made)
 
@@ -171,7 +172,7 @@ class Operators:
         spec: str,
         dropout_seed: int,
     ) -> tuple[Tensor, Tensor]:
-        made = unflatten(spec)
+        made = unflatten(spec).fitted(q.shape[2])  # here, where a length is a number in compiled graphs too
         described = self._kernels.describe(q, facts, sizes, made)
         return self._kernels.attend(*self._in_kernel_type(q, k, v), rows, described, made, dropout_seed)
 
@@ -189,7 +190,7 @@ class Operators:
         spec: str,
         dropout_seed: int,
     ) -> list[Tensor]:
-        made = unflatten(spec)
+        made = unflatten(spec).fitted(q.shape[2])  # here, where a length is a number in compiled graphs too
         described = self._kernels.describe(q, facts, sizes, made)
         grad = self._kernels.in_kernel_type(grad)
         q, k, v = self._in_kernel_type(q, k, v)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from reformer.ops.capture import capturing
+from reformer.ops.transforms import refuse_transforms
 
 Check = Callable[[Sequence[int]], None]
 
@@ -53,6 +54,8 @@ class Questions:
         asked, self._asked = self._asked, []
         if not asked:
             return
+        if any(torch._C._functorch.is_functorch_wrapped_tensor(numbers) for numbers, _, _ in asked):
+            refuse_transforms("a model that has to look at its tokens and masks")
         tensors = [numbers.long() for numbers, _, _ in asked]
         values = (tensors[0] if len(tensors) == 1 else torch.cat(tensors)).tolist()
         start = 0

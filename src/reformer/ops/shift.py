@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from reformer.ops.sequences import Sequences
+from reformer.ops.transforms import refuse_transforms
 
 
 def shift(x: Float[Tensor, "b ... l d"], offset: int, sequences: Sequences) -> Float[Tensor, "b ... l d"]:
@@ -20,6 +21,7 @@ def shift(x: Float[Tensor, "b ... l d"], offset: int, sequences: Sequences) -> F
     """
     if not sequences.masked:
         return _slide(x, offset)
+    refuse_transforms("a shift of packed or padded tokens")
     shifted: Tensor = _Shift.apply(x, sequences.slots_at(offset), sequences.slots_at(-offset))
     return shifted
 

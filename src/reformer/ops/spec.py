@@ -51,7 +51,7 @@ class Octaves:
         """The rule for a sequence of that length, in numbers that are no larger than it."""
         if length >= max(self.window, self.bucket_size):
             return self
-        length = max(int(length), 1)  # a length that torch.compile leaves open is none here
+        length = max(length, 1)
         return replace(self, window=min(self.window, length), bucket_size=min(self.bucket_size, length))
 
 
@@ -95,7 +95,7 @@ class Band:
 
     def fitted(self, length: int) -> Self:
         """The rule for a sequence of that length, in numbers that are no larger than it."""
-        return self if length >= self.window else replace(self, window=max(int(length), 1))
+        return self if length >= self.window else replace(self, window=max(length, 1))
 
 
 @dataclass(frozen=True, kw_only=True)

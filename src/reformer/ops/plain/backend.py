@@ -39,6 +39,7 @@ def lsh(
     dropout_seed: int,
 ) -> Float[Tensor, "b h l d"]:
     """LSH attention."""
+    spec = spec.fitted(qk.shape[2])
     ranks = sequences.ranks
     other = None if hashed is qk else sequences.without_padding(hashed)
     qk = sequences.without_padding(qk)
@@ -65,6 +66,7 @@ def local(
     dropout_seed: int,
 ) -> Float[Tensor, "b h l d"]:
     """Attention to near tokens, self included."""
+    spec = spec.fitted(q.shape[2])
     ranks = sequences.ranks
     q, k, v = (sequences.without_padding(x) for x in (q, k, v))
     if isinstance(spec.rule, Band):

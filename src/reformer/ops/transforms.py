@@ -1,0 +1,17 @@
+"""What `torch.func` makes of a computation (vmap, grad, jvp), which our kernels and reversible layers cannot follow."""
+
+import torch
+
+from reformer.errors import InputError
+
+WAY_OUT = (
+    "take gradients with .backward() or torch.autograd.grad, those of each row in a loop over rows, and batches as rows"
+)
+
+
+def refuse_transforms(what: str) -> None:
+    """InputError inside of a transform of `torch.func`."""
+    if torch.compiler.is_compiling():  # which traces transforms, and asks for itself
+        return
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        raise InputError(f"{what} cannot run inside torch.func (vmap, grad, jvp): {WAY_OUT}")
