@@ -6,7 +6,7 @@ Names load torch and transformers on first use.
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
@@ -69,33 +69,55 @@ def __getattr__(name: str) -> Any:
 
 
 class _Registration(MetaPathFinder):
-    """Loads the models behind transformers' Auto classes, which then know them: importing this package stays light."""
+    """Makes transformers' Auto classes know the models once they are imported: importing this package stays light.
 
-    WAITS_FOR = "transformers.models.auto.modeling_auto"
+    `AutoConfig` gets a name, as it has one for each kind of its own, and the module behind it when it is asked for.
+    """
+
+    CONFIGURATIONS, MODELS = "transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto"
+    KIND = "transformers.models.reformer_torch"
+    CONFIG = "ReformerTorchConfig"  # its own name is that of transformers' Reformer
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != self.WAITS_FOR:
+        if name == self.KIND:
+            return ModuleSpec(name, _Kind())
+        after = {self.CONFIGURATIONS: _name_config, self.MODELS: lambda _: import_module("reformer.models")}.get(name)
+        if after is None:
             return None
         sys.meta_path.remove(self)
         spec = find_spec(name)
+        sys.meta_path.insert(0, self)
         if spec is not None and spec.loader is not None:
             loader: Any = spec.loader
             execute = loader.exec_module
 
             def execute_and_register(module: ModuleType) -> None:
                 execute(module)
-                import_module("reformer.models")
+                after(module)
 
             loader.exec_module = execute_and_register
         return spec
 
 
-if _Registration.WAITS_FOR in sys.modules:
+class _Kind(Loader):
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        setattr(module, _Registration.CONFIG, import_module("reformer.models").ReformerConfig)
+
+
+def _name_config(module: Any) -> None:
+    module.CONFIG_MAPPING_NAMES[_Registration.KIND.rpartition(".")[2]] = _Registration.CONFIG
+
+
+sys.meta_path.insert(0, _Registration())
+if _Registration.MODELS in sys.modules:
     import_module("reformer.models")
-else:
-    sys.meta_path.insert(0, _Registration())
+elif _Registration.CONFIGURATIONS in sys.modules:
+    _name_config(sys.modules[_Registration.CONFIGURATIONS])
 
 
 def __dir__() -> list[str]:

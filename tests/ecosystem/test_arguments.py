@@ -1,10 +1,11 @@
 """What programs for transformers models pass to any model, and call on it.
 
 Kinds of check: `token_type_ids`, masks of other kinds, gradient checkpointing, embeddings that others wrap, output
-embeddings, continuous batching, module names for sharding.
+embeddings, continuous batching, module names for sharding, padding without a mask, smaller tables of tokens.
 """
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import BertTokenizerFast, pipeline
 
 import reformer
+from reformer import InputError
 from reformer.models import ReformerForCausalLM, ReformerForConditionalGeneration, ReformerForSequenceClassification
 from tests.ecosystem.models import CLASSES, inputs_of, tiny
 
@@ -137,3 +139,27 @@ def test_layers_and_the_operation_refuse_masks_that_are_added() -> None:
         with pytest.raises(ValueError, match="key_padding_mask holds 6 numbers other than 0 and 1"):
             call(key_padding_mask=added)
         call(key_padding_mask=(added == 0).float())
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_a_causal_classifier_finds_padding_by_its_token(pooling: str) -> None:
+    model = tiny(ReformerForSequenceClassification, causal=True, pooling=pooling)
+    ids = torch.randint(2, 40, (3, 12))
+    ids[0, 8:], ids[1, :3] = 0, 0
+    ids[2, 5] = 0  # a token like others, between others
+    mask = torch.ones_like(ids)
+    mask[0, 8:], mask[1, :3] = 0, 0
+    assert torch.equal(model(ids).logits, model(ids, attention_mask=mask).logits)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_special_tokens_stay_inside_of_a_smaller_table(kind: Any, tmp_path: Path) -> None:
+    model = tiny(kind, eos_token_id=30)
+    with pytest.raises(InputError, match=r"eos_token_id=30 .* model\.config\.eos_token_id"):
+        model.resize_token_embeddings(20)
+    model.config.eos_token_id = 3
+    if model.config.is_encoder_decoder:
+        model.config.decoder_start_token_id = 3
+    model.resize_token_embeddings(20)
+    model.save_pretrained(tmp_path)
+    assert kind.from_pretrained(tmp_path).get_input_embeddings().num_embeddings == 20

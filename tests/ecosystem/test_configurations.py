@@ -88,11 +88,10 @@ def test_fields_changed_later_count(kind: Any) -> None:
     assert isinstance(model(**inputs), tuple)
     assert not isinstance(model(**inputs, return_dict=True), tuple)
     model.config.return_dict = True
-    part = model.encoder if model.config.is_encoder_decoder else model
     with pytest.raises(ValueError, match="output_attentions"):  # transformers refuses it, or we do
-        part.config.output_attentions = True
-    part.config._attn_implementation_internal = "eager"
-    part.config.output_attentions = True
+        model.config.output_attentions = True
+    model.config._attn_implementation_internal = "eager"
+    model.config.output_attentions = True
     with pytest.raises(ValueError, match="output_attentions=True"):
         model(**inputs)
     model(**inputs, output_attentions=False)

@@ -98,9 +98,8 @@ def test_transforms_of_torch_func_are_refused(changes: dict[str, Any], transform
     def loss(weights: dict[str, Any], ids: Tensor) -> Any:
         return torch.func.functional_call(model, weights, (), {"input_ids": ids, "labels": ids}).loss
 
+    run = loss if transform == "vmap" else torch.func.grad(loss)
+    if transform != "grad":
+        run, ids = torch.func.vmap(run, (None, 0)), ids[:, None]
     with pytest.raises(InputError, match=r"torch\.func.*in a loop over rows"):
-        if transform == "grad":
-            torch.func.grad(loss)(weights, ids)
-        else:
-            each = loss if transform == "vmap" else torch.func.grad(loss)
-            torch.func.vmap(each, (None, 0))(weights, ids[:, None])
+        run(weights, ids)

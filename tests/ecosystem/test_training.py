@@ -70,3 +70,17 @@ def test_logits_that_are_asked_for_come_with_a_loss_in_pieces(caplog: pytest.Log
         assert (output.logits - expected).abs().max() < 1e-6
         assert output.loss.item() == pytest.approx(whole.loss.item(), rel=1e-6)
     assert model(ids, labels=ids).logits is None
+
+
+def test_labels_that_are_counted_and_not_learned_are_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
+    """A collator of others gives each token a label, the first of a document too."""
+    model, ids = tiny(), torch.randint(2, 40, (2, 12))
+    documents = (torch.arange(12) > 5).long().expand(2, -1)
+    model(ids, labels=ids, segment_ids=documents)
+    model(ids, labels=ids, num_items_in_batch=22)
+    labels = ids.clone()
+    labels[:, 6] = -100
+    model(ids, labels=labels, segment_ids=documents, num_items_in_batch=20)
+    assert "num_items_in_batch" not in caplog.text
+    model(ids, labels=ids, segment_ids=documents, num_items_in_batch=22)
+    assert caplog.text.count("loss is too small") == 1

@@ -290,6 +290,24 @@ class ReformerCache(Cache):
         return len(self.lengths) if self.lengths else -1
 
     @property
+    def is_initialized(self) -> bool:
+        """Whether anything was seen."""
+        return not all(layer.empty for layer in self.layers)
+
+    def early_initialization(self, *_: Any, **__: Any) -> None:
+        """Nothing to do: memory comes with tokens; `room` says how many are to come."""
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Tokens that a mask over cached and new ones has, and 0, where it begins."""
+        return self.seen + query_length, 0
+
+    def _refuse_offloading(self, *_: Any, **__: Any) -> None:
+        """Layers stay where the model is; whole caches move."""
+        raise InputError("a ReformerCache is not offloaded layer by layer; move all of it with cache.to(device)")
+
+    offload = prefetch = _refuse_offloading
+
+    @property
     def is_compileable(self) -> bool:
         """False: `generate` is not to make masks for static caches."""
         return False

@@ -1,5 +1,6 @@
 """`ReformerForCausalLM`: the language model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import logging
 
 from reformer.errors import InputError
 from reformer.models.cache import ReformerCache
@@ -16,6 +18,9 @@ from reformer.models.language_head import Counts, LanguageHead
 from reformer.models.loss import TokenScores, next_token_targets, token_scores
 from reformer.models.model import ReformerModel
 from reformer.models.pretrained import check_one_stack
+from reformer.settings.data import IGNORED
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -81,6 +86,13 @@ class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
             input_ids, attention_mask, position_ids, segment_ids, inputs_embeds, past_key_values, use_cache
         )
         self._ask_labels(labels, prepared.size, prepared.questions)
+        targets = None
+        if labels is not None:
+            new = None if attention_mask is None else attention_mask[:, -labels.shape[1] :]
+            targets = next_token_targets(labels, new, prepared.segment_ids)
+            if num_items_in_batch is not None and (new is not None or prepared.segment_ids is not None):
+                dropped = (labels[:, 1:] != IGNORED) & (targets[:, :-1] == IGNORED)
+                prepared.questions.ask(dropped.any(), _say_dropped)
         output = self.model(
             input_ids=input_ids,
             position_ids=position_ids,
@@ -92,13 +104,17 @@ class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
             prepared=prepared,
         )
         hidden = output.last_hidden_state
-        targets = None
-        if labels is not None:
-            new = None if attention_mask is None else attention_mask[:, -labels.shape[1] :]
-            targets = next_token_targets(labels, new, prepared.segment_ids)
         result = ReformerCausalLMOutput(
             hidden_states=output.hidden_states,
             past_key_values=output.past_key_values,
             **self._predict(hidden, targets, num_items_in_batch, logits_to_keep),
         )
         return self._shaped(result, return_dict)
+
+
+def _say_dropped(any_dropped: Sequence[int]) -> None:
+    if any_dropped[0]:
+        logger.warning_once(
+            "num_items_in_batch counts labels that nothing predicts (of a document's first token, of padding), so the "
+            "loss is too small: let the collator give them -100, as reformer's do"
+        )

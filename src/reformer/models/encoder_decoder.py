@@ -76,6 +76,12 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
         """Replace the token embeddings of both sides."""
         self.encoder.set_input_embeddings(value)
 
+    def _hand_on(self) -> None:
+        """Give both sides, which have configurations of their own, what a forward reads of this one's."""
+        for side in (self.encoder, self.decoder):
+            side.config.hash_seed, side.config.use_cache = self.config.hash_seed, self.config.use_cache
+            side.config.output_hidden_states = self.config.output_hidden_states
+
     def prepare_decoder_input_ids_from_labels(self, labels: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
         """What the decoder reads to predict `labels`: the start token, then each label but the last."""
         inputs = labels.roll(1, dims=1)
@@ -113,6 +119,8 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
             if labels is None:
                 raise InputError("the target is missing; give decoder_input_ids, or labels to learn from")
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        self._hand_on()
+        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         questions = Questions()
         target = self.decoder.prepare(
             decoder_input_ids,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig, GenerationMixin, MaxLengthCriteria, StoppingCriteriaList
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.utils import logging
 
@@ -23,6 +23,30 @@ class ReformerGenerationMixin(GenerationMixin):
     config: ReformerConfig
     training: bool
 
+    def _prepare_generated_length(  # type: ignore[override]
+        self, generation_config: GenerationConfig, has_default_max_length: bool, input_ids_length: int, **kwargs: Any
+    ) -> GenerationConfig:
+        """As transformers, for whom `max_position_embeddings` is a limit: here only with positions that have one."""
+        by_default = has_default_max_length and generation_config.max_new_tokens is None
+        wanted = (generation_config.max_length or 0) + input_ids_length
+        made: GenerationConfig = super()._prepare_generated_length(  # type: ignore[misc]
+            generation_config,
+            has_default_max_length=has_default_max_length,
+            input_ids_length=input_ids_length,
+            **kwargs,
+        )
+        if by_default and self.config.settings.length_limit is None:
+            made.max_length = wanted
+        return made
+
+    def _get_stopping_criteria(self, *args: Any, **kwargs: Any) -> StoppingCriteriaList:  # type: ignore[override]
+        """Without a reminder of a limit that positions do not have."""
+        criteria: StoppingCriteriaList = super()._get_stopping_criteria(*args, **kwargs)
+        for each in criteria:
+            if isinstance(each, MaxLengthCriteria) and self.config.settings.length_limit is None:
+                each.max_position_embeddings = None
+        return criteria
+
     def _prepare_cache_for_generation(  # type: ignore[override]
         self,
         generation_config: GenerationConfig,
@@ -36,6 +60,13 @@ class ReformerGenerationMixin(GenerationMixin):
                 f"cache_implementation={generation_config.cache_implementation!r}: this model has a cache of its own; "
                 "leave it out"
             )
+        if generation_config.assistant_early_exit is not None:
+            raise InputError(
+                "assistant_early_exit: earlier layers were not trained to predict; for drafts give assistant_model=, a "
+                "smaller model, or prompt_lookup_num_tokens="
+            )
+        if self.config.is_encoder_decoder and generation_config.prefill_chunk_size is not None:
+            raise InputError("prefill_chunk_size cuts a prompt, and an encoder reads its source whole; leave it out")
         assisted = generation_mode == GenerationMode.ASSISTED_GENERATION
         given = model_kwargs.get("past_key_values")
         if given is not None:

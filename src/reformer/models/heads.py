@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from transformers.modeling_outputs import (
     MaskedLMOutput,
@@ -148,8 +148,11 @@ class ReformerForSequenceClassification(_Head):
     ) -> ReformerSequenceClassifierOutput | tuple[Any, ...]:
         """Logits [b, num_labels], and with `labels` ([b]; [b, num_labels] for several classes) the mean loss.
 
+        Without a mask, a causal model takes runs of `pad_token_id` at the ends of rows for padding, as others do.
         Raises InputError for labels that are no class.
         """
+        if attention_mask is None and input_ids is not None and self.config.causal:
+            attention_mask = _without_ends(input_ids, self.config.pad_token_id)
         prepared = self.model.prepare(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds)
         if labels is not None and self._problem(labels) == "single_label_classification":
             self._ask_classes(labels, prepared.size[:1], prepared.questions)
@@ -297,6 +300,14 @@ class ReformerForQuestionAnswering(_Head):
             start_logits=starts, end_logits=ends, hidden_states=output.hidden_states, **learned
         )
         return self._shaped(result, return_dict)
+
+
+def _without_ends(tokens: Int[Tensor, "b l"], pad: int | None) -> Bool[Tensor, "b l"] | None:
+    """A mask of what stands between runs of padding at the ends of rows: without one, causal models go by the token."""
+    if pad is None:
+        return None
+    real = (tokens != pad).int()
+    return (real.cummax(1).values & real.flip(1).cummax(1).values.flip(1)).bool()
 
 
 def _learn_spans(

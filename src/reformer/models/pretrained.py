@@ -62,6 +62,20 @@ class ReformerPreTrainedModel(PreTrainedModel):
         """An output as the caller asked for it, or else the configuration."""
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resize the table of tokens and the layer that predicts them (transformers).
+
+        Raises InputError where a special token would be none.
+        """
+        names = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+        for name in names if new_num_tokens is not None else ():
+            token = getattr(self.config, name)
+            if token is not None and token >= new_num_tokens:
+                raise InputError(
+                    f"{name}={token} would be outside of {new_num_tokens} tokens; set model.config.{name} first"
+                )
+        return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+
     def gradient_checkpointing_disable(self) -> None:
         """Nothing to do, as with `gradient_checkpointing_enable`."""
 
