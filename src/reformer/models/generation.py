@@ -39,9 +39,9 @@ class ReformerGenerationMixin(GenerationMixin):
             made.max_length = wanted
         return made
 
-    def _get_stopping_criteria(self, *args: Any, **kwargs: Any) -> StoppingCriteriaList:  # type: ignore[override]
+    def _get_stopping_criteria(self, *args: Any, **kwargs: Any) -> StoppingCriteriaList:
         """Without a reminder of a limit that positions do not have."""
-        criteria: StoppingCriteriaList = super()._get_stopping_criteria(*args, **kwargs)
+        criteria: StoppingCriteriaList = super()._get_stopping_criteria(*args, **kwargs)  # type: ignore[misc]
         for each in criteria:
             if isinstance(each, MaxLengthCriteria) and self.config.settings.length_limit is None:
                 each.max_position_embeddings = None
