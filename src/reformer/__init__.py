@@ -106,7 +106,9 @@ class _Kind(Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        setattr(module, _Registration.CONFIG, import_module("reformer.models").ReformerConfig)
+        models = import_module("reformer.models")
+        vars(module).update({name: getattr(models, name) for name in models.__all__})
+        setattr(module, _Registration.CONFIG, models.ReformerConfig)
 
 
 def _name_config(module: Any) -> None:

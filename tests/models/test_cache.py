@@ -9,7 +9,6 @@ import torch
 import torch._dynamo.testing
 from torch import Tensor
 
-from reformer.layers.caches import lsh
 from reformer.models import ReformerCache, load_cache, save_cache
 from tests.models.caching import (
     LENGTH,
@@ -252,7 +251,7 @@ def test_a_start_of_an_octave_that_failed_spoils_the_cache(make: Make, monkeypat
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(lsh, "widen_rings", fail)
+        patch.setattr("reformer.layers.caches.ring_keeper.widen_rings", fail)
         with pytest.raises(MemoryError):
             lm(x[:, 64:65], past_key_values=cache)
     with pytest.raises(ValueError, match="did not end"):

@@ -203,8 +203,8 @@ def test_a_plain_transformer_has_one_stream() -> None:
     x = torch.randn(1, 7, 16, dtype=torch.float64)
     wanted = x
     for block in model.encoder.layers.blocks:
-        wanted = wanted + block["f"](wanted)
-        wanted = wanted + block["g"](wanted)
+        wanted = wanted + block.f(wanted)
+        wanted = wanted + block.g(wanted)
     kwargs: list[dict[str, Any]] = [{} for _ in range(model.encoder.layers.depth)]
     assert torch.equal(model.encoder.layers(x, x, kwargs)[0], wanted)
     assert model.encoder(inputs_embeds=x).last_hidden_state.shape[-1] == 16

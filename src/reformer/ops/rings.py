@@ -1,9 +1,11 @@
 """What decoding keeps of an LSH layer: rows by slot, and of every bucket a ring of its last slots.
 
 The neighbours of a new token are the last `window` tokens of its bucket in each round (`docs/rule.md`), so a ring of
-slots a bucket finds them at a cost that does not depend on how much went before.
+slots a bucket finds them at a cost that does not depend on how much went before. Octaves take turns on two sets of
+rings, so that those of the next can be filled while those of this one are read.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,19 +20,36 @@ VECTOR = 16
 
 
 @dataclass
+class RingSet:
+    """The rings of even octaves, or of odd ones; batch rows may be in different ones."""
+
+    ring: Int[Tensor, "b h r buckets size"]
+    """Slots of the last tokens of a bucket: the token that came as number i stands at i % size."""
+    count: Int[Tensor, "b h r buckets"]
+    """Tokens of a bucket so far."""
+
+    @property
+    def padding_bucket(self) -> int:
+        """The bucket of padding."""
+        return self.ring.shape[3] - 1
+
+
+@dataclass
 class Rings:
     """Tensors of one layer. The last slot and the last bucket are where padding is written to; nobody reads them."""
 
     rows: Float[Tensor, "b h slots 2 d"]
     """Queries, which are the keys too, and what each delivers; side by side, since they are read together."""
-    ring: Int[Tensor, "b h r buckets size"]
-    """Slots of the last tokens of a bucket: the token that came as number i stands at i % size."""
-    count: Int[Tensor, "b h r buckets"]
-    """Tokens of a bucket so far."""
+    sets: tuple[RingSet, RingSet]
+    """Of even and of odd octaves."""
     rotations: Float[Tensor, "h r d columns"]
     spec: LSH
     seed: int
     """The seed that the rotations are drawn from."""
+    columns: int = 0
+    """Columns of the rotations that were drawn; behind them are zeros."""
+    by_column: Tensor | None = None
+    """The rotations as the CPU's kernels take them for many tokens at once, once they were asked for."""
 
     @property
     def rule(self) -> Octaves:
@@ -38,10 +57,14 @@ class Rings:
         assert isinstance(self.spec.rule, Octaves)
         return self.spec.rule
 
+    def of(self, octave: int) -> RingSet:
+        """The set that an octave's rings are in."""
+        return self.sets[octave & 1]
+
     @property
-    def padding_bucket(self) -> int:
-        """The bucket of padding."""
-        return self.ring.shape[3] - 1
+    def size(self) -> int:
+        """Slots of a ring."""
+        return self.sets[0].ring.shape[4]
 
     @property
     def padding_slot(self) -> int:
@@ -53,39 +76,47 @@ class Rings:
 def make_rings(like: Float[Tensor, "b h l d"], spec: LSH, seed: int, slots: int, size: int) -> Rings:
     """Room for `slots` tokens, whose rings hold `size` of a bucket; one bucket as yet."""
     b, h, _, d = like.shape
+    even, odd = (_empty_set(like, (b, h, spec.rounds, 2, size)) for _ in range(2))
     dtype = torch.promote_types(like.dtype, torch.float32)
     return Rings(
         rows=like.new_zeros(b, h, slots + 1, 2, d),
-        ring=torch.zeros(b, h, spec.rounds, 2, size, dtype=torch.int32, device=like.device),
-        count=torch.zeros(b, h, spec.rounds, 2, dtype=torch.int32, device=like.device),
+        sets=(even, odd),
         rotations=torch.zeros(h, spec.rounds, d, VECTOR, dtype=dtype, device=like.device),
         spec=spec,
         seed=seed,
     )
 
 
+def _empty_set(like: Tensor, shape: tuple[int, ...]) -> RingSet:
+    """Rings of nobody: what stands in them is not read."""
+    ring = torch.empty(shape, dtype=torch.int32, device=like.device)
+    return RingSet(ring, torch.zeros(shape[:-1], dtype=torch.int32, device=like.device))
+
+
 @torch.inference_mode(False)
-def widen_rings(rings: Rings, log2_buckets: int, keep: Int[Tensor, "kept"]) -> None:
-    """Room for 2**log2_buckets buckets, all empty but those of the batch rows `keep`."""
+def widen_rings(rings: Rings, octave: int, keep: Sequence[int]) -> None:
+    """Room for an octave's buckets in its set, all empty but those of the batch rows `keep`."""
     b, h = rings.rows.shape[:2]
-    _, _, rounds, old, size = rings.ring.shape
-    buckets = 1 << log2_buckets
-    rings.rotations = _rotations(rings, log2_buckets)
-    kept = min(old - 1, buckets)
-    ring, count = rings.ring[keep, :, :, :kept], rings.count[keep, :, :, :kept]
-    rings.ring, rings.count = ring, count  # the old ones go before the new ones come
-    rings.ring = ring.new_zeros(b, h, rounds, buckets + 1, size)
-    rings.count = count.new_zeros(b, h, rounds, buckets + 1)
-    rings.ring[keep, :, :, :kept], rings.count[keep, :, :, :kept] = ring, count
+    chosen, buckets = rings.of(octave), 1 << octave
+    _, _, rounds, old, size = chosen.ring.shape
+    _draw(rings, columns_for(range(octave + 1), rings.rule.factor_from))
+    index, kept = torch.tensor(keep, dtype=torch.long, device=rings.rows.device), min(old - 1, buckets)
+    ring, count = chosen.ring[index, :, :, :kept], chosen.count[index, :, :, :kept]
+    chosen.ring, chosen.count = ring, count  # the old ones go before the new ones come
+    wide = _empty_set(rings.rows, (b, h, rounds, buckets + 1, size))
+    wide.ring[index, :, :, :kept], wide.count[index, :, :, :kept] = ring, count
+    chosen.ring, chosen.count = wide.ring, wide.count
 
 
-def _rotations(rings: Rings, log2_buckets: int) -> Tensor:
+def _draw(rings: Rings, columns: int) -> None:
     """The columns of rotations that hashing takes, zeros behind them up to a whole number of vectors."""
-    columns = columns_for(range(log2_buckets + 1), rings.rule.factor_from)
+    if columns <= rings.columns:
+        return
     heads, rounds, width = rings.rotations.shape[:3]
     drawn = draw_rotations(rings.seed, heads, rounds, width, columns, rings.spec.share_rotations)
-    padded = torch.nn.functional.pad(drawn, (0, -columns % VECTOR if columns else VECTOR))
-    return padded.to(rings.rotations.device, rings.rotations.dtype).contiguous()
+    padded = torch.nn.functional.pad(drawn, (0, -columns % VECTOR))
+    rings.rotations = padded.to(rings.rotations.device, rings.rotations.dtype).contiguous()
+    rings.columns, rings.by_column = columns, None
 
 
 def write_rows(

@@ -1,7 +1,7 @@
 """The cache of an LSH layer: queries and values by slot, and rings of each bucket's last slots.
 
-Rings are worked out from the rows whenever an octave starts; a row that no ring can come back to is dropped once the
-number of buckets has reached its limit.
+Rings follow from the rows (`ring_keeper`); a row that no ring can come back to is dropped once the number of buckets
+has reached its limit.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from reformer.layers.caches.layer import CacheLayer, grow, room_for, until
+from reformer.layers.caches.ring_keeper import STALE, RingKeeper
 from reformer.layers.caches.step import Step
 from reformer.ops.backends import choose_decoder
-from reformer.ops.rings import Rings, make_rings, widen_rings, write_rows
+from reformer.ops.rings import Rings, make_rings, write_rows
 from reformer.ops.spec import LSH, Octaves
-
-STALE = -1  # the octave of a batch row whose rings are to be filled anew
 
 
 class LSHCache(CacheLayer):
@@ -31,8 +30,9 @@ class LSHCache(CacheLayer):
         self.spec, self.rule, self.seed = spec, spec.rule, seed
         self.room = room if spec.rule.num_buckets is None else 0  # with a limit memory is bounded anyway
         self.rings: Rings | None = None
-        self.octaves: list[int] = []
-        self.high: list[int] = []  # the most tokens that each batch row had since its rings were whole
+        self.keeper: RingKeeper | None = None
+        self.octaves: list[int] = []  # that each batch row is in
+        self.high: list[int] = []  # the most tokens that each batch row had since its rings were whole, or ever
         self.dropped: list[int] = []  # rank of slot 0, for each batch row
         self.offset: Int[Tensor, "b 1"] | None = None  # the same, where the rows are
 
@@ -51,10 +51,13 @@ class LSHCache(CacheLayer):
             self.rings.rows[:, :, : q.shape[2] - behind, 1] = v[:, :, behind:]
         else:
             write_rows(self.rings, q, v, step.slots(step.rank, self.rings.padding_slot))
+        self._enter([self.rule.octave_of(length) for length in step.after], step.after)
+        self._look_ahead(step.after)
 
     def _allocate(self, like: Tensor, tokens: int) -> None:
         self.room = room_for(max(tokens, self.room), 0)
         self.rings = make_rings(like, self.spec, self.seed, self.room, self.rule.window + self.crop_limit)
+        self.keeper = RingKeeper(self.rings, self.crop_limit)
         self.octaves, self.dropped = [STALE] * like.shape[0], [0] * like.shape[0]
         with torch.inference_mode(False):
             self.offset = torch.zeros(like.shape[0], 1, dtype=torch.long, device=like.device)
@@ -63,56 +66,58 @@ class LSHCache(CacheLayer):
         """See `CacheLayer`."""
         if self.rings is None:
             return
-        if self._slots(step.after) > self.room and self._reached_limit(step.before):
+        wanted = max(self._kept(step.after))
+        if wanted > self.room and self._reached_limit(step.before):
             self._drop(step.before)
-            wanted = self._slots(step.after) * 4 // 3  # room for a while, lest each step drops
-        else:
-            wanted = self._slots(step.after)
+            wanted = max(self._kept(step.after)) * 4 // 3  # room for a while, lest each step drops
         if wanted > self.room:
             room = room_for(wanted, self.room)
             self.rings.rows, self.room = grow(self.rings.rows, room), room
         self._enter(step.segments[0].octaves, step.before)
+        self._look_ahead(step.before)
 
     def attend(self, q: Float[Tensor, "b h k d"], v: Float[Tensor, "b h k d"], step: Step) -> Float[Tensor, "b h k d"]:
         """Attend from new tokens to the last of their buckets."""
         assert self.rings is not None
+        assert self.keeper is not None
         assert self.offset is not None
         decode = choose_decoder(self.rings.rows).decode
         slot = step.slots(step.rank - self.offset, self.rings.padding_slot)
-        pieces = []
-        for start, end, octaves, lengths in step.segments:
+        pieces, behind = [], [*(segment.lengths for segment in step.segments[1:]), step.after]
+        for (start, end, octaves, lengths), after in zip(step.segments, behind, strict=True):
             self._enter(octaves, lengths)
             part = slice(start, end)
             pieces.append(decode(self.rings, q[:, :, part], v[:, :, part], slot[:, part], octaves))
+            self._note(octaves, after)
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
     def fixed(self) -> tuple[Any, ...]:
         """See `CacheLayer`."""
         assert self.rings is not None
-        places = self.rings.rows.data_ptr(), self.rings.ring.data_ptr()
+        tensors = self.rings.rows, self.rings.rotations, *(each.ring for each in self.rings.sets)
+        places = [x.data_ptr() for x in tensors]
         return *super().fixed(), *places, tuple(self.octaves), tuple(self.dropped)
 
-    def _slots(self, lengths: Sequence[int]) -> int:
-        return max(length - dropped for length, dropped in zip(lengths, self.dropped, strict=True))
+    def _kept(self, lengths: Sequence[int]) -> list[int]:
+        """Slots of each batch row that lengths come to."""
+        return [length - dropped for length, dropped in zip(lengths, self.dropped, strict=True)]
 
     def _enter(self, octaves: Sequence[int], lengths: Sequence[int]) -> None:
-        """Fill the rings of batch rows that are in another octave than before."""
-        stale = [row for row, octave in enumerate(octaves) if octave != self.octaves[row]]
-        if not stale:
-            return
-        assert self.rings is not None
-        device = self.rings.rows.device
-        kept = [row for row in range(len(octaves)) if row not in stale]
-        widen_rings(self.rings, max(octaves), torch.tensor(kept, dtype=torch.long, device=device))
-        alike: dict[tuple[int, int], list[int]] = {}
-        for row in stale:
-            alike.setdefault((octaves[row], lengths[row] - self.dropped[row]), []).append(row)
-            if not self.dropped[row]:  # or else nothing brings back what was dropped further on
-                self.high[row] = lengths[row]
-        for (octave, slots), rows in alike.items():
-            choose_decoder(self.rings.rows).fill(self.rings, torch.tensor(rows, device=device), octave, slots)
-            for row in rows:
-                self.octaves[row] = octave
+        """Have all tokens of each batch row in the rings of its octave."""
+        assert self.keeper is not None
+        self.keeper.enter(octaves, self._kept(lengths))
+        self.octaves = list(octaves)
+
+    def _look_ahead(self, lengths: Sequence[int]) -> None:
+        """Have some tokens in the rings of the octaves to come; behind a limit of buckets there are none."""
+        assert self.keeper is not None
+        self.keeper.look_ahead(self.octaves, self._kept(lengths))
+
+    def _note(self, octaves: Sequence[int], lengths: Sequence[int]) -> None:
+        """New tokens entered the rings of their octaves."""
+        assert self.keeper is not None
+        for row, slots in enumerate(self._kept(lengths)):
+            self.keeper.note(octaves[row], row, slots)
 
     def _reached_limit(self, lengths: Sequence[int]) -> bool:
         """Whether every ring has its final number of buckets, and no crop leads back from there."""
@@ -123,11 +128,14 @@ class LSHCache(CacheLayer):
         """Keep the rows that some ring holds, in their order, aligned at the last of every head."""
         assert self.rings is not None
         assert self.offset is not None
-        rows, ring = self.rings.rows, self.rings.ring
+        assert self.keeper is not None
+        last, rows = self.rule.last_octave, self.rings.rows
+        current = self.rings.of(last)
+        ring = current.ring
         _, h, _, _, size = ring.shape
         for b, length in enumerate(lengths):
             filled = length - self.dropped[b]
-            held = torch.arange(size, device=ring.device) < self.rings.count[b, :, :, :-1, None]
+            held = torch.arange(size, device=ring.device) < current.count[b, :, :, :-1, None]
             held &= ring[b, :, :, :-1] < filled  # what was cropped may still stand there
             live = torch.zeros(h, filled + 1, dtype=torch.bool, device=ring.device)
             live.scatter_(1, torch.where(held, ring[b, :, :, :-1], filled).flatten(1).long(), True)
@@ -135,8 +143,11 @@ class LSHCache(CacheLayer):
             kept = int(live.sum(1).max())
             order = live.to(torch.int8).argsort(dim=1, stable=True)[:, filled - kept :]
             rows[b, :, :kept] = rows[b].gather(1, order[..., None, None].expand(-1, -1, *rows.shape[3:]))
+            highest = self.keeper.of(last, b).highest + self.dropped[b]
+            self.high[b] = max(highest, self.high[b]) if self.dropped[b] else highest
             self.dropped[b] = length - kept
             self.octaves[b] = STALE
+            self.keeper.give_up(b)
         self.offset.copy_(torch.tensor(self.dropped, device=ring.device)[:, None])
 
     def earliest(self, row: int) -> int:
@@ -147,47 +158,47 @@ class LSHCache(CacheLayer):
     def raise_high(self, lengths: Sequence[int]) -> None:
         """See `CacheLayer`."""
         super().raise_high(lengths)
+        if self.keeper is not None:  # a replay of a captured forward enters tokens too
+            self._note([self.rule.octave_of(max(length - 1, 0)) for length in lengths], lengths)
         self.high = [max(pair) for pair in zip(self.high or [0] * len(lengths), lengths, strict=True)]
 
     def crop(self, before: Sequence[int], after: Sequence[int]) -> None:
         """See `CacheLayer`: out of the rings where they still hold what comes back into a window."""
         super().crop(before, after)
-        if self.rings is None:
+        if self.keeper is None or self.rings is None:
             return
         alike: dict[tuple[int, int, int], list[int]] = {}
-        for row, (old, new) in enumerate(zip(before, after, strict=True)):
-            if self.octaves[row] == STALE or old == new:
-                continue
-            if self.high[row] - new > self.crop_limit:
-                self.octaves[row] = STALE
-                continue
-            dropped = self.dropped[row]
-            alike.setdefault((self.octaves[row], new - dropped, old - dropped), []).append(row)
-        device = self.rings.rows.device
+        for row, slots in enumerate(self._kept(after)):
+            for forget in self.keeper.crop(row, slots):
+                alike.setdefault(forget, []).append(row)
         for (octave, start, end), rows in alike.items():
-            choose_decoder(self.rings.rows).forget(self.rings, torch.tensor(rows, device=device), octave, start, end)
+            choose_decoder(self.rings.rows).forget(self.rings, rows, octave, start, end)
 
     def change(self, how: Callable[[Tensor], Tensor]) -> None:
         """See `CacheLayer`."""
         super().change(how)
         assert self.rings is not None
+        assert self.keeper is not None
         assert self.offset is not None
-        for name in ("rows", "ring", "count"):
-            setattr(self.rings, name, how(getattr(self.rings, name)))
-        self.offset = how(self.offset)
-        self.rings.rotations = self.rings.rotations.to(self.rings.rows.device)
+        self.rings.rows, self.offset = how(self.rings.rows), how(self.offset)
+        self.keeper.change(how)
+        self.rings.rotations, self.rings.by_column = self.rings.rotations.to(self.rings.rows.device), None
 
     def select(self, index: Int[Tensor, "rows"]) -> None:
         """See `CacheLayer`."""
         super().select(index)
+        if self.keeper is not None:
+            self.keeper.select(index)
         self.octaves, self.dropped, self.high = (
             [values[i] for i in index.tolist()] if values else [] for values in (self.octaves, self.dropped, self.high)
         )
 
     def bytes(self) -> int:
         """See `CacheLayer`."""
-        own = () if self.rings is None else (self.rings.rows, self.rings.ring, self.rings.count)
-        return super().bytes() + sum(x.nbytes for x in own)
+        if self.rings is None:
+            return super().bytes()
+        rings = sum(each.ring.nbytes + each.count.nbytes for each in self.rings.sets)
+        return super().bytes() + self.rings.rows.nbytes + rings
 
     def state(self, lengths: Sequence[int]) -> dict[str, Tensor]:
         """See `CacheLayer`: rows suffice, since rings follow from them. The last delivers what has yet to come: 0."""

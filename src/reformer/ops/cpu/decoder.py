@@ -13,41 +13,43 @@ from torch import Tensor
 
 from reformer.ops.cpu import decoding
 from reformer.ops.cpu.kernels import compute_type, kind_of, levels_of, rotations_by_column, run_tasks
-from reformer.ops.hashing import columns_for, split_buckets
-from reformer.ops.rings import Rings
+from reformer.ops.hashing import split_buckets
+from reformer.ops.rings import Rings, RingSet
 
 ONE_CALL = 256
 """Tokens times heads up to which threads cost more than they bring."""
 
 
-def fill(rings: Rings, batch: Int[Tensor, "rows"], log2_buckets: int, slots: int) -> None:
-    """Put the first `slots` slots of some batch rows into their rings, which are empty."""
-    _enter(rings, batch, log2_buckets, 0, slots, forget=False)
+def fill(rings: Rings, batch: Sequence[int], octave: int, start: int, end: int) -> None:
+    """Put the slots from `start` to `end` of some batch rows, which follow those that are there, into their rings."""
+    _enter(rings, batch, octave, start, end, forget=False)
 
 
-def forget(rings: Rings, batch: Int[Tensor, "rows"], log2_buckets: int, start: int, end: int) -> None:
+def forget(rings: Rings, batch: Sequence[int], octave: int, start: int, end: int) -> None:
     """Take the last tokens of some batch rows, those in slots from `start` to `end`, out of their rings."""
-    _enter(rings, batch, log2_buckets, start, end, forget=True)
+    _enter(rings, batch, octave, start, end, forget=True)
 
 
-def _enter(rings: Rings, batch: Tensor, log2_buckets: int, start: int, end: int, forget: bool) -> None:
-    h = rings.rows.shape[1]
-    factor_from = rings.rule.factor_from
-    columns = columns_for([log2_buckets], factor_from)
-    matrix = rotations_by_column(rings.rotations, columns, compute_type(rings.rows))
-    levels = levels_of(log2_buckets, factor_from)
-    shape = _shape(rings, matrix.shape[2], 0)
-    rows, ring, count, flat = (_flat(x) for x in (rings.rows, rings.ring, rings.count, matrix))
-    kind, places = kind_of(rings.rows), [row * h + head for row in batch.tolist() for head in range(h)]
+def _enter(rings: Rings, batch: Sequence[int], octave: int, start: int, end: int, forget: bool) -> None:
+    h, chosen = rings.rows.shape[1], rings.of(octave)
+    if rings.by_column is None:
+        rings.by_column = rotations_by_column(rings.rotations, rings.columns, compute_type(rings.rows))
+    matrix, levels = rings.by_column, levels_of(octave, rings.rule.factor_from)
+    shape = _shape(rings, chosen, matrix.shape[2])
+    rows, ring, count, flat = (_flat(x) for x in (rings.rows, chosen.ring, chosen.count, matrix))
+    kind, places = kind_of(rings.rows), [row * h + head for row in batch for head in range(h)]
 
     def run(number: int) -> None:
         task = places[number]
         decoding.enter_head(
-            rows, task, start, end, ring, count, flat, task % h * matrix.stride(0), levels, log2_buckets, shape, forget,
-            kind,
-        )  # fmt: skip
+            rows, task, start, end, ring, count, flat, task % h * matrix.stride(0), levels, octave, shape, forget, kind
+        )
 
-    run_tasks(len(places), run)
+    if (end - start) * len(places) <= ONE_CALL:
+        for number in range(len(places)):
+            run(number)
+    else:
+        run_tasks(len(places), run)
 
 
 def decode(
@@ -58,18 +60,20 @@ def decode(
     octaves: Sequence[int],
 ) -> Float[Tensor, "b h k d"]:
     """Attend from new tokens to those of their buckets; `octaves` has log2 of the buckets of each batch row."""
-    spec = rings.spec
+    spec, (even, odd) = rings.spec, rings.sets
     run = _decode_op if torch.compiler.is_compiling() else _decode  # the operator costs more than the step's arithmetic
     return run(
-        rings.rows, rings.ring, rings.count, rings.rotations, q, v, slot, list(octaves), rings.rule.factor_from,
-        rings.rule.window, spec.scale, spec.once, spec.successor_values,
+        rings.rows, even.ring, even.count, odd.ring, odd.count, rings.rotations, q, v, slot, list(octaves),
+        rings.rule.factor_from, rings.rule.window, spec.scale, spec.once, spec.successor_values,
     ).to(v.dtype)  # fmt: skip
 
 
 def _decode(
     rows: Tensor,
-    ring: Tensor,
-    count: Tensor,
+    even: Tensor,
+    count_even: Tensor,
+    odd: Tensor,
+    count_odd: Tensor,
     rotations: Tensor,
     q: Tensor,
     v: Tensor,
@@ -85,21 +89,12 @@ def _decode(
     q, v = (x.detach().to(rows.dtype).contiguous() for x in (q, v))
     out = torch.empty(b, h, new, width, dtype=compute_type(rows))
     shape = decoding.Shape(
-        h,
-        ring.shape[2],
-        width,
-        rows.shape[2],
-        *ring.shape[3:],
-        rotations.shape[3],
-        new,
-        window,
-        scale,
-        once,
+        h, even.shape[2], width, rows.shape[2], 0, even.shape[4], rotations.shape[3], new, window, scale, once,
         int(successors),
-    )  # type: ignore[call-arg]
-    splits = np.array([split_buckets(octave, factor_from) for octave in octaves])
-    arrays = [_flat(x) for x in (rows, ring, count, rotations, q, v, slot.contiguous())]
-    arrays += [splits, shape, _flat(out)]
+    )  # fmt: skip
+    splits = np.array([(*split_buckets(octave, factor_from), octave & 1) for octave in octaves])
+    sets = [np.array([even.shape[3], odd.shape[3]]), *(_flat(x) for x in (even, count_even, odd, count_odd))]
+    arrays = [_flat(rows), *sets, *(_flat(x) for x in (rotations, q, v, slot.contiguous())), splits, shape, _flat(out)]
     if new * b * h <= ONE_CALL:
         decoding.decode_heads(0, b * h, *arrays)
     else:
@@ -110,17 +105,21 @@ def _decode(
 _decode_op = torch.library.custom_op(
     "reformer::decode",
     _decode,
-    mutates_args=("rows", "ring", "count"),
+    mutates_args=("rows", "even", "count_even", "odd", "count_odd"),
     device_types="cpu",
     schema=(
-        "(Tensor(a!) rows, Tensor(b!) ring, Tensor(c!) count, Tensor rotations, Tensor q, Tensor v, Tensor slot, "
+        "(Tensor(a!) rows, Tensor(b!) even, Tensor(c!) count_even, Tensor(d!) odd, Tensor(e!) count_odd, "
+        "Tensor rotations, Tensor q, Tensor v, Tensor slot, "
         "int[] octaves, int factor_from, int window, float scale, bool once, bool successors) -> Tensor"
     ),
 )
 
 
 @_decode_op.register_fake
-def _(rows: Tensor, ring: Tensor, count: Tensor, rotations: Tensor, q: Tensor, *_: Any) -> Tensor:
+def _(
+    rows: Tensor, even: Tensor, count_even: Tensor, odd: Tensor, count_odd: Tensor, rotations: Tensor, q: Tensor,
+    *_: Any,
+) -> Tensor:  # fmt: skip
     return q.new_empty(q.shape, dtype=compute_type(rows))
 
 
@@ -129,8 +128,8 @@ def _flat(x: Tensor) -> Any:
     return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).view(-1).numpy()
 
 
-def _shape(rings: Rings, columns: int, new: int) -> Any:
+def _shape(rings: Rings, chosen: RingSet, columns: int) -> Any:
     _, h, slots, _, width = rings.rows.shape
-    rounds, buckets, size = rings.ring.shape[2:]
+    rounds, buckets, size = chosen.ring.shape[2:]
     spec, window = rings.spec, rings.rule.window
-    return decoding.Shape(h, rounds, width, slots, buckets, size, columns, new, window, spec.scale, spec.once, 0)
+    return decoding.Shape(h, rounds, width, slots, buckets, size, columns, 0, window, spec.scale, spec.once, 0)

@@ -131,10 +131,13 @@ def _write_rows(rows, first, q, v, new, slot, slot_at, shape):
 
 
 @entry_kernel
-def decode_heads(begin, end, rows, ring, count, rotations, q, v, slot, octaves, shape, out):
+def decode_heads(
+    begin, end, rows, set_buckets, even, count_even, odd, count_odd, rotations, q, v, slot, octaves, shape, out
+):
     """Write and decode the new tokens of tasks [begin, end) of b * h.
 
-    `octaves` [b, 2] has log2 of the two hashes' buckets.
+    `octaves` [b, 3] has log2 of the two hashes' buckets, and which of the sets of rings, with `set_buckets` each, is
+    the octave's.
     """
     stride = padded(shape.width, lanes(out))
     packed, products = scratch(ROWS * stride, out), scratch(ROWS * (shape.columns + lanes(out)), out)
@@ -144,6 +147,8 @@ def decode_heads(begin, end, rows, ring, count, rotations, q, v, slot, octaves, 
     one = out.dtype.type(1)
     for task in range(begin, end):
         batch, head = task // shape.heads, task % shape.heads
+        ring, count = (odd, count_odd) if octaves[batch, 2] else (even, count_even)
+        per_round = set_buckets[octaves[batch, 2]]
         first = task * shape.slots * 2 * shape.width
         new = task * shape.new * shape.width
         _write_rows(rows, first, q, v, new, slot, batch * shape.new, shape)
@@ -162,7 +167,7 @@ def decode_heads(begin, end, rows, ring, count, rotations, q, v, slot, octaves, 
                     out[at : at + shape.width] = 0
                     continue
                 for i in range(shape.rounds):
-                    place = (task * shape.rounds + i) * shape.buckets + buckets[i, t]
+                    place = (task * shape.rounds + i) * per_round + buckets[i, t]
                     offered += _enter(ring, count, place, where, shape, candidates[offered:])
                 if shape.once:
                     offered = _distinct(candidates, offered)

@@ -3,33 +3,41 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from reformer.ops.hashing import hash_octaves
 from reformer.ops.plain.backend import normalise_keys
-from reformer.ops.rings import Rings, write_rows
+from reformer.ops.rings import Rings, RingSet, write_rows
 
 MOST_AT_ONCE = 1 << 14
 """Slots that enter emptied rings together; bounds the memory of their sort."""
 
 
-def fill(rings: Rings, batch: Int[Tensor, "rows"], log2_buckets: int, slots: int) -> None:
-    """Put the first `slots` slots of some batch rows into their rings, which are empty."""
-    octaves = [log2_buckets] * len(batch)
-    for start in range(0, slots, MOST_AT_ONCE):
-        end = min(start + MOST_AT_ONCE, slots)
-        buckets = hash_into(rings, rings.rows[batch, :, start:end, 0], octaves)
-        slot = torch.arange(start, end, device=batch.device).expand(len(batch), -1)
-        ring, count = rings.ring[batch], rings.count[batch]
+def fill(rings: Rings, batch: Sequence[int], octave: int, start: int, end: int) -> None:
+    """Put the slots from `start` to `end` of some batch rows, which follow those that are there, into their rings."""
+    chosen, rows = rings.of(octave), _index(rings, batch)
+    for first in range(start, end, MOST_AT_ONCE):
+        last = min(first + MOST_AT_ONCE, end)
+        buckets = hash_into(rings, rings.rows[rows, :, first:last, 0], [octave] * len(batch))
+        slot = torch.arange(first, last, device=rows.device).expand(len(batch), -1)
+        if len(batch) == len(chosen.ring):
+            _enter(chosen.ring, chosen.count, buckets, slot)
+            continue
+        ring, count = chosen.ring[rows], chosen.count[rows]
         _enter(ring, count, buckets, slot)
-        rings.ring[batch], rings.count[batch] = ring, count
+        chosen.ring[rows], chosen.count[rows] = ring, count
 
 
-def forget(rings: Rings, batch: Int[Tensor, "rows"], log2_buckets: int, start: int, end: int) -> None:
+def forget(rings: Rings, batch: Sequence[int], octave: int, start: int, end: int) -> None:
     """Take the last tokens of some batch rows, those in slots from `start` to `end`, out of their rings."""
-    buckets = hash_into(rings, rings.rows[batch, :, start:end, 0], [log2_buckets] * len(batch))
-    rings.count[batch] = rings.count[batch].scatter_add(3, buckets, torch.full_like(buckets, -1, dtype=torch.int32))
+    chosen, rows = rings.of(octave), _index(rings, batch)
+    buckets = hash_into(rings, rings.rows[rows, :, start:end, 0], [octave] * len(batch))
+    chosen.count[rows] = chosen.count[rows].scatter_add(3, buckets, torch.full_like(buckets, -1, dtype=torch.int32))
+
+
+def _index(rings: Rings, batch: Sequence[int]) -> Tensor:
+    return torch.tensor(batch, dtype=torch.long, device=rings.rows.device)
 
 
 def decode(
@@ -44,16 +52,29 @@ def decode(
     What padding gets has no meaning.
     """
     write_rows(rings, q, v, slot)
-    most = rings.ring.shape[4] - rings.rule.window  # that may enter before the first of them attends
+    most = rings.size - rings.rule.window  # that may enter before the first of them attends
     pieces = [_decode_block(rings, *part, octaves) for part in zip(q.split(most, 2), slot.split(most, 1), strict=True)]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
 
 def _decode_block(rings: Rings, q: Tensor, slot: Tensor, octaves: Sequence[int]) -> Tensor:
-    padding = (slot == rings.padding_slot)[:, None, None]
-    buckets = torch.where(padding, rings.padding_bucket, hash_into(rings, q, octaves))
-    place = _enter(rings.ring, rings.count, buckets, slot)
-    return _attend(rings, q, _candidates(rings, buckets, place))
+    padding, hashed = (slot == rings.padding_slot)[:, None, None], hash_into(rings, q, octaves)
+    turns = sorted({octave & 1 for octave in octaves})
+    slots = []
+    for turn in turns:
+        chosen = rings.sets[turn]
+        others = padding if len(turns) == 1 else padding | _of_other_turn(octaves, turn, slot.device)
+        buckets = torch.where(others, chosen.padding_bucket, hashed)
+        place = _enter(chosen.ring, chosen.count, buckets, slot)
+        slots.append(_candidates(rings, chosen, buckets, place))
+    if len(turns) == 2:
+        slots = [torch.where(_of_other_turn(octaves, 0, slot.device), slots[1], slots[0])]
+    return _attend(rings, q, slots[0])
+
+
+def _of_other_turn(octaves: Sequence[int], turn: int, device: torch.device) -> Bool[Tensor, "b 1 1 1"]:
+    """The batch rows whose rings are in the other set."""
+    return torch.tensor([octave & 1 != turn for octave in octaves], device=device)[:, None, None, None]
 
 
 @torch.compiler.disable  # it sets the precision of products, which no graph can
@@ -90,12 +111,12 @@ def _earlier(buckets: Integer[Tensor, "b h r k"]) -> Integer[Tensor, "b h r k"]:
     return torch.empty_like(start).scatter_(3, order, index - start)
 
 
-def _candidates(rings: Rings, buckets: Tensor, place: Tensor) -> Int[Tensor, "b h k candidates"]:
+def _candidates(rings: Rings, chosen: RingSet, buckets: Tensor, place: Tensor) -> Int[Tensor, "b h k candidates"]:
     """Slots of the last `window` tokens before each in its bucket, of all rounds; -1 for none."""
-    size, window = rings.ring.shape[4], rings.rule.window
+    size, window = rings.size, rings.rule.window
     number = place.unsqueeze(-1) - torch.arange(1, window + 1, device=place.device)
     index = buckets.unsqueeze(-1) * size + number % size
-    slots = rings.ring.flatten(3).gather(3, index.flatten(3)).view_as(index)
+    slots = chosen.ring.flatten(3).gather(3, index.flatten(3)).view_as(index)
     slots = torch.where(number >= 0, slots, -1).permute(0, 1, 3, 2, 4).flatten(3)
     if not rings.spec.once:
         return slots
