@@ -75,8 +75,8 @@ def main() -> None:
         row = {"tree": tree, **run_in(path, __file__, options)}
         rows.append(row)
         print(
-            f"{tree:8}{row['context']:>9} tokens: median {row['median_ms']:7.2f} ms, longest {row['longest_ms']:8.2f} ms "
-            f"({row['longest_over_median']:.1f} times)",
+            f"{tree:8}{row['context']:>9} tokens: median {row['median_ms']:7.2f} ms, longest {row['longest_ms']:8.2f} "
+            f"ms ({row['longest_over_median']:.1f} times)",
             flush=True,
         )
 

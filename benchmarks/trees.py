@@ -28,6 +28,6 @@ def tree_of(commit: str) -> Iterator[Path]:
 
 def run_in(tree: Path, script: str, options: Sequence[str]) -> Any:
     """What a script of this tree prints as JSON when it imports the library of another."""
-    environment = {**os.environ, "PYTHONPATH": str(tree / "src")}
-    done = subprocess.run([sys.executable, script, *options], env=environment, check=True, capture_output=True, text=True)
+    environment, command = {**os.environ, "PYTHONPATH": str(tree / "src")}, [sys.executable, script, *options]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])

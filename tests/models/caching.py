@@ -7,7 +7,7 @@ import torch
 import torch._dynamo.testing
 from torch import Tensor
 
-from reformer.layers.caches import lsh
+from reformer.layers.caches import lsh, ring_keeper, wider_rows
 from reformer.models import ReformerCache, ReformerForCausalLM
 from reformer.ops.backends import choose_decoder
 from reformer.ops.plain import decode as plain_decoder
@@ -17,8 +17,11 @@ LENGTH = 80
 
 @pytest.fixture(autouse=True, params=["plain", "numba"])
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (ring_keeper, wider_rows):
+        monkeypatch.setattr(module, "AT_ONCE", 3)  # short texts look ahead too
     if request.param == "plain":
-        monkeypatch.setattr(lsh, "choose_decoder", lambda _: plain_decoder)
+        for user in (lsh, ring_keeper):
+            monkeypatch.setattr(user, "choose_decoder", lambda _: plain_decoder)
     else:
         assert choose_decoder(torch.zeros(1)) is not plain_decoder
 

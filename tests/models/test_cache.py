@@ -9,6 +9,7 @@ import torch
 import torch._dynamo.testing
 from torch import Tensor
 
+from reformer.layers.caches import ring_keeper
 from reformer.models import ReformerCache, load_cache, save_cache
 from tests.models.caching import (
     LENGTH,
@@ -242,7 +243,7 @@ def test_a_forward_that_failed_spoils_the_cache(make: Make, monkeypatch: pytest.
 
 
 def test_a_start_of_an_octave_that_failed_spoils_the_cache(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    lm, x = make(attention_pattern=("lsh",)).eval(), tokens(1, 80)
+    lm, x = make(attention_pattern=("lsh",)).eval(), tokens(1, 120)
     cache = ReformerCache(lm.config)
     lm(x[:, :60], past_key_values=cache)
     lm(x[:, 60:64], past_key_values=cache)
@@ -250,12 +251,16 @@ def test_a_start_of_an_octave_that_failed_spoils_the_cache(make: Make, monkeypat
     def fail(*_: Any) -> None:
         raise MemoryError
 
+    def go_on() -> None:
+        for at in range(64, 120):  # somewhere there the rings of the next octave begin
+            lm(x[:, at : at + 1], past_key_values=cache)
+
     with monkeypatch.context() as patch:
-        patch.setattr("reformer.layers.caches.ring_keeper.widen_rings", fail)
+        patch.setattr(ring_keeper, "widen_rings", fail)
         with pytest.raises(MemoryError):
-            lm(x[:, 64:65], past_key_values=cache)
+            go_on()
     with pytest.raises(ValueError, match="did not end"):
-        lm(x[:, 64:65], past_key_values=cache)
+        lm(x[:, -1:], past_key_values=cache)
 
 
 def test_a_configuration_that_changed_under_the_model(make: Make) -> None:

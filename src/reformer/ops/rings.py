@@ -46,6 +46,8 @@ class Rings:
     spec: LSH
     seed: int
     """The seed that the rotations are drawn from."""
+    size: int
+    """Slots of a ring."""
     columns: int = 0
     """Columns of the rotations that were drawn; behind them are zeros."""
     by_column: Tensor | None = None
@@ -62,11 +64,6 @@ class Rings:
         return self.sets[octave & 1]
 
     @property
-    def size(self) -> int:
-        """Slots of a ring."""
-        return self.sets[0].ring.shape[4]
-
-    @property
     def padding_slot(self) -> int:
         """The slot of padding."""
         return self.rows.shape[2] - 1
@@ -79,11 +76,12 @@ def make_rings(like: Float[Tensor, "b h l d"], spec: LSH, seed: int, slots: int,
     even, odd = (_empty_set(like, (b, h, spec.rounds, 2, size)) for _ in range(2))
     dtype = torch.promote_types(like.dtype, torch.float32)
     return Rings(
-        rows=like.new_zeros(b, h, slots + 1, 2, d),
+        rows=like.new_empty(b, h, slots + 1, 2, d),
         sets=(even, odd),
         rotations=torch.zeros(h, spec.rounds, d, VECTOR, dtype=dtype, device=like.device),
         spec=spec,
         seed=seed,
+        size=size,
     )
 
 
@@ -99,7 +97,6 @@ def widen_rings(rings: Rings, octave: int, keep: Sequence[int]) -> None:
     b, h = rings.rows.shape[:2]
     chosen, buckets = rings.of(octave), 1 << octave
     _, _, rounds, old, size = chosen.ring.shape
-    _draw(rings, columns_for(range(octave + 1), rings.rule.factor_from))
     index, kept = torch.tensor(keep, dtype=torch.long, device=rings.rows.device), min(old - 1, buckets)
     ring, count = chosen.ring[index, :, :, :kept], chosen.count[index, :, :, :kept]
     chosen.ring, chosen.count = ring, count  # the old ones go before the new ones come
@@ -108,8 +105,10 @@ def widen_rings(rings: Rings, octave: int, keep: Sequence[int]) -> None:
     chosen.ring, chosen.count = wide.ring, wide.count
 
 
-def _draw(rings: Rings, columns: int) -> None:
-    """The columns of rotations that hashing takes, zeros behind them up to a whole number of vectors."""
+@torch.inference_mode(False)
+def draw_columns(rings: Rings, octave: int) -> None:
+    """Have the rotations of octaves up to that one, with zeros behind them up to a whole number of vectors."""
+    columns = columns_for(range(octave + 1), rings.rule.factor_from)
     if columns <= rings.columns:
         return
     heads, rounds, width = rings.rotations.shape[:3]

@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from reformer.layers.caches.layer import CacheLayer, grow, room_for, until
+from reformer.layers.caches.layer import CacheLayer, room_for, until
 from reformer.layers.caches.ring_keeper import STALE, RingKeeper
 from reformer.layers.caches.step import Step
+from reformer.layers.caches.wider_rows import WiderRows
 from reformer.ops.backends import choose_decoder
 from reformer.ops.rings import Rings, make_rings, write_rows
 from reformer.ops.spec import LSH, Octaves
@@ -30,6 +31,7 @@ class LSHCache(CacheLayer):
         self.spec, self.rule, self.seed = spec, spec.rule, seed
         self.room = room if spec.rule.num_buckets is None else 0  # with a limit memory is bounded anyway
         self.rings: Rings | None = None
+        self.wider = WiderRows()
         self.keeper: RingKeeper | None = None
         self.octaves: list[int] = []  # that each batch row is in
         self.high: list[int] = []  # the most tokens that each batch row had since its rings were whole, or ever
@@ -43,7 +45,9 @@ class LSHCache(CacheLayer):
 
     def extend(self, q: Float[Tensor, "b h k d"], v: Float[Tensor, "b h k d"], step: Step) -> None:
         """Keep the first tokens, which `lsh_attention` attended to."""
-        self._allocate(q, max(step.after))
+        tokens = max(step.after)
+        lazy = q.device.type == "cpu"  # memory that nobody writes to costs nothing there
+        self._allocate(q, tokens * 5 // 4 + 1 if lazy and tokens > self.room else tokens)
         assert self.rings is not None
         if step.real is None:
             behind = int(self.spec.successor_values)
@@ -67,12 +71,15 @@ class LSHCache(CacheLayer):
         if self.rings is None:
             return
         wanted = max(self._kept(step.after))
-        if wanted > self.room and self._reached_limit(step.before):
+        limited = self._reached_limit(step.before)
+        if wanted > self.room and limited:
             self._drop(step.before)
             wanted = max(self._kept(step.after)) * 4 // 3  # room for a while, lest each step drops
         if wanted > self.room:
-            room = room_for(wanted, self.room)
-            self.rings.rows, self.room = grow(self.rings.rows, room), room
+            self.room = room_for(wanted, self.room)
+            self.rings.rows = self.wider.take_over(self.rings.rows, self.room)
+        elif not limited:
+            self.wider.look_ahead(self.rings.rows, self.room, self._kept(step.before))
         self._enter(step.segments[0].octaves, step.before)
         self._look_ahead(step.before)
 
@@ -94,8 +101,8 @@ class LSHCache(CacheLayer):
     def fixed(self) -> tuple[Any, ...]:
         """See `CacheLayer`."""
         assert self.rings is not None
-        tensors = self.rings.rows, self.rings.rotations, *(each.ring for each in self.rings.sets)
-        places = [x.data_ptr() for x in tensors]
+        sets = [self.rings.of(octave).ring for octave in {octave & 1 for octave in self.octaves}]
+        places = [x.data_ptr() for x in (self.rings.rows, self.rings.rotations, *sets)]
         return *super().fixed(), *places, tuple(self.octaves), tuple(self.dropped)
 
     def _kept(self, lengths: Sequence[int]) -> list[int]:
@@ -148,6 +155,7 @@ class LSHCache(CacheLayer):
             self.dropped[b] = length - kept
             self.octaves[b] = STALE
             self.keeper.give_up(b)
+        self.wider.back_to(0)
         self.offset.copy_(torch.tensor(self.dropped, device=ring.device)[:, None])
 
     def earliest(self, row: int) -> int:
@@ -167,6 +175,7 @@ class LSHCache(CacheLayer):
         super().crop(before, after)
         if self.keeper is None or self.rings is None:
             return
+        self.wider.back_to(min(self._kept(after)))
         alike: dict[tuple[int, int, int], list[int]] = {}
         for row, slots in enumerate(self._kept(after)):
             for forget in self.keeper.crop(row, slots):
@@ -181,6 +190,7 @@ class LSHCache(CacheLayer):
         assert self.keeper is not None
         assert self.offset is not None
         self.rings.rows, self.offset = how(self.rings.rows), how(self.offset)
+        self.wider.change(how)
         self.keeper.change(how)
         self.rings.rotations, self.rings.by_column = self.rings.rotations.to(self.rings.rows.device), None
 
@@ -198,7 +208,7 @@ class LSHCache(CacheLayer):
         if self.rings is None:
             return super().bytes()
         rings = sum(each.ring.nbytes + each.count.nbytes for each in self.rings.sets)
-        return super().bytes() + self.rings.rows.nbytes + rings
+        return super().bytes() + self.rings.rows.nbytes + self.wider.bytes() + rings
 
     def state(self, lengths: Sequence[int]) -> dict[str, Tensor]:
         """See `CacheLayer`: rows suffice, since rings follow from them. The last delivers what has yet to come: 0."""

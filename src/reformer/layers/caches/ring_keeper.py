@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from reformer.ops.backends import choose_decoder
-from reformer.ops.rings import Rings, RingSet, widen_rings
+from reformer.ops.rings import Rings, RingSet, draw_columns, widen_rings
 
 STALE = -1  # the octave of rings that hold nothing
 AT_ONCE = 64
@@ -42,6 +42,7 @@ class RingKeeper:
 
     def enter(self, octaves: Sequence[int], slots: Sequence[int]) -> None:
         """Bring the rings of each batch row's octave up to its slots."""
+        draw_columns(self.rings, max(octaves) + 1)  # the coming one's too: a captured step keeps its rotations so long
         for row, (octave, count) in enumerate(zip(octaves, slots, strict=True)):
             if (held := self.of(octave, row)).octave != octave or held.slots > count:
                 self._empty(octave, row)
@@ -54,13 +55,12 @@ class RingKeeper:
             end = rule.bucket_size << octave
             target = 4 * count - 3 * end  # none in the first half of an octave, all at its end
             target = target // AT_ONCE * AT_ONCE
-            coming = self.of(octave + 1, row)
             if octave == rule.last_octave or target <= 0:
                 wanted.append(0)
                 continue
-            if coming.octave != octave + 1:
+            if self.of(octave + 1, row).octave != octave + 1:
                 self._empty(octave + 1, row)
-            wanted.append(max(target, coming.slots))
+            wanted.append(target)
         self._fill([octave + 1 for octave in octaves], wanted)
 
     def note(self, octave: int, row: int, slots: int) -> None:

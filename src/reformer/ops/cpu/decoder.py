@@ -16,6 +16,9 @@ from reformer.ops.cpu.kernels import compute_type, kind_of, levels_of, rotations
 from reformer.ops.hashing import split_buckets
 from reformer.ops.rings import Rings, RingSet
 
+OTHER = -1
+"""In place of the octave of a batch row whose rings are in the other set."""
+
 ONE_CALL = 256
 """Tokens times heads up to which threads cost more than they bring."""
 
@@ -60,20 +63,23 @@ def decode(
     octaves: Sequence[int],
 ) -> Float[Tensor, "b h k d"]:
     """Attend from new tokens to those of their buckets; `octaves` has log2 of the buckets of each batch row."""
-    spec, (even, odd) = rings.spec, rings.sets
+    spec, outs = rings.spec, {}
     run = _decode_op if torch.compiler.is_compiling() else _decode  # the operator costs more than the step's arithmetic
-    return run(
-        rings.rows, even.ring, even.count, odd.ring, odd.count, rings.rotations, q, v, slot, list(octaves),
-        rings.rule.factor_from, rings.rule.window, spec.scale, spec.once, spec.successor_values,
-    ).to(v.dtype)  # fmt: skip
+    for turn in sorted({octave & 1 for octave in octaves}):
+        chosen, own = rings.sets[turn], [octave if octave & 1 == turn else OTHER for octave in octaves]
+        outs[turn] = run(
+            rings.rows, chosen.ring, chosen.count, rings.rotations, q, v, slot, own, rings.rule.factor_from,
+            rings.rule.window, spec.scale, spec.once, spec.successor_values,
+        ).to(v.dtype)  # fmt: skip
+    if len(outs) == 1:
+        return outs.popitem()[1]
+    return torch.stack([outs[octave & 1][row] for row, octave in enumerate(octaves)])
 
 
 def _decode(
     rows: Tensor,
-    even: Tensor,
-    count_even: Tensor,
-    odd: Tensor,
-    count_odd: Tensor,
+    ring: Tensor,
+    count: Tensor,
     rotations: Tensor,
     q: Tensor,
     v: Tensor,
@@ -89,12 +95,12 @@ def _decode(
     q, v = (x.detach().to(rows.dtype).contiguous() for x in (q, v))
     out = torch.empty(b, h, new, width, dtype=compute_type(rows))
     shape = decoding.Shape(
-        h, even.shape[2], width, rows.shape[2], 0, even.shape[4], rotations.shape[3], new, window, scale, once,
+        h, ring.shape[2], width, rows.shape[2], *ring.shape[3:], rotations.shape[3], new, window, scale, once,
         int(successors),
-    )  # fmt: skip
-    splits = np.array([(*split_buckets(octave, factor_from), octave & 1) for octave in octaves])
-    sets = [np.array([even.shape[3], odd.shape[3]]), *(_flat(x) for x in (even, count_even, odd, count_odd))]
-    arrays = [_flat(rows), *sets, *(_flat(x) for x in (rotations, q, v, slot.contiguous())), splits, shape, _flat(out)]
+    )  # type: ignore[call-arg]  # fmt: skip
+    splits = np.array([(OTHER, 0) if octave == OTHER else split_buckets(octave, factor_from) for octave in octaves])
+    arrays = [_flat(x) for x in (rows, ring, count, rotations, q, v, slot.contiguous())]
+    arrays += [splits, shape, _flat(out)]
     if new * b * h <= ONE_CALL:
         decoding.decode_heads(0, b * h, *arrays)
     else:
@@ -105,21 +111,17 @@ def _decode(
 _decode_op = torch.library.custom_op(
     "reformer::decode",
     _decode,
-    mutates_args=("rows", "even", "count_even", "odd", "count_odd"),
+    mutates_args=("rows", "ring", "count"),
     device_types="cpu",
     schema=(
-        "(Tensor(a!) rows, Tensor(b!) even, Tensor(c!) count_even, Tensor(d!) odd, Tensor(e!) count_odd, "
-        "Tensor rotations, Tensor q, Tensor v, Tensor slot, "
+        "(Tensor(a!) rows, Tensor(b!) ring, Tensor(c!) count, Tensor rotations, Tensor q, Tensor v, Tensor slot, "
         "int[] octaves, int factor_from, int window, float scale, bool once, bool successors) -> Tensor"
     ),
 )
 
 
 @_decode_op.register_fake
-def _(
-    rows: Tensor, even: Tensor, count_even: Tensor, odd: Tensor, count_odd: Tensor, rotations: Tensor, q: Tensor,
-    *_: Any,
-) -> Tensor:  # fmt: skip
+def _(rows: Tensor, ring: Tensor, count: Tensor, rotations: Tensor, q: Tensor, *_: Any) -> Tensor:
     return q.new_empty(q.shape, dtype=compute_type(rows))
 
 

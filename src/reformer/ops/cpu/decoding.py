@@ -131,13 +131,10 @@ def _write_rows(rows, first, q, v, new, slot, slot_at, shape):
 
 
 @entry_kernel
-def decode_heads(
-    begin, end, rows, set_buckets, even, count_even, odd, count_odd, rotations, q, v, slot, octaves, shape, out
-):
+def decode_heads(begin, end, rows, ring, count, rotations, q, v, slot, octaves, shape, out):
     """Write and decode the new tokens of tasks [begin, end) of b * h.
 
-    `octaves` [b, 3] has log2 of the two hashes' buckets, and which of the sets of rings, with `set_buckets` each, is
-    the octave's.
+    `octaves` [b, 2] has log2 of the two hashes' buckets; below 0 for a batch row that is left alone.
     """
     stride = padded(shape.width, lanes(out))
     packed, products = scratch(ROWS * stride, out), scratch(ROWS * (shape.columns + lanes(out)), out)
@@ -147,8 +144,8 @@ def decode_heads(
     one = out.dtype.type(1)
     for task in range(begin, end):
         batch, head = task // shape.heads, task % shape.heads
-        ring, count = (odd, count_odd) if octaves[batch, 2] else (even, count_even)
-        per_round = set_buckets[octaves[batch, 2]]
+        if octaves[batch, 0] < 0:
+            continue
         first = task * shape.slots * 2 * shape.width
         new = task * shape.new * shape.width
         _write_rows(rows, first, q, v, new, slot, batch * shape.new, shape)
@@ -167,7 +164,7 @@ def decode_heads(
                     out[at : at + shape.width] = 0
                     continue
                 for i in range(shape.rounds):
-                    place = (task * shape.rounds + i) * per_round + buckets[i, t]
+                    place = (task * shape.rounds + i) * shape.buckets + buckets[i, t]
                     offered += _enter(ring, count, place, where, shape, candidates[offered:])
                 if shape.once:
                     offered = _distinct(candidates, offered)
