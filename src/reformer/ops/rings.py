@@ -48,10 +48,12 @@ class Rings:
     """The seed that the rotations are drawn from."""
     size: int
     """Slots of a ring."""
+    drawn: Float[Tensor, "h r d more"]
+    """The rotations of the octave to come too; `rotations` stay where they are while an octave lasts."""
     columns: int = 0
-    """Columns of the rotations that were drawn; behind them are zeros."""
+    """Columns that were drawn; behind them are zeros."""
     by_column: Tensor | None = None
-    """The rotations as the CPU's kernels take them for many tokens at once, once they were asked for."""
+    """What was drawn as the CPU's kernels take it for many tokens at once, once it was asked for."""
 
     @property
     def rule(self) -> Octaves:
@@ -75,13 +77,15 @@ def make_rings(like: Float[Tensor, "b h l d"], spec: LSH, seed: int, slots: int,
     b, h, _, d = like.shape
     even, odd = (_empty_set(like, (b, h, spec.rounds, 2, size)) for _ in range(2))
     dtype = torch.promote_types(like.dtype, torch.float32)
+    nothing = torch.zeros(h, spec.rounds, d, VECTOR, dtype=dtype, device=like.device)
     return Rings(
         rows=like.new_empty(b, h, slots + 1, 2, d),
         sets=(even, odd),
-        rotations=torch.zeros(h, spec.rounds, d, VECTOR, dtype=dtype, device=like.device),
+        rotations=nothing,
         spec=spec,
         seed=seed,
         size=size,
+        drawn=nothing,
     )
 
 
@@ -114,7 +118,7 @@ def draw_columns(rings: Rings, octave: int) -> None:
     heads, rounds, width = rings.rotations.shape[:3]
     drawn = draw_rotations(rings.seed, heads, rounds, width, columns, rings.spec.share_rotations)
     padded = torch.nn.functional.pad(drawn, (0, -columns % VECTOR))
-    rings.rotations = padded.to(rings.rotations.device, rings.rotations.dtype).contiguous()
+    rings.drawn = padded.to(rings.rotations.device, rings.rotations.dtype).contiguous()
     rings.columns, rings.by_column = columns, None
 
 

@@ -112,8 +112,10 @@ class LSHCache(CacheLayer):
     def _enter(self, octaves: Sequence[int], lengths: Sequence[int]) -> None:
         """Have all tokens of each batch row in the rings of its octave."""
         assert self.keeper is not None
+        assert self.rings is not None
         self.keeper.enter(octaves, self._kept(lengths))
-        self.octaves = list(octaves)
+        if list(octaves) != self.octaves:  # else they stay in place, for a captured step
+            self.octaves, self.rings.rotations = list(octaves), self.rings.drawn
 
     def _look_ahead(self, lengths: Sequence[int]) -> None:
         """Have some tokens in the rings of the octaves to come; behind a limit of buckets there are none."""
@@ -192,7 +194,9 @@ class LSHCache(CacheLayer):
         self.rings.rows, self.offset = how(self.rings.rows), how(self.offset)
         self.wider.change(how)
         self.keeper.change(how)
-        self.rings.rotations, self.rings.by_column = self.rings.rotations.to(self.rings.rows.device), None
+        for name in ("rotations", "drawn"):
+            setattr(self.rings, name, getattr(self.rings, name).to(self.rings.rows.device))
+        self.rings.by_column = None
 
     def select(self, index: Int[Tensor, "rows"]) -> None:
         """See `CacheLayer`."""

@@ -15,6 +15,9 @@ from reformer.ops.backends import choose_decoder
 from reformer.ops.rings import Rings, RingSet, draw_columns, widen_rings
 
 STALE = -1  # the octave of rings that hold nothing
+LAYERS_APART = 64
+"""Layers draw rotations within so many steps, each at its own, for drawing takes as long as a step."""
+
 AT_ONCE = 64
 """Tokens that enter coming rings together: as many as are hashed in one go."""
 
@@ -42,7 +45,6 @@ class RingKeeper:
 
     def enter(self, octaves: Sequence[int], slots: Sequence[int]) -> None:
         """Bring the rings of each batch row's octave up to its slots."""
-        draw_columns(self.rings, max(octaves) + 1)  # the coming one's too: a captured step keeps its rotations so long
         for row, (octave, count) in enumerate(zip(octaves, slots, strict=True)):
             if (held := self.of(octave, row)).octave != octave or held.slots > count:
                 self._empty(octave, row)
@@ -51,6 +53,9 @@ class RingKeeper:
     def look_ahead(self, octaves: Sequence[int], slots: Sequence[int]) -> None:
         """Go on with the rings of the octaves that come, as far as each batch row has come in its own."""
         rule, wanted = self.rings.rule, []
+        octave, count = max(zip(octaves, slots, strict=True))
+        if octave < rule.last_octave and count - (rule.bucket_size << octave >> 1) >= self.rings.seed % LAYERS_APART:
+            draw_columns(self.rings, octave + 1)
         for row, (octave, count) in enumerate(zip(octaves, slots, strict=True)):
             end = rule.bucket_size << octave
             target = 4 * count - 3 * end  # none in the first half of an octave, all at its end
@@ -99,6 +104,7 @@ class RingKeeper:
 
     def _empty(self, octave: int, row: int) -> None:
         """Make room in the set of an octave for a batch row that holds nothing there."""
+        draw_columns(self.rings, octave)
         one_set, held = self.rings.of(octave), self.held[octave & 1]
         held[row] = Held()
         if one_set.padding_bucket < 1 << octave:

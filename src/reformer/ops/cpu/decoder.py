@@ -36,7 +36,7 @@ def forget(rings: Rings, batch: Sequence[int], octave: int, start: int, end: int
 def _enter(rings: Rings, batch: Sequence[int], octave: int, start: int, end: int, forget: bool) -> None:
     h, chosen = rings.rows.shape[1], rings.of(octave)
     if rings.by_column is None:
-        rings.by_column = rotations_by_column(rings.rotations, rings.columns, compute_type(rings.rows))
+        rings.by_column = rotations_by_column(rings.drawn, rings.columns, compute_type(rings.rows))
     matrix, levels = rings.by_column, levels_of(octave, rings.rule.factor_from)
     shape = _shape(rings, chosen, matrix.shape[2])
     rows, ring, count, flat = (_flat(x) for x in (rings.rows, chosen.ring, chosen.count, matrix))

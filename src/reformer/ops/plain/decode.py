@@ -19,7 +19,7 @@ def fill(rings: Rings, batch: Sequence[int], octave: int, start: int, end: int) 
     chosen, rows = rings.of(octave), _index(rings, batch)
     for first in range(start, end, MOST_AT_ONCE):
         last = min(first + MOST_AT_ONCE, end)
-        buckets = hash_into(rings, rings.rows[rows, :, first:last, 0], [octave] * len(batch))
+        buckets = hash_into(rings, rings.drawn, rings.rows[rows, :, first:last, 0], [octave] * len(batch))
         slot = torch.arange(first, last, device=rows.device).expand(len(batch), -1)
         if len(batch) == len(chosen.ring):
             _enter(chosen.ring, chosen.count, buckets, slot)
@@ -32,7 +32,7 @@ def fill(rings: Rings, batch: Sequence[int], octave: int, start: int, end: int) 
 def forget(rings: Rings, batch: Sequence[int], octave: int, start: int, end: int) -> None:
     """Take the last tokens of some batch rows, those in slots from `start` to `end`, out of their rings."""
     chosen, rows = rings.of(octave), _index(rings, batch)
-    buckets = hash_into(rings, rings.rows[rows, :, start:end, 0], [octave] * len(batch))
+    buckets = hash_into(rings, rings.drawn, rings.rows[rows, :, start:end, 0], [octave] * len(batch))
     chosen.count[rows] = chosen.count[rows].scatter_add(3, buckets, torch.full_like(buckets, -1, dtype=torch.int32))
 
 
@@ -58,7 +58,7 @@ def decode(
 
 
 def _decode_block(rings: Rings, q: Tensor, slot: Tensor, octaves: Sequence[int]) -> Tensor:
-    padding, hashed = (slot == rings.padding_slot)[:, None, None], hash_into(rings, q, octaves)
+    padding, hashed = (slot == rings.padding_slot)[:, None, None], hash_into(rings, rings.rotations, q, octaves)
     turns = sorted({octave & 1 for octave in octaves})
     slots = []
     for turn in turns:
@@ -78,10 +78,12 @@ def _of_other_turn(octaves: Sequence[int], turn: int, device: torch.device) -> B
 
 
 @torch.compiler.disable  # it sets the precision of products, which no graph can
-def hash_into(rings: Rings, q: Float[Tensor, "b h k d"], octaves: Sequence[int]) -> Integer[Tensor, "b h r k"]:
+def hash_into(
+    rings: Rings, rotations: Tensor, q: Float[Tensor, "b h k d"], octaves: Sequence[int]
+) -> Integer[Tensor, "b h r k"]:
     """Buckets of tokens, each batch row hashed into as many as its octave has."""
     distinct = sorted(set(octaves))
-    buckets = hash_octaves(q, rings.rotations, distinct, rings.rule.factor_from)
+    buckets = hash_octaves(q, rotations, distinct, rings.rule.factor_from)
     if len(distinct) == 1:
         return buckets[:, :, :, 0].long()
     return torch.stack([buckets[b, :, :, distinct.index(octave)] for b, octave in enumerate(octaves)]).long()
