@@ -1,5 +1,5 @@
 """`python -m reformer`."""
 
-from reformer.cli.main import main
+from reformer.cli.main import start
 
-raise SystemExit(main())
+raise SystemExit(start())

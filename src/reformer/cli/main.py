@@ -1,5 +1,6 @@
 """The command `reformer`: verbs, errors in one line, exit codes."""
 
+import gc
 import io
 import os
 import sys
@@ -56,6 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exception(error)
         return _complain(REPORT.format(where=_tracker()) if code == BUG else _said_by(error), code)
     return 0
+
+
+def start() -> int:
+    """`main` as a whole process: loading a million objects and leaving them, garbage collection takes seconds."""
+    gc.set_threshold(100_000, 50, 50)
+    code = main()
+    gc.freeze()  # or else they would be gone through once more at the end
+    return code
 
 
 def _code_of(error: BaseException) -> int:
