@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ from reformer.models import ReformerForCausalLM
 from reformer.models.cache import ReformerCache, why_not_cached
 from reformer.models.cache_file import load_cache, save_cache
 from reformer.models.dry import DryLogitsProcessor
+
+FEW = 8_000_000
+"""Weights up to which a second thread brings a step less than it loses when something else wants its core."""
 
 PIECE = 8192
 """Tokens of a prompt that are computed at a time: what a long one needs besides its cache."""
@@ -130,12 +133,14 @@ def generate_text(
     unwanted = [*tokenizer.unwanted, *range(tokenizer.vocabulary, model.config.vocabulary)]
     if echo:
         write(prompt.decode("utf-8", "replace"))
-    with torch.no_grad(), evaluating(model), _seeded(sampling.seed if sampling else None, model.device):
+    seeded = _seeded(sampling.seed if sampling else None, model.device)
+    with torch.no_grad(), evaluating(model), seeded, ExitStack() as threads:
         if cache is not None:
             for piece in text[:, cache.seen : -1].split(PIECE, dim=1):
                 if piece.shape[1]:
                     model.model(piece, past_key_values=cache)
         if max_new_tokens:
+            threads.enter_context(_few_threads(model, cache))
             text = model.generate(  # type: ignore[misc, assignment]
                 text,
                 max_new_tokens=max_new_tokens,
@@ -187,6 +192,18 @@ def _options(sampling: Sampling, tokenizer: Tokenizer, prompt: int) -> dict[str,
     if sampling.stop:
         options["stopping_criteria"] = StoppingCriteriaList([_Stop(sampling.stop, tokenizer, prompt)])
     return options
+
+
+@contextmanager
+def _few_threads(model: ReformerForCausalLM, cache: ReformerCache | None) -> Iterator[None]:
+    """One thread for the steps of a small model over a cache: two wait for each other at every layer."""
+    threads = torch.get_num_threads()
+    if cache is not None and model.device.type == "cpu" and model.num_parameters() <= FEW:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager
