@@ -111,3 +111,14 @@ def test_pieces_crops_and_beams_between_octaves(make: Make) -> None:
             beams = torch.randint(0, 3, (3,), generator=generator)
             cache.reorder_cache(beams)
             order = order[beams]
+
+
+@torch.no_grad()
+def test_room_that_was_foreseen_is_not_widened(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reformer.layers.caches.layer.BLOCK", 8)
+    lm, x = make(attention_pattern=("lsh",)).eval(), tokens(1, 128)
+    cache = ReformerCache(lm.config, room=128)
+    lm(x[:, :60], past_key_values=cache)
+    for at in range(60, 128):
+        lm(x[:, at : at + 1], past_key_values=cache)
+        assert cache.layers[0].wider.rows is None

@@ -30,6 +30,7 @@ class LSHCache(CacheLayer):
         assert isinstance(spec.rule, Octaves)
         self.spec, self.rule, self.seed = spec, spec.rule, seed
         self.room = room if spec.rule.num_buckets is None else 0  # with a limit memory is bounded anyway
+        self.foreseen = room_for(self.room, 0)
         self.rings: Rings | None = None
         self.wider = WiderRows()
         self.keeper: RingKeeper | None = None
@@ -78,7 +79,7 @@ class LSHCache(CacheLayer):
         if wanted > self.room:
             self.room = room_for(wanted, self.room)
             self.rings.rows = self.wider.take_over(self.rings.rows, self.room)
-        elif not limited:
+        elif not limited and self.room > self.foreseen:  # else no more are to come
             self.wider.look_ahead(self.rings.rows, self.room, self._kept(step.before))
         self._enter(step.segments[0].octaves, step.before)
         self._look_ahead(step.before)
