@@ -309,7 +309,7 @@ for length in (1, 50, 211):
 """
 
 
-@pytest.mark.parametrize("width", [64, 32, pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("width", [32, *(pytest.param(width, marks=pytest.mark.slow) for width in (16, 64))])
 def test_vectors_of_other_machines(width: int, tmp_path: Path) -> None:
     """The code for AVX2 and for 128 bits is right too, and no kernel reads what nobody wrote."""
     if width > VECTOR_BYTES:
