@@ -1,6 +1,6 @@
 """Train a small byte-level Reformer on the Python standard library's source, evaluate it, and let it write.
 
-Run by `make demo`; six to nine minutes on two CPU cores.
+Run by `make demo`; five to eight minutes on two CPU cores.
 """
 
 import argparse
