@@ -6,10 +6,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    apply_activation_checkpointing,
+    checkpoint_wrapper,
+)
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
 
 from reformer.data.tokenizer import ByteTokenizer
 from reformer.data.windows import Collate
+from reformer.layers.blocks import Block
 from reformer.models import causal_lm
 from tests.ecosystem.models import tiny
 
@@ -87,3 +92,28 @@ def test_labels_that_are_counted_and_not_learned_are_spoken_of(monkeypatch: pyte
     assert not said
     model(ids, labels=ids, segment_ids=documents, num_items_in_batch=22)
     assert "loss is too small" in said[0]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"reversible": False}, {"reversible": False, "residual": "single"}], ids=["twin", "plain", "single"]
+)
+def test_blocks_in_wrappers_of_checkpointing(changes: dict[str, Any]) -> None:
+    grads = []
+    for wrapped in (False, True):
+        model = tiny(**changes, hidden_dropout=0.1).train()
+        if wrapped:
+            apply_activation_checkpointing(
+                model, checkpoint_wrapper_fn=checkpoint_wrapper, check_fn=lambda module: isinstance(module, Block)
+            )
+        torch.manual_seed(3)
+        ids = torch.randint(2, 40, (2, 12), generator=torch.Generator().manual_seed(1))
+        model(ids, labels=ids, seed=4).loss.backward()
+        grads.append([p.grad for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_a_hook_on_a_block_sees_its_streams() -> None:
+    model, seen = tiny(), []
+    model.model.layers.blocks[0].register_forward_hook(lambda _, inputs, output: seen.append(output[0].behind))
+    states = model(torch.randint(2, 40, (2, 12)), output_hidden_states=True).hidden_states
+    assert torch.equal(torch.cat(seen[0], -1), states[1])
