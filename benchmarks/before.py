@@ -8,19 +8,14 @@ processes of each tree's least seconds.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from machine import save
+from trees import ROOT, run_in, tree_of
 
-ROOT = Path(__file__).resolve().parent.parent
 REPEATS = 7
 
 
@@ -78,15 +73,6 @@ def seconds() -> dict[str, float]:
     return {name: min(times) for name, times in found.items()}
 
 
-def run(tree: Path) -> dict[str, float]:
-    """The seconds of a process that imports a tree."""
-    environment = {**os.environ, "PYTHONPATH": str(tree / "src")}
-    command = [sys.executable, __file__, "--one"]
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", nargs="?", help="a commit")
@@ -98,14 +84,8 @@ def main() -> None:
         return
     if arguments.before is None:
         parser.error("name the commit to compare with")
-    with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "before"
-        git = ["git", "-C", str(ROOT), "worktree"]
-        subprocess.run([*git, "add", "--quiet", "--detach", str(tree), arguments.before], check=True)
-        try:
-            times = [(run(tree), run(ROOT)) for _ in range(arguments.processes)]
-        finally:
-            subprocess.run([*git, "remove", "--force", str(tree)], check=True)
+    with tree_of(arguments.before) as tree:
+        times = [tuple(run_in(each, __file__, ["--one"]) for each in (tree, ROOT)) for _ in range(arguments.processes)]
     rows = []
     for name in times[0][0]:
         before, now = (median(pair[i][name] for pair in times) for i in (0, 1))

@@ -13,10 +13,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from machine import save
-from trees import ROOT, run_in, tree_of
+from trees import beside
 
 TOKENS = 150
 
@@ -67,22 +66,14 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(measure(arguments.one)))
         return
-    rows: list[dict[str, Any]] = []
-
-    def add(tree: str, path: Any, width: int) -> None:
-        row = {"tree": tree, **run_in(path, __file__, ["--one", str(width)])}
+    rows = []
+    for row in beside(arguments.before, __file__, ("256", "512")):
         rows.append(row)
         print(
-            f"{tree:7} width {width}: {row['quiet_ms']:6.2f} ms, contended {row['contended_ms']:6.2f} ms "
+            f"{row['tree']:7} width {row['width']}: {row['quiet_ms']:6.2f} ms, contended {row['contended_ms']:6.2f} ms "
             f"({row['ratio']:.1f} times)",
             flush=True,
         )
-
-    for width in (256, 512):
-        if arguments.before:
-            with tree_of(arguments.before) as tree:
-                add("before", tree, width)
-        add("now", ROOT, width)
     save("contended", rows, before=arguments.before or "")
 
 

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from machine import save
-from trees import ROOT, run_in, tree_of
+from trees import beside
 
 WARM = 10
 PIECE = 1 << 17
@@ -71,23 +71,14 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(measure(arguments.one, arguments.steps, arguments.repeats)))
         return
-    rows = []
-
-    def add(tree: str, path: Any, context: str) -> None:
-        options = ["--one", context, "--steps", str(arguments.steps), "--repeats", str(arguments.repeats)]
-        row = {"tree": tree, **run_in(path, __file__, options)}
+    rows, options = [], ["--steps", str(arguments.steps), "--repeats", str(arguments.repeats)]
+    for row in beside(arguments.before, __file__, arguments.contexts.split(","), options):
         rows.append(row)
         print(
-            f"{tree:8}{row['context']:>9} tokens: median {row['median_ms']:7.2f} ms, longest {row['longest_ms']:8.2f} "
-            f"ms ({row['longest_over_median']:.1f} times)",
+            f"{row['tree']:8}{row['context']:>9} tokens: median {row['median_ms']:7.2f} ms, longest "
+            f"{row['longest_ms']:8.2f} ms ({row['longest_over_median']:.1f} times)",
             flush=True,
         )
-
-    for context in arguments.contexts.split(","):
-        if arguments.before:
-            with tree_of(arguments.before) as tree:
-                add("before", tree, context)
-        add("now", ROOT, context)
     save("stalls", rows, before=arguments.before or "")
 
 

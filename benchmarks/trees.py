@@ -6,11 +6,21 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def beside(
+    before: str | None, script: str, cases: Sequence[str], options: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """What a script measures for each case (`--one CASE`): of an earlier commit, if one is named, and of this tree."""
+    for case in cases:
+        for tree in ("before", "now") if before else ("now",):
+            with tree_of(before) if before and tree == "before" else nullcontext(ROOT) as path:
+                yield {"tree": tree, **run_in(path, script, ["--one", case, *options])}
 
 
 @contextmanager
