@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ from torch import Tensor
 from reformer.ops import backends
 from reformer.ops.attention import local_attention, lsh_attention
 from reformer.ops.cpu import backend as cpu
-from reformer.ops.cpu import kernels
+from reformer.ops.cpu import kernels, tasks
 from reformer.ops.cpu.jit import VECTOR_BYTES
 from reformer.ops.cpu.products import multiply, transpose
 from reformer.ops.cpu.rows import KEYS
+from reformer.ops.cpu.schedule import schedule_runs
 from reformer.ops.cpu.simd import exp, lanes
 from reformer.ops.flat import flatten
 from reformer.ops.hashing import Rotations, columns_for, draw_rotations, hash_octaves
@@ -27,7 +30,7 @@ from reformer.ops.neighbourhoods import octave_rows, row_buckets
 from reformer.ops.ranks import compute_ranks
 from reformer.ops.reference import lsh_attention_reference
 from reformer.ops.sequences import Sequences
-from reformer.ops.spec import LSH, Band, Local, Octaves
+from reformer.ops.spec import LSH, Band, Chunks, Local, Octaves
 
 
 @pytest.fixture(autouse=True)
@@ -124,18 +127,80 @@ def test_hashes_equal_those_of_matrix_products(causal: bool, factor_from: int) -
         assert torch.equal(found[row, :, :, : len(by_document)].long(), expected[row][..., by_document].long())
 
 
-def test_results_do_not_depend_on_the_number_of_threads() -> None:
-    q, v = torch.randn(2, 3, 500, 16), torch.randn(2, 3, 500, 16)
-    before = torch.get_num_threads()
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"window": 8},
+        {"window": 100, "causal": False},
+        {"window": 8, "duplicates": "once", "dropout_p": 0.2, "dropout_seed": 3},
+        {"window": 700, "bucket_size": 600},
+        {"rule": "chunk", "chunk_length": 48, "num_buckets": 16, "chunks_after": 1, "causal": False},
+        {"rule": "chunk", "chunk_length": 500, "num_buckets": 4},
+        {"local": 30},
+        {"local": 900},
+    ],
+    ids=str,
+)
+def test_bits_do_not_depend_on_the_number_of_threads(rule: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads by one thread each, by several each, and more threads than there is work for."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 3, 3000, 12, requires_grad=True) for _ in range(3))
+    documents = (torch.arange(3000) // 1700)[None]
+
+    def run() -> list[torch.Tensor]:
+        if "local" in rule:
+            out, leaves = local_attention(q, k, v, window=rule["local"], segment_ids=documents), [q, k, v]
+        else:
+            out, leaves = lsh_attention(q, v, seed=1, segment_ids=documents, **rule), [q, v]
+        return [out, *torch.autograd.grad(out.sin().sum(), leaves)]
+
+    threads, found = torch.get_num_threads(), []
     try:
-        results = []
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            results.append(gradients(q, v, seed=0, window=16, dropout_p=0.0))
+        for shared_from in (0, 10**9):
+            monkeypatch.setattr(tasks, "SHARED_FROM", shared_from)
+            for number in (1, 2, 4, 7):
+                torch.set_num_threads(number)
+                found.append(run())
     finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        LSH(rule=Octaves(window=5), rounds=2),
+        LSH(rule=Octaves(window=70, num_buckets=2), rounds=2),
+        LSH(rule=Octaves(window=1100), rounds=2),
+        LSH(rule=Chunks(20, 3, 0, factors=(8,)), rounds=2),
+        LSH(rule=Chunks(20, 1, 2, factors=(8,)), rounds=2),
+        LSH(rule=Chunks(900, 2, 2, factors=(8,)), rounds=2),
+        Local(rule=Band(5)),
+        Local(rule=Band(600)),
+        Local(rule=Chunks(9, 1, 1)),
+    ],
+    ids=lambda spec: str(spec.rule),
+)
+def test_pieces_of_one_phase_add_to_no_token_in_common(rule: LSH | Local, causal: bool) -> None:
+    torch.manual_seed(0)
+    spec, q = replace(rule, causal=causal), torch.randn(1, 1, 4000, 8)
+    document = (torch.arange(4000) // 1500).masked_fill(torch.rand(4000) < 0.1, -1)[None]
+    rotations = Rotations(None, 0)
+    hashed = [kernels.hash_rows(q, document, rotations, spec)] if isinstance(spec, LSH) else []
+    rows = kernels.sorted_rows(hashed, document, spec)(0, 0)
+    pieces, ends = schedule_runs(rows.runs, kernels.options_of(spec, 0, q, True, 0))
+    assert sorted(run for first, last in pieces for run in range(first, last)) == list(range(len(rows.runs)))
+    for first, last in pairwise([0, *ends]):
+        touched: set[int] = set()
+        for piece in pieces[first:last]:
+            mine: set[int] = set()
+            for query, query_end, key, key_end, *_ in rows.runs[piece[0] : piece[1]]:
+                places = [*range(query, query_end), *range(key, key_end)]
+                mine |= {int(rows.tokens[place % len(rows.tokens)]) for place in places} - {-1}
+            assert not mine & touched
+            touched |= mine
 
 
 def test_calls_from_several_threads_at_once() -> None:
@@ -154,8 +219,8 @@ def test_a_failing_task_is_raised_and_ends_the_others() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        kernels.run_tasks(100, run)
-    assert len(ran) <= torch.get_num_threads()
+        tasks.run_phases([(1, lambda _: None), (100, run), (100, run)], 3)
+    assert len(ran) <= 3
 
 
 @pytest.mark.parametrize("factor_from", [256, 8])

@@ -1,4 +1,7 @@
-"""The backward of one (batch, head), from the merged output and log-sum-exp (`docs/rule.md`, identity 2)."""
+"""The backward of one (batch, head), from the merged output and log-sum-exp (`docs/rule.md`, identity 2).
+
+Begin, differentiate piece by piece (`reformer.ops.cpu.schedule`), finish.
+"""
 
 import numpy as np
 
@@ -53,55 +56,42 @@ def _score_gradients(scores, slopes, bounds, queries, delta):
             store(times(load(scores, at), subtract(load(slopes, at), mean)), slopes, at)
 
 
-@kernel
-def _begin(out, logsumexp, grad, dq, dk, dv, delta, rows, options):
-    """Write `delta`, do . o of each token; gradients start at 0, or at do for a value that its own token took."""
+@entry_kernel
+def begin_backward(q, out, logsumexp, grad, dq, dk, dv, factors, delta, document, options, first, last):
+    """Tokens [first, last) before any run: `delta`, do . o of each, and the factor that makes a key of it.
+
+    Gradients start at 0, or at do for a value that its own token took.
+    """
     width = options.width
+    if options.shared:
+        key_factors(q, document, options, first, last, factors)
     for gradient in (dq, dk, dv):
-        clear(gradient, options.length, width)
-    for t in range(options.length):
+        clear(gradient, first, last, width)
+    for t in range(first, last):
         grad_at, dv_at = grad.first + t * grad.row, dv.first + t * dv.row
         delta[t] = dot(out.data, out.first + t * out.row, grad.data, grad_at, width)
-        if options.keeps_own and logsumexp[t] == -np.inf and rows.document[t] >= 0:
+        if options.keeps_own and logsumexp[t] == -np.inf and document[t] >= 0:
             for x in range(width):
                 dv.data[dv_at + x] = number(grad.data, grad_at + x)
 
 
-@kernel
-def _through_key_norm(q, factors, dk, dq, options):
-    """Add to dq what comes through k = q * factor(q), once per token."""
-    for t in range(options.length):
-        factor = factors[t]
-        if factor == 0:
-            continue
-        at, q_at, k_at = dq.first + t * dq.row, q.first + t * q.row, dk.first + t * dk.row
-        along = dot(q.data, q_at, dk.data, k_at, options.width) * factor * factor
-        for x in range(options.width):
-            dq.data[at + x] += factor * (dk.data[k_at + x] - along * number(q.data, q_at + x))
-
-
 @entry_kernel
-def differentiate_head(q, k, v, out, logsumexp, grad, dq, dk, dv, rows, options, kind):
-    """Write `dq`, `dk` (scratch where keys are the queries) and `dv`."""
-    one, width = kind.dtype.type(1), options.width
-    stride, unit = padded(width, lanes(kind)), max(lanes(kind), ROWS)
+def differentiate_runs(q, k, v, logsumexp, grad, dq, dk, dv, factors, delta, rows, options, pieces, first, last):
+    """Add the gradients of the runs of pieces [first, last) to those of their tokens."""
+    kind, width = delta, options.width
+    one, stride, unit = kind.dtype.type(1), padded(width, lanes(kind)), max(lanes(kind), ROWS)
     queries, columns, query_sums = three_scratches(QUERIES * stride, kind)
     grads, grad_columns = scratch(QUERIES * stride, kind), scratch(QUERIES * stride, kind)
     keys, values, key_sums = three_scratches(KEYS * stride, kind)
-    scores, slopes = scratch(KEYS * QUERIES, kind), scratch(KEYS * QUERIES, kind)
-    z, run_delta, delta = scratch(QUERIES, kind), scratch(QUERIES, kind), scratch(options.length, kind)
+    scores, slopes, none = scratch(KEYS * QUERIES, kind), scratch(KEYS * QUERIES, kind), scratch(0, kind)
+    z, run_delta = scratch(QUERIES, kind), scratch(QUERIES, kind)
     query_tokens, key_tokens, bounds = np.empty(QUERIES, np.int32), np.empty(KEYS, np.int32), empty_bounds()
-    delivered = np.empty(KEYS, np.int32)
-    none, factors = scratch(0, kind), scratch(options.length if options.shared else 0, kind)
-    if options.shared:
-        key_factors(q, rows.document, options, factors)
-    _begin(out, logsumexp, grad, dq, dk, dv, delta, rows, options)
+    delivered, piece, run = np.empty(KEYS, np.int32), np.int64(first), np.int64(pieces[first, 0])
 
-    for run in range(rows.runs.shape[0]):
-        if is_padding(rows, run):
-            continue
+    while piece < last:
         n, total = np.int64(rows.runs[run, 1] - rows.runs[run, 0]), np.int64(rows.runs[run, 3] - rows.runs[run, 2])
-        z[:], run_delta[:] = 0, 0
+        if is_padding(rows, run):
+            total = 0
         for key in range(0, total, KEYS):
             count = min(total - key, KEYS)
             run_tokens(rows, run, key, count, query_tokens, key_tokens)
@@ -110,10 +100,10 @@ def differentiate_head(q, k, v, out, logsumexp, grad, dq, dk, dv, rows, options,
                 pack(grad, query_tokens, n, width, kind.dtype.type(1 / options.keep), none, grads, stride)
                 transpose(queries, 0, stride, columns, 0, QUERIES, padded(n, unit), stride)
                 transpose(grads, 0, stride, grad_columns, 0, QUERIES, padded(n, unit), stride)
-                for i in range(n):
-                    t = query_tokens[i]
-                    if t >= 0 and logsumexp[t] != -np.inf:
-                        z[i], run_delta[i] = logsumexp[t], delta[t]
+                for i in range(QUERIES):
+                    t = query_tokens[i] if i < n else np.int32(-1)
+                    offered = t >= 0 and logsumexp[t] != -np.inf
+                    z[i], run_delta[i] = logsumexp[t] if offered else 0, delta[t] if offered else 0
             pack(k, key_tokens, count, width, one, factors, keys, stride)
             value_tokens(rows, key_tokens, count, delivered)
             pack(v, delivered, count, width, one, none, values, stride)
@@ -134,7 +124,22 @@ def differentiate_head(q, k, v, out, logsumexp, grad, dq, dk, dv, rows, options,
             sum_over_queries(slopes, queries, stride, bounds, count, key_sums)
             scatter(key_sums, stride, key_tokens, count, one, dk, width)
             sum_over_keys(slopes, keys, stride, bounds, n, query_sums, key > 0)
-        scatter(query_sums, stride, query_tokens, n, kind.dtype.type(options.scale), dq, width)
+        if total:
+            scatter(query_sums, stride, query_tokens, n, kind.dtype.type(options.scale), dq, width)
+        run += 1
+        if run == pieces[piece, 1]:
+            piece += 1
+            run = np.int64(pieces[piece, 0]) if piece < last else run
 
-    if options.shared:
-        _through_key_norm(q, factors, dk, dq, options)
+
+@entry_kernel
+def finish_backward(q, factors, dk, dq, options, first, last):
+    """Add to dq of tokens [first, last) what comes through k = q * factor(q), once per token."""
+    for t in range(first, last):
+        factor = factors[t]
+        if factor == 0:
+            continue
+        at, q_at, k_at = dq.first + t * dq.row, q.first + t * q.row, dk.first + t * dk.row
+        along = dot(q.data, q_at, dk.data, k_at, options.width) * factor * factor
+        for x in range(options.width):
+            dq.data[at + x] += factor * (dk.data[k_at + x] - along * number(q.data, q_at + x))

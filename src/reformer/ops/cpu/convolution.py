@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from reformer.ops.cpu.convolution_kernels import convolve_block, convolve_ring, differentiate_block
-from reformer.ops.cpu.kernels import compute_type, in_kernel_type, kind_of, run_tasks
+from reformer.ops.cpu.kernels import compute_type, in_kernel_type, kind_of
 from reformer.ops.cpu.order import documents_of
+from reformer.ops.cpu.tasks import run_tasks
 from reformer.ops.sequences import Sequences
 
 BLOCK = 1024

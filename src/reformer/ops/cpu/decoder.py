@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from reformer.ops.cpu import decoding
-from reformer.ops.cpu.kernels import compute_type, kind_of, levels_of, rotations_by_column, run_tasks
+from reformer.ops.cpu.kernels import compute_type, kind_of, levels_of, rotations_by_column
+from reformer.ops.cpu.tasks import run_tasks
 from reformer.ops.hashing import split_buckets
 from reformer.ops.rings import Rings, RingSet
 

@@ -1,7 +1,7 @@
-"""The forward of one (batch, head).
+"""The forward of one (batch, head): begin, attend run by run, finish.
 
-Runs of all rounds add to each token's own row; the softmax is merged under a running maximum, which is safe for any
-norm of the queries.
+Runs of all rounds add to each token's own row, round by round; the softmax is merged under a running maximum, which
+is safe for any norm of the queries.
 """
 
 import numpy as np
@@ -19,6 +19,7 @@ from reformer.ops.cpu.rows import (
     padded,
     run_tokens,
     scratch,
+    three_scratches,
     value_tokens,
 )
 from reformer.ops.cpu.simd import (
@@ -95,50 +96,37 @@ def _merge(sums, most, denominator, stride, tokens, queries, out, all_most, all_
             out.data[at + x] = out.data[at + x] * old + sums[i * stride + x] * new
 
 
-@kernel
-def _finish(v, out, logsumexp, most, denominator, rows, options):
-    """Divide by the denominators; a token that was offered nothing has 0, or takes its own value."""
-    for t in range(options.length):
-        logsumexp[t] = most[t] + np.log(denominator[t]) if denominator[t] != 0 else -np.inf
-        at, source = out.first + t * out.row, v.first + t * v.row
-        if denominator[t] != 0:
-            factor = out.data.dtype.type(1 / (denominator[t] * options.keep))
-            for x in range(options.width):
-                out.data[at + x] *= factor
-        elif options.keeps_own and rows.document[t] >= 0:
-            for x in range(options.width):
-                out.data[at + x] = number(v.data, source + x)
+@entry_kernel
+def begin_forward(q, out, factors, most, denominator, document, options, first, last):
+    """Tokens [first, last) before any run: nothing offered yet, and the factor that makes a key of each."""
+    if options.shared:
+        key_factors(q, document, options, first, last, factors)
+    clear(out, first, last, options.width)
+    for t in range(first, last):
+        most[t], denominator[t] = -np.inf, 0
 
 
 @entry_kernel
-def attend_head(q, k, v, out, logsumexp, rows, options, kind):
-    """Write outputs and log-sum-exps (-inf where nothing is offered); `kind` is an empty array of their type."""
-    one, width = kind.dtype.type(1), options.width
-    stride, unit = padded(width, lanes(kind)), max(lanes(kind), ROWS)
-    queries, columns, sums = (
-        scratch(QUERIES * stride, kind),
-        scratch(QUERIES * stride, kind),
-        scratch(QUERIES * stride, kind),
-    )
+def attend_runs(q, k, v, out, factors, most, denominator, rows, options, first, last):
+    """Add what runs [first, last) deliver, under each token's maximum; in one round, no two share a query."""
+    kind, width = most, options.width
+    one, stride, unit = kind.dtype.type(1), padded(width, lanes(kind)), max(lanes(kind), ROWS)
+    queries, columns, sums = three_scratches(QUERIES * stride, kind)
     keys, values, scores = (
         scratch(KEYS * stride, kind),
         scratch(KEYS * stride, kind),
         scratch(KEYS * QUERIES, kind),
     )
-    run_most, rescale, run_denominator = scratch(QUERIES, kind), scratch(QUERIES, kind), scratch(QUERIES, kind)
+    run_most, rescale, run_denominator = three_scratches(QUERIES, kind)
     query_tokens, key_tokens, bounds = np.empty(QUERIES, np.int32), np.empty(KEYS, np.int32), empty_bounds()
-    delivered = np.empty(KEYS, np.int32)
-    none, factors = scratch(0, kind), scratch(options.length if options.shared else 0, kind)
-    if options.shared:
-        key_factors(q, rows.document, options, factors)
-    most, denominator = np.full(options.length, -np.inf, kind.dtype), np.zeros(options.length, kind.dtype)
-    clear(out, options.length, width)
+    delivered, none, before = np.empty(KEYS, np.int32), scratch(0, kind), scratch(QUERIES, kind)
 
-    for run in range(rows.runs.shape[0]):
+    for run in range(first, last):
         if is_padding(rows, run):
             continue
         n, total = np.int64(rows.runs[run, 1] - rows.runs[run, 0]), np.int64(rows.runs[run, 3] - rows.runs[run, 2])
-        run_most[:], run_denominator[:] = -np.inf, 0
+        for i in range(QUERIES):
+            run_most[i], run_denominator[i] = -np.inf, 0
         for key in range(0, total, KEYS):
             count = min(total - key, KEYS)
             run_tokens(rows, run, key, count, query_tokens, key_tokens)
@@ -151,17 +139,34 @@ def attend_head(q, k, v, out, logsumexp, rows, options, kind):
             set_bounds(rows, run, key, count, n, options, bounds, unit)
             multiply_scores(keys, columns, stride, bounds, count, scores)
             mask_pairs(scores, rows, run, key, count, query_tokens, key_tokens, n, options, bounds)
-            before = run_denominator.copy() if options.once else run_denominator
+            for i in range(QUERIES):
+                before[i] = run_denominator[i]
             _soften(scores, bounds, n, run_most, rescale, run_denominator)
             if options.once:
                 share_of_offers(scores, rows, run, key, count, n, options)
-                run_denominator[:] = before * rescale
+                for i in range(QUERIES):
+                    run_denominator[i] = before[i] * rescale[i]
                 _sum_scores(scores, bounds, n, run_denominator)
             if options.keep < 1:
                 drop_pairs(scores, rows, run, key, count, query_tokens, key_tokens, n, options, bounds)
             if key:
                 for i in range(n):
-                    sums[i * stride : (i + 1) * stride] *= rescale[i]
+                    for x in range(i * stride, (i + 1) * stride):
+                        sums[x] *= rescale[i]
             sum_over_keys(scores, values, stride, bounds, n, sums, key > 0)
         _merge(sums, run_most, run_denominator, stride, query_tokens, n, out, most, denominator, width)
-    _finish(v, out, logsumexp, most, denominator, rows, options)
+
+
+@entry_kernel
+def finish_forward(v, out, logsumexp, most, denominator, document, options, first, last):
+    """Divide by the denominators; a token that was offered nothing has 0, or takes its own value."""
+    for t in range(first, last):
+        logsumexp[t] = most[t] + np.log(denominator[t]) if denominator[t] != 0 else -np.inf
+        at, source = out.first + t * out.row, v.first + t * v.row
+        if denominator[t] != 0:
+            factor = out.data.dtype.type(1 / (denominator[t] * options.keep))
+            for x in range(options.width):
+                out.data[at + x] *= factor
+        elif options.keeps_own and document[t] >= 0:
+            for x in range(options.width):
+                out.data[at + x] = number(v.data, source + x)

@@ -1,13 +1,8 @@
-"""From tensors to kernels: one task a (batch, head), on up to as many threads as torch uses.
-
-Kernels do not hold the interpreter's lock. Each (batch, head) is one task from its sort to its last gradient, so the
-results are the same at any number of threads.
-"""
+"""From tensors to kernels, a (batch, head) at a time."""
 
 from collections.abc import Callable
-from itertools import count
+from itertools import pairwise
 from math import prod
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -16,39 +11,19 @@ from torch import Tensor
 
 from reformer.ops.cpu import hashing as hash_kernels
 from reformer.ops.cpu import order
-from reformer.ops.cpu.backward import differentiate_head
-from reformer.ops.cpu.forward import attend_head
+from reformer.ops.cpu.backward import begin_backward, differentiate_runs, finish_backward
+from reformer.ops.cpu.forward import attend_runs, begin_forward, finish_forward
 from reformer.ops.cpu.jit import say_if_not_compiled
 from reformer.ops.cpu.products import ROWS
 from reformer.ops.cpu.rows import Head, Options, Rows
+from reformer.ops.cpu.schedule import schedule_runs
+from reformer.ops.cpu.tasks import FEW_RUNS, RUNS, Phase, pieces_of, rounds_of, run_heads, run_tasks, whole_heads
 from reformer.ops.dropout import batch_head_stream, drop_threshold
 from reformer.ops.hashing import Rotations, columns_for, split_buckets
 from reformer.ops.sequences import Sequences
 from reformer.ops.spec import LSH, Band, Chunks, Local, Octaves
 
-say_if_not_compiled(attend_head)
-
-
-def run_tasks(tasks: int, run: Callable[[int], None]) -> None:
-    """Call `run` with 0 .. tasks - 1 on up to torch's number of threads; the first exception is raised here."""
-    numbers = count()
-    failures: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            while not failures and (number := next(numbers)) < tasks:
-                run(number)
-        except BaseException as failure:  # Ctrl-C too: the other threads stop behind the task in hand
-            failures.append(failure)
-
-    threads = [Thread(target=work, daemon=True) for _ in range(min(torch.get_num_threads(), tasks) - 1)]
-    for thread in threads:
-        thread.start()
-    work()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+say_if_not_compiled(attend_runs)
 
 
 class Heads:
@@ -127,16 +102,20 @@ def hash_rows(q: Tensor, document: Tensor, rotations: Rotations, spec: LSH) -> T
     flat, heads = matrix.flatten().numpy(), Heads(q)
     kind = kind_of(q)
 
-    def run(task: int) -> None:
+    def hash_rounds(task: int, first: int, last: int) -> None:
         batch, head = divmod(task, h)
-        place = (flat, head * matrix.stride(0), matrix.shape[2], buckets[batch, head])
+        at = head * matrix.stride(0) + first * matrix.stride(1)
+        place = (flat, at, matrix.shape[2], buckets[batch, head, first:last])
         if isinstance(rule, Octaves):
             size = rule.bucket_size, rule.last_octave, spec.causal, levels, width, kind
             hash_kernels.hash_octaves(heads.head(batch, head), *sequences[batch % len(sequences)], *place, *size)
         else:
             hash_kernels.hash_factors(heads.head(batch, head), length, *place, factors, width, kind)
 
-    run_tasks(b * h, run)
+    whole = whole_heads(b * h, length)
+    run_tasks(whole, lambda task: hash_rounds(task, 0, spec.rounds))
+    parts = (b * h - whole) * spec.rounds
+    run_tasks(parts, lambda i: hash_rounds(whole + i // spec.rounds, i % spec.rounds, i % spec.rounds + 1))
     return torch.from_numpy(buckets.view(np.uint8))
 
 
@@ -217,6 +196,36 @@ def options_of(spec: LSH | Local, dropout_seed: int, q: Tensor, shared: bool, ta
     )
 
 
+class _Forward:
+    """`Head` of tasks: the forward of one (batch, head)."""
+
+    def __init__(self, inputs: tuple[Any, ...], out: Any, logsumexp: Any, rows: Any, options: Any) -> None:
+        self.inputs, self.out, self.logsumexp, self.rows, self.options = inputs, out, logsumexp, rows, options
+        length, kind = options.length, logsumexp.dtype
+        self.most, self.denominator, self.factors = (
+            np.empty(size, kind) for size in (length, length, length * options.shared)
+        )
+
+    def begin(self, first: int, last: int) -> None:
+        arrays = self.out, self.factors, self.most, self.denominator, self.rows.document
+        begin_forward(self.inputs[0], *arrays, self.options, first, last)
+
+    def work(self) -> None:
+        self._attend(0, len(self.rows.runs))
+
+    def _attend(self, first: int, last: int) -> None:
+        arrays = self.out, self.factors, self.most, self.denominator, self.rows
+        attend_runs(*self.inputs, *arrays, self.options, first, last)
+
+    def phases(self, threads: int) -> list[Phase]:
+        # within a round no two runs have a query in common
+        return [pieces_of(first, last, RUNS, self._attend) for first, last in rounds_of(self.rows.runs)]
+
+    def finish(self, first: int, last: int) -> None:
+        arrays = self.out, self.logsumexp, self.most, self.denominator, self.rows.document
+        finish_forward(self.inputs[2], *arrays, self.options, first, last)
+
+
 def attend(
     q: Tensor,
     k: Tensor | None,
@@ -228,21 +237,63 @@ def attend(
 ) -> tuple[Tensor, Tensor]:
     """Outputs [b, h, l, d] and log-sum-exps [b, h, l]; without `k`, keys are the normalised queries."""
     out, logsumexp = empty_heads(v), torch.empty(v.shape[:3], dtype=compute_type(v))
-    heads_q, heads_k, heads_v, heads_out = (Heads(x) for x in (q, q if k is None else k, v, out))
-    rows_of, z, kind = sorted_rows(rows, document, spec), logsumexp.numpy(), kind_of(q)
+    heads = [Heads(x) for x in (q, q if k is None else k, v, out)]
+    rows_of, z = sorted_rows(rows, document, spec), logsumexp.numpy()
 
-    def run(task: int) -> None:
+    def head_of(task: int) -> _Forward:
         place = divmod(task, q.shape[1])
-        attend_head(
-            *(heads.head(*place) for heads in (heads_q, heads_k, heads_v, heads_out)),
-            z[place],
-            rows_of(*place),
-            options_of(spec, dropout_seed, q, k is None, task),
-            kind,
+        *inputs, result = (tensor.head(*place) for tensor in heads)
+        options = options_of(spec, dropout_seed, q, k is None, task)
+        return _Forward(tuple(inputs), result, z[place], rows_of(*place), options)
+
+    run_heads(q.shape[0] * q.shape[1], q.shape[2], head_of)
+    return out, logsumexp
+
+
+class _Backward:
+    """`Head` of tasks: the backward of one (batch, head)."""
+
+    def __init__(
+        self, inputs: tuple[Any, ...], out: Any, logsumexp: Any, grad: Any, gradients: list[Any], rows: Any,
+        options: Any,
+    ) -> None:  # fmt: skip
+        self.inputs, self.out, self.logsumexp, self.grad = inputs, out, logsumexp, grad
+        self.rows, self.options, self.kind = rows, options, logsumexp.dtype
+        self.pieces, self.phase_ends = schedule_runs(rows.runs, options)
+        scratch = np.empty(options.length * options.width if options.shared else 0, self.kind)
+        self.gradients = gradients if not options.shared else [
+            gradients[0], Head(scratch, 0, options.width), gradients[1]
+        ]  # fmt: skip
+        self.factors, self.delta = (
+            np.empty(options.length * options.shared, self.kind),
+            np.empty(options.length, self.kind),
         )
 
-    run_tasks(q.shape[0] * q.shape[1], run)
-    return out, logsumexp
+    def begin(self, first: int, last: int) -> None:
+        arrays = *self.gradients, self.factors, self.delta, self.rows.document
+        begin_backward(self.inputs[0], self.out, self.logsumexp, self.grad, *arrays, self.options, first, last)
+
+    def work(self) -> None:
+        self._differentiate(0, len(self.pieces))
+
+    def phases(self, threads: int) -> list[Phase]:
+        found, tasks, alone = list[Phase](), 4 * threads, 0
+        for first, last in pairwise([0, *np.unique(self.phase_ends).tolist()]):
+            if np.diff(self.pieces[first:last]).sum() >= FEW_RUNS:
+                one = pieces_of(alone, first, max(first - alone, 1), self._differentiate)
+                found += [one, pieces_of(first, last, -(-(last - first) // tasks), self._differentiate)]
+                alone = last
+        end = len(self.pieces)
+        return [*found, pieces_of(alone, end, max(end - alone, 1), self._differentiate)]
+
+    def _differentiate(self, first: int, last: int) -> None:
+        arrays = self.logsumexp, self.grad, *self.gradients, self.factors, self.delta, self.rows, self.options
+        differentiate_runs(*self.inputs, *arrays, self.pieces, first, last)
+
+    def finish(self, first: int, last: int) -> None:
+        if self.options.shared:
+            dq, dk, _ = self.gradients
+            finish_backward(self.inputs[0], self.factors, dk, dq, self.options, first, last)
 
 
 def attend_backward(
@@ -258,27 +309,17 @@ def attend_backward(
     dropout_seed: int,
 ) -> list[Tensor]:
     """Gradients of queries, of values, and of keys that are not the queries."""
-    dq, dv = empty_heads(q), empty_heads(v)
-    dk = None if k is None else empty_heads(k)
-    inputs = [Heads(x) for x in (q, q if k is None else k, v, out)]
-    heads_grad, heads_dq, heads_dv = (Heads(x) for x in (grad, dq, dv))
-    heads_dk = None if dk is None else Heads(dk)
-    rows_of, z, kind = sorted_rows(rows, document, spec), logsumexp.numpy(), kind_of(q)
+    found = [empty_heads(x) for x in (q, v)] if k is None else [empty_heads(x) for x in (q, k, v)]
+    heads = [Heads(x) for x in (q, q if k is None else k, v, out, grad)]
+    gradients = [Heads(x) for x in found]
+    rows_of, z = sorted_rows(rows, document, spec), logsumexp.numpy()
 
-    def run(task: int) -> None:
+    def head_of(task: int) -> _Backward:
         place = divmod(task, q.shape[1])
-        scratch = Head(np.empty(q.shape[2] * q.shape[3] if dk is None else 0, kind.dtype), 0, q.shape[3])
-        differentiate_head(
-            *(heads.head(*place) for heads in inputs),
-            z[place],
-            heads_grad.head(*place),
-            heads_dq.head(*place),
-            scratch if heads_dk is None else heads_dk.head(*place),
-            heads_dv.head(*place),
-            rows_of(*place),
-            options_of(spec, dropout_seed, q, k is None, task),
-            kind,
-        )
+        *inputs, output, slope = (tensor.head(*place) for tensor in heads)
+        options = options_of(spec, dropout_seed, q, k is None, task)
+        into = [tensor.head(*place) for tensor in gradients]
+        return _Backward(tuple(inputs), output, z[place], slope, into, rows_of(*place), options)
 
-    run_tasks(q.shape[0] * q.shape[1], run)
-    return [dq, dv] if dk is None else [dq, dv, dk]
+    run_heads(q.shape[0] * q.shape[1], q.shape[2], head_of)
+    return found if k is None else [found[0], found[2], found[1]]

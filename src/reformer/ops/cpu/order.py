@@ -73,7 +73,7 @@ def count_rows(starts, bucket_size, last_octave, causal):
 
 
 @kernel
-def _add_runs(runs, count, start, first_query, end, window, causal, include_self, hash_round):
+def _add_runs(runs, count, start, first_query, end, window, causal, include_self, hash_round, turn):
     """The runs of one group, rows [start, end) of which those from `first_query` on are queries."""
     for query in range(first_query, end, QUERIES):
         query_end = min(query + QUERIES, end)
@@ -81,7 +81,7 @@ def _add_runs(runs, count, start, first_query, end, window, causal, include_self
         key_end = query_end - 1 + include_self if causal else min(end, query_end + window)
         if key < key_end:
             runs[count, 0], runs[count, 1], runs[count, 2], runs[count, 3] = query, query_end, key, key_end
-            runs[count, 4] = hash_round
+            runs[count, 4], runs[count, 5] = hash_round, turn
             count += 1
     return count
 
@@ -99,7 +99,7 @@ def sort_buckets(buckets, slots, starts, bucket_size, last_octave, causal, windo
     for d in range(starts.size - 1):
         last = octave_of(starts[d + 1] - starts[d] - 1, bucket_size, last_octave)
         highest, most_groups = max(highest, last), most_groups + (2 << last)
-    runs = np.empty((rounds * (slots.size // QUERIES + min(most_groups, slots.size) + 1), 5), np.int32)
+    runs = np.empty((rounds * (slots.size // QUERIES + min(most_groups, slots.size) + 1), 6), np.int32)
     seen, end = np.empty(1 << highest, np.int64), np.empty(1 << highest, np.int64)
     filled, n_runs, groups = np.int64(0), np.int64(0), np.int32(0)
     for i in range(rounds):
@@ -118,8 +118,9 @@ def sort_buckets(buckets, slots, starts, bucket_size, last_octave, causal, windo
                 for bucket in range(1 << octave):
                     kept, queries = min(seen[bucket], window), end[bucket]
                     n_runs = _add_runs(
-                        runs, n_runs, filled, filled + kept, filled + kept + queries, window, causal, 0, i
-                    )
+                        runs, n_runs, filled, filled + kept, filled + kept + queries, window, causal, 0, i,
+                        octave * rounds + i,
+                    )  # fmt: skip
                     end[bucket] = filled - max(seen[bucket] - window, 0)  # where its first row would stand, untrimmed
                     seen[bucket] = filled
                     filled += kept + queries
@@ -171,14 +172,16 @@ def sort_chunks(buckets, document, chunk, before, after, once):
 @kernel
 def chunk_runs(rounds, n, chunk, before, after):
     """The runs of chunks of rows: every chunk's queries with the keys of the chunks around it, on a ring."""
-    runs = np.empty((rounds * (n // chunk) * ((chunk + QUERIES - 1) // QUERIES), 5), np.int32)
+    runs = np.empty((rounds * (n // chunk) * ((chunk + QUERIES - 1) // QUERIES), 6), np.int32)
     ring, count = rounds * n, 0
     for start in range(0, ring, chunk):
         for query in range(start, start + chunk, QUERIES):
             runs[count, 0], runs[count, 1] = query, min(query + QUERIES, start + chunk)
             runs[count, 2] = (start - before) % ring
             runs[count, 3] = runs[count, 2] + before + chunk + after
+            place = start % n
             runs[count, 4] = start // n
+            runs[count, 5] = 3 * runs[count, 4] + (0 if place < before else 2 if place + chunk + after > n else 1)
             count += 1
     return runs
 
@@ -187,9 +190,9 @@ def chunk_runs(rounds, n, chunk, before, after):
 def window_rows(document, window, causal):
     """Rows and runs of local attention by windows: documents are groups, in time order."""
     slots, starts = documents_of(document)
-    runs, count = np.empty((document.size // QUERIES + starts.size, 5), np.int32), 0
+    runs, count = np.empty((document.size // QUERIES + starts.size, 6), np.int32), 0
     for d in range(starts.size - 1):
-        count = _add_runs(runs, count, starts[d], starts[d], starts[d + 1], window, causal, 1, 0)
+        count = _add_runs(runs, count, starts[d], starts[d], starts[d + 1], window, causal, 1, 0, 0)
     return slots, runs[:count]
 
 

@@ -22,9 +22,9 @@ Options = namedtuple(
 the queries, normalised; `keeps_own`: a token that is offered nothing takes its own value."""
 
 Rows = namedtuple("Rows", "tokens runs document successors names place group")
-"""Sorted rows of one (batch, head): tokens (-1: nobody), runs [n, 5] (queries from and to, keys from and to, round),
-the document of every token, the token whose value each delivers (-1: none; empty: its own), and for `once` the name of
-each row, and for each round and name its place and group."""
+"""Sorted rows of one (batch, head): tokens (-1: nobody), runs [n, 6] (queries from and to, keys from and to,
+round, pass), the document of every token, the token whose value each delivers (-1: none; empty: its own), and for
+`once` the name of each row, and for each round and name its place and group."""
 
 Head = namedtuple("Head", "data first row")
 """The [l, d] of one (batch, head) in a flat array: the first number and the distance from token to token."""
@@ -56,7 +56,8 @@ def pack(head, tokens, count, width, factor, by_token, target, stride):
     for i in range(padded(count, max(n, ROWS))):
         at = i * stride
         if i >= count or tokens[i] < 0:
-            target[at : at + stride] = 0
+            for x in range(at, at + stride):
+                target[x] = 0
             continue
         t = np.int64(tokens[i])
         source = head.first + t * head.row
@@ -67,7 +68,8 @@ def pack(head, tokens, count, width, factor, by_token, target, stride):
         if whole < stride:
             for x in range(whole, width):
                 target[at + x] = number(head.data, source + x) * f
-            target[at + width : at + stride] = 0
+            for x in range(at + width, at + stride):
+                target[x] = 0
 
 
 @kernel
@@ -78,27 +80,28 @@ def scatter(source, stride, tokens, count, factor, target, width):
     for i in range(count):
         if tokens[i] < 0:
             continue
-        at = target.first + np.int64(tokens[i]) * target.row
+        row, at = i * stride, target.first + np.int64(tokens[i]) * target.row
         for x in range(0, whole, n):
-            store(times_plus(load(source, i * stride + x), factors, load(target.data, at + x)), target.data, at + x)
+            store(times_plus(load(source, row + x), factors, load(target.data, at + x)), target.data, at + x)
         for x in range(whole, width):
-            target.data[at + x] += source[i * stride + x] * factor
+            target.data[at + x] += source[row + x] * factor
 
 
 @kernel
-def clear(head, length, width):
-    """Zeros in all rows."""
-    for t in range(length):
+def clear(head, first, last, width):
+    """Zeros in some rows."""
+    for t in range(first, last):
         at = head.first + t * head.row
-        head.data[at : at + width] = 0
+        for x in range(at, at + width):
+            head.data[x] = 0
 
 
 @kernel
 def run_tokens(rows, run, key, count, query_tokens, key_tokens):
     """Tokens of a run's queries and of a block of its keys; rows of the chunk rules lie on a ring."""
-    n = np.int64(rows.tokens.size)
     for i in range(rows.runs[run, 1] - rows.runs[run, 0]):
         query_tokens[i] = rows.tokens[rows.runs[run, 0] + i]
+    n = np.int64(rows.tokens.size)
     at = (np.int64(rows.runs[run, 2]) + key) % n
     for j in range(count):
         key_tokens[j] = rows.tokens[at]
@@ -108,24 +111,26 @@ def run_tokens(rows, run, key, count, query_tokens, key_tokens):
 @kernel
 def value_tokens(rows, key_tokens, count, out):
     """The tokens whose values a block of keys delivers: -1 for none."""
-    if rows.successors.size == 0:
-        out[:count] = key_tokens[:count]
-        return
+    own = rows.successors.size == 0
     for j in range(count):
-        out[j] = rows.successors[key_tokens[j]] if key_tokens[j] >= 0 else -1
+        token = key_tokens[j]
+        out[j] = token if own or token < 0 else rows.successors[token]
 
 
 @kernel
 def is_padding(rows, run):
     """Whether a run's queries are nobody; chunk rules have such runs."""
-    return rows.tokens[rows.runs[run, 0] : rows.runs[run, 1]].max() < 0
+    for row in range(rows.runs[run, 0], rows.runs[run, 1]):  # noqa: SIM110, `all` compiles for a second
+        if rows.tokens[row] >= 0:
+            return False
+    return True
 
 
 @kernel
-def key_factors(q, document, options, out):
+def key_factors(q, document, options, first, last, out):
     """Write the factor that makes a key of each query (`docs/rule.md`, "Softmax"); 0 for padding."""
     width = options.width
-    for t in range(options.length):
+    for t in range(first, last):
         at = q.first + t * q.row
         mean_square = np.float64(dot(q.data, at, q.data, at, width)) / width
         out[t] = 1 / np.sqrt(mean_square + KEY_EPS) / np.sqrt(np.float64(width)) if document[t] >= 0 else 0
