@@ -12,6 +12,7 @@ from reformer.cli.flags import DataFlags, ModelFlags, TrainingFlags
 from reformer.cli.parse import parse
 from reformer.data.sources import STANDARD_INPUT
 from reformer.errors import InputError
+from reformer.ops.cpu.ahead import compile_ahead_unless_kept
 from reformer.settings.data import BPE
 from reformer.settings.model import ModelSettings
 from reformer.settings.presets import describe_presets, load_preset
@@ -65,6 +66,8 @@ def run(argv: Sequence[str]) -> None:
         given["data"] = {**given["data"], "files": command.paths}
     run = Run.of(given, tasks())
     _check(command, run)
+    if not command.dry_run:
+        compile_ahead_unless_kept()
 
     from reformer.cli.quiet import quiet_libraries
     from reformer.training.run import check_fit

@@ -76,8 +76,8 @@ def begin_backward(q, out, logsumexp, grad, dq, dk, dv, factors, delta, document
 
 
 @entry_kernel
-def differentiate_runs(q, k, v, logsumexp, grad, dq, dk, dv, factors, delta, rows, options, pieces, first, last):
-    """Add the gradients of the runs of pieces [first, last) to those of their tokens."""
+def differentiate_runs(q, k, v, logsumexp, grad, dq, dk, dv, factors, delta, rows, options, once, pieces, first, last):
+    """Add the gradients of the runs of pieces [first, last) to those of their tokens; `once` as in the forward."""
     kind, width = delta, options.width
     one, stride, unit = kind.dtype.type(1), padded(width, lanes(kind)), max(lanes(kind), ROWS)
     queries, columns, query_sums = three_scratches(QUERIES * stride, kind)
@@ -112,7 +112,7 @@ def differentiate_runs(q, k, v, logsumexp, grad, dq, dk, dv, factors, delta, row
             multiply_scores(values, grad_columns, stride, bounds, count, slopes)
             mask_pairs(scores, rows, run, key, count, query_tokens, key_tokens, n, options, bounds)
             _probabilities(scores, bounds, n, z)
-            if options.once:
+            if once is not None:
                 share_of_offers(scores, rows, run, key, count, n, options)
             if options.keep < 1:
                 drop_pairs(slopes, rows, run, key, count, query_tokens, key_tokens, n, options, bounds)

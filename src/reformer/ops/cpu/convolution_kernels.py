@@ -40,7 +40,7 @@ def convolve_block(x, out, base, factors, offsets, slots, document, first, count
     """Tokens number [first, first + count) of the batch row that begins at slot `base`."""
     places, taps = np.empty(offsets.size, np.int64), np.empty(offsets.size, np.int64)
     for n in range(first, min(first + count, slots.size)):
-        terms = _find(slots, document, n, offsets, 1, base, width, places, taps)
+        terms = _find(slots, document, n, offsets, np.int64(1), base, width, places, taps)
         _sum(x, factors, places, taps, terms, out, (base + slots[n]) * width, width)
 
 
@@ -71,9 +71,9 @@ def differentiate_block(x, grad, dx, base, factors, dfactors, offsets, slots, do
     whole = width // step * step
     for n in range(first, min(first + count, slots.size)):
         at = (base + slots[n]) * width
-        terms = _find(slots, document, n, offsets, -1, base, width, places, taps)
+        terms = _find(slots, document, n, offsets, np.int64(-1), base, width, places, taps)
         _sum(grad, factors, places, taps, terms, dx, at, width)
-        terms = _find(slots, document, n, offsets, 1, base, width, places, taps)
+        terms = _find(slots, document, n, offsets, np.int64(1), base, width, places, taps)
         for j in range(terms):
             for c in range(0, whole, step):
                 total = load(dfactors, taps[j] + c)

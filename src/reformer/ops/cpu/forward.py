@@ -107,8 +107,11 @@ def begin_forward(q, out, factors, most, denominator, document, options, first, 
 
 
 @entry_kernel
-def attend_runs(q, k, v, out, factors, most, denominator, rows, options, first, last):
-    """Add what runs [first, last) deliver, under each token's maximum; in one round, no two share a query."""
+def attend_runs(q, k, v, out, factors, most, denominator, rows, options, once, first, last):
+    """Add what runs [first, last) deliver, under each token's maximum; in one round, no two share a query.
+
+    `once` is None where a key counts as often as it is offered: then what counts offers is not compiled.
+    """
     kind, width = most, options.width
     one, stride, unit = kind.dtype.type(1), padded(width, lanes(kind)), max(lanes(kind), ROWS)
     queries, columns, sums = three_scratches(QUERIES * stride, kind)
@@ -142,7 +145,7 @@ def attend_runs(q, k, v, out, factors, most, denominator, rows, options, first, 
             for i in range(QUERIES):
                 before[i] = run_denominator[i]
             _soften(scores, bounds, n, run_most, rescale, run_denominator)
-            if options.once:
+            if once is not None:
                 share_of_offers(scores, rows, run, key, count, n, options)
                 for i in range(QUERIES):
                     run_denominator[i] = before[i] * rescale[i]

@@ -22,10 +22,11 @@ def _signed_argmax(products, first, step, half, out):
 
     What all `half` columns give stands in out's last row too.
     """
-    high, low = np.full(TOKENS, -np.inf, products.dtype), np.full(TOKENS, -np.inf, products.dtype)
-    high_at, low_at = np.zeros(TOKENS, np.int32), np.zeros(TOKENS, np.int32)
-    level = 0
-    out[0, :] = 0
+    high, low = np.empty(TOKENS, products.dtype), np.empty(TOKENS, products.dtype)
+    high_at, low_at = np.empty(TOKENS, np.int32), np.empty(TOKENS, np.int32)
+    level = np.int64(0)
+    for i in range(TOKENS):
+        high[i], low[i], high_at[i], low_at[i], out[0, i] = -np.inf, -np.inf, 0, 0, 0
     for column in range(half):
         at, index = (first + column * step) * TOKENS, np.int32(column)
         for i in range(TOKENS):
@@ -38,7 +39,8 @@ def _signed_argmax(products, first, step, half, out):
             level += 1
             for i in range(TOKENS):
                 out[level, i] = high_at[i] if high[i] >= low[i] else low_at[i] + index + 1
-    out[LEVELS - 1, :] = out[level, :]
+    for i in range(TOKENS):
+        out[LEVELS - 1, i] = out[level, i]
 
 
 @kernel
@@ -46,7 +48,8 @@ def _turn(q, tokens, count, width, packed, turned):
     """turned[:, i] = q[tokens[i]]: a block of tokens in the lanes, zeros behind the last."""
     stride, one = turned.size // TOKENS, turned.dtype.type(1)
     pack(q, tokens, count, width, one, turned[:0], packed, stride)
-    packed[count * stride :] = 0
+    for x in range(count * stride, packed.size):
+        packed[x] = 0
     transpose(packed, 0, stride, turned, 0, TOKENS, TOKENS, stride)
 
 
@@ -63,15 +66,16 @@ def _multiply(rotations, at, turned, width, columns, products):
 def _hash_block(products, levels, lowest, last, whole, even, odd):
     """All levels that the octaves from `lowest` to `last` take: of one hash, and of the two that combine."""
     one, first, second = np.int64(0), np.int64(0), np.int64(0)
+    zero, step, two = np.int64(0), np.int64(1), np.int64(2)  # of one type for all calls, which literal numbers are not
     for octave in range(lowest, last + 1):
         if levels[octave, 1]:
             first, second = levels[octave, 0], levels[octave, 1]
         else:
             one = levels[octave, 0]
-    _signed_argmax(products, 0, 1, (1 << one) >> 1, whole)
+    _signed_argmax(products, zero, step, (1 << one) >> 1, whole)
     if second:
-        _signed_argmax(products, 0, 2, (1 << first) >> 1, even)
-        _signed_argmax(products, 1, 2, (1 << second) >> 1, odd)
+        _signed_argmax(products, zero, two, (1 << first) >> 1, even)
+        _signed_argmax(products, step, two, (1 << second) >> 1, odd)
 
 
 @entry_kernel
@@ -97,10 +101,13 @@ def hash_octaves(
         row = base
         for block in range(0, length, TOKENS):
             count = min(TOKENS, length - block)
-            tokens[:count] = slots[starts[d] + block : starts[d] + block + count]
+            for j in range(count):
+                tokens[j] = slots[starts[d] + block + j]
             _turn(q, tokens, count, width, packed, turned)
             lowest = octave_of(block, bucket_size, last_octave) if causal else last
-            needed = levels[lowest : last + 1, 2].max()
+            needed = np.int64(0)
+            for octave in range(lowest, last + 1):
+                needed = max(needed, levels[octave, 2])
             for i in range(out.shape[0]):
                 _multiply(rotations, rotations_first + i * columns * width, turned, width, needed, products)
                 _hash_block(products, levels, lowest, last, whole, even, odd)
@@ -128,14 +135,16 @@ def hash_factors(q, length, rotations, rotations_first, columns, out, factors, w
     levels, tokens = np.empty((LEVELS, TOKENS), np.int32), np.empty(TOKENS, np.int32)
     for block in range(0, length, TOKENS):
         count = min(TOKENS, length - block)
-        tokens[:count] = np.arange(block, block + count)
+        for j in range(count):
+            tokens[j] = block + j
         _turn(q, tokens, count, width, packed, turned)
         for i in range(out.shape[0]):
             _multiply(rotations, rotations_first + i * columns * width, turned, width, columns, products)
-            out[i, block : block + count] = 0
-            first, product = np.int64(0), np.int64(1)
+            for j in range(count):
+                out[i, block + j] = 0
+            first, step, product = np.int64(0), np.int64(1), np.int64(1)
             for factor in factors:
-                _signed_argmax(products, first, 1, factor // 2, levels)
+                _signed_argmax(products, first, step, factor // 2, levels)
                 for j in range(count):
                     out[i, block + j] += product * levels[LEVELS - 1, j]
                 first, product = first + factor // 2, product * factor

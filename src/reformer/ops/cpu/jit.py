@@ -10,6 +10,8 @@ from typing import Any
 import llvmlite.binding as llvm
 from numba import config, njit
 
+from reformer.ops.cpu.ahead import compile_ahead, wait_for
+
 logger = logging.getLogger(__name__)
 
 
@@ -42,14 +44,23 @@ def entry_kernel(function: Callable[..., Any]) -> Any:
     try:
         compiled: Any = njit(nogil=True, error_model="numpy", cache=True)(function)
         compiled._cache._cache_file._source_stamp = _stamp()
+        load = compiled._cache.load_overload
+
+        def load_when_ready(signature: Any, context: Any) -> Any:
+            wait_for(function.__name__)
+            return load(signature, context)
+
+        compiled._cache.load_overload = load_when_ready
     except (RuntimeError, AttributeError) as reason:
         logger.info("the kernel %s is compiled anew in each process: %s", function.__name__, reason)
         return kernel(function)
     return compiled
 
 
-def say_if_not_compiled(entry: Any) -> None:
-    """Explain the wait that the first use of an entry kernel brings on this machine."""
+def prepare(entry: Any) -> None:
+    """Where an entry kernel was never compiled on this machine, explain the wait, and have helpers shorten it."""
     index = getattr(entry._cache, "_cache_file", None)
     if index is None or not index._load_index():
-        logger.warning("compiling attention kernels for this machine; that takes half a minute, once")
+        logger.warning("compiling attention kernels for this machine; that takes some twenty seconds, once")
+        if index is not None:
+            compile_ahead()

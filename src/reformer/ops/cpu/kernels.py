@@ -13,7 +13,7 @@ from reformer.ops.cpu import hashing as hash_kernels
 from reformer.ops.cpu import order
 from reformer.ops.cpu.backward import begin_backward, differentiate_runs, finish_backward
 from reformer.ops.cpu.forward import attend_runs, begin_forward, finish_forward
-from reformer.ops.cpu.jit import say_if_not_compiled
+from reformer.ops.cpu.jit import prepare as prepare_kernels
 from reformer.ops.cpu.products import ROWS
 from reformer.ops.cpu.rows import Head, Options, Rows
 from reformer.ops.cpu.schedule import schedule_runs
@@ -23,7 +23,7 @@ from reformer.ops.hashing import Rotations, columns_for, split_buckets
 from reformer.ops.sequences import Sequences
 from reformer.ops.spec import LSH, Band, Chunks, Local, Octaves
 
-say_if_not_compiled(attend_runs)
+prepare_kernels(attend_runs)
 
 
 class Heads:
@@ -215,7 +215,7 @@ class _Forward:
 
     def _attend(self, first: int, last: int) -> None:
         arrays = self.out, self.factors, self.most, self.denominator, self.rows
-        attend_runs(*self.inputs, *arrays, self.options, first, last)
+        attend_runs(*self.inputs, *arrays, self.options, self.options.once or None, first, last)
 
     def phases(self, threads: int) -> list[Phase]:
         # within a round no two runs have a query in common
@@ -288,7 +288,7 @@ class _Backward:
 
     def _differentiate(self, first: int, last: int) -> None:
         arrays = self.logsumexp, self.grad, *self.gradients, self.factors, self.delta, self.rows, self.options
-        differentiate_runs(*self.inputs, *arrays, self.pieces, first, last)
+        differentiate_runs(*self.inputs, *arrays, self.options.once or None, self.pieces, first, last)
 
     def finish(self, first: int, last: int) -> None:
         if self.options.shared:

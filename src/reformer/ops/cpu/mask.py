@@ -16,7 +16,8 @@ from reformer.ops.cpu.tiles import HIGH, LOW
 @kernel
 def mask_pairs(scores, rows, run, key, count, query_tokens, key_tokens, queries, options, bounds):
     """Set the scores of pairs that are not offered to -inf, those of keys that only fill a block up too."""
-    scores[count * QUERIES : (count + ROWS - 1) // ROWS * ROWS * QUERIES] = -np.inf
+    for x in range(count * QUERIES, (count + ROWS - 1) // ROWS * ROWS * QUERIES):
+        scores[x] = -np.inf
     if options.window >= 0:
         _mask_band(scores, rows, run, key, count, queries, options, bounds)
     else:
@@ -41,12 +42,10 @@ def _mask_band(scores, rows, run, key, count, queries, options, bounds):
 @kernel
 def _mask_chunk(scores, rows, count, query_tokens, key_tokens, queries, options):
     outside = scores.dtype.type(-np.inf)
-    documents = np.empty(QUERIES, np.int32)
-    tokens = np.empty(QUERIES, np.int32)
-    for i in range(queries):
-        tokens[i] = query_tokens[i]
-        documents[i] = rows.document[query_tokens[i]] if query_tokens[i] >= 0 else -2
-    tokens[queries:], documents[queries:] = -1, -2
+    documents, tokens = np.empty(QUERIES, np.int32), np.empty(QUERIES, np.int32)
+    for i in range(QUERIES):
+        token = query_tokens[i] if i < queries else np.int32(-1)
+        tokens[i], documents[i] = token, rows.document[token] if token >= 0 else -2
     for j in range(count):
         token = np.int32(key_tokens[j])
         document = rows.document[token] if token >= 0 else np.int32(-1)
@@ -63,16 +62,20 @@ def _mask_chunk(scores, rows, count, query_tokens, key_tokens, queries, options)
 def share_of_offers(scores, rows, run, key, count, queries, options):
     """Divide every score by how often its pair is offered in all, over all rounds and slots (`once`)."""
     n, rounds = np.int64(rows.tokens.size), options.rounds
-    places, groups = np.zeros((rounds, QUERIES), np.int32), np.full((rounds, QUERIES), -2, np.int32)
+    places, groups = np.empty((rounds, QUERIES), np.int32), np.empty((rounds, QUERIES), np.int32)
     unit = 1 if options.window >= 0 else options.chunk  # places go by rows in a band, else by chunks
-    for i in range(queries):
-        name = rows.names[rows.runs[run, 0] + i]
+    for i in range(QUERIES):
         for one in range(rounds):
-            places[one, i], groups[one, i] = rows.place[one, name] // unit, rows.group[one, name]
+            if i < queries:
+                name = rows.names[rows.runs[run, 0] + i]
+                places[one, i], groups[one, i] = rows.place[one, name] // unit, rows.group[one, name]
+            else:
+                places[one, i], groups[one, i] = 0, -2
     offers = np.empty(QUERIES, np.int32)
     for j in range(count):
         name = rows.names[(rows.runs[run, 2] + key + j) % n]
-        offers[:] = 0
+        for i in range(QUERIES):
+            offers[i] = 0
         for one in range(rounds):
             if options.window >= 0:
                 _count_band(places[one], groups[one], rows.place[one, name], rows.group[one, name], options, offers)
@@ -112,10 +115,11 @@ def _count_slots(query_chunks, key_chunk, chunks, options, offers):
 @kernel
 def drop_pairs(scores, rows, run, key, count, query_tokens, key_tokens, queries, options, bounds):
     """Zeros in place of the pairs that dropout takes away: `reformer.ops.dropout`, a vector of queries at a time."""
-    streams = np.zeros(QUERIES, np.uint32)
+    streams = np.empty(QUERIES, np.uint32)
     hash_round = 0 if options.once else rows.runs[run, 4]
-    for i in range(queries):
-        streams[i] = mix(mix(np.uint32(options.stream) ^ np.uint32(hash_round)) ^ np.uint32(query_tokens[i]))
+    for i in range(QUERIES):
+        token = query_tokens[i] if i < queries else np.int32(0)
+        streams[i] = mix(mix(np.uint32(options.stream) ^ np.uint32(hash_round)) ^ np.uint32(token))
     n = lanes(scores)
     for j in range(count):
         slot = 0 if options.once or options.window >= 0 else (key + j) // options.chunk

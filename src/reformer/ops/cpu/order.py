@@ -49,9 +49,9 @@ def documents_of(document):
 @entry_kernel
 def successors_of(document):
     """The slot of the token behind each in its document, -1 for the last and for padding."""
-    out = np.full(document.size, -1, np.int32)
-    behind = np.int64(-1)
+    out, behind = np.empty(document.size, np.int32), np.int64(-1)
     for t in range(document.size - 1, -1, -1):
+        out[t] = -1
         if document[t] < 0:
             continue
         if behind >= 0 and document[behind] == document[t]:
@@ -94,7 +94,10 @@ def sort_buckets(buckets, slots, starts, bucket_size, last_octave, causal, windo
     """
     rounds, n = buckets.shape
     tokens, names = np.empty(rounds * n, np.int32), np.empty(rounds * n if once else 0, np.int32)
-    place, group = np.full((rounds, n if once else 0), -1, np.int32), np.full((rounds, n if once else 0), -1, np.int32)
+    place, group = np.empty((rounds, n if once else 0), np.int32), np.empty((rounds, n if once else 0), np.int32)
+    for i in range(rounds):
+        for row in range(n if once else 0):
+            place[i, row], group[i, row] = -1, -1
     highest, most_groups = np.int64(0), np.int64(0)
     for d in range(starts.size - 1):
         last = octave_of(starts[d + 1] - starts[d] - 1, bucket_size, last_octave)
@@ -110,7 +113,8 @@ def sort_buckets(buckets, slots, starts, bucket_size, last_octave, causal, windo
             for octave in range(0 if causal else last, last + 1):
                 count = octave_rows(octave, last, length, bucket_size)
                 only_keys = bucket_size << octave >> 1 if causal and octave else 0
-                seen[: 1 << octave], end[: 1 << octave] = 0, 0
+                for bucket in range(1 << octave):
+                    seen[bucket], end[bucket] = 0, 0
                 for row in range(only_keys):
                     seen[buckets[i, base + row]] += 1
                 for row in range(only_keys, count):
@@ -118,7 +122,7 @@ def sort_buckets(buckets, slots, starts, bucket_size, last_octave, causal, windo
                 for bucket in range(1 << octave):
                     kept, queries = min(seen[bucket], window), end[bucket]
                     n_runs = _add_runs(
-                        runs, n_runs, filled, filled + kept, filled + kept + queries, window, causal, 0, i,
+                        runs, n_runs, filled, filled + kept, filled + kept + queries, window, causal, np.int64(0), i,
                         octave * rounds + i,
                     )  # fmt: skip
                     end[bucket] = filled - max(seen[bucket] - window, 0)  # where its first row would stand, untrimmed
@@ -190,9 +194,10 @@ def chunk_runs(rounds, n, chunk, before, after):
 def window_rows(document, window, causal):
     """Rows and runs of local attention by windows: documents are groups, in time order."""
     slots, starts = documents_of(document)
-    runs, count = np.empty((document.size // QUERIES + starts.size, 6), np.int32), 0
+    runs, count = np.empty((document.size // QUERIES + starts.size, 6), np.int32), np.int64(0)
+    zero, one = np.int64(0), np.int64(1)
     for d in range(starts.size - 1):
-        count = _add_runs(runs, count, starts[d], starts[d], starts[d + 1], window, causal, 1, 0, 0)
+        count = _add_runs(runs, count, starts[d], starts[d], starts[d + 1], window, causal, one, zero, zero)
     return slots, runs[:count]
 
 

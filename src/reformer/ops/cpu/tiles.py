@@ -28,8 +28,10 @@ def set_bounds(rows, run, key, count, queries, options, bounds, unit):
     exact for blocks, for the products behind the softmax. Without a window all meet all.
     """
     most = (queries + unit - 1) // unit * unit
-    bounds[LOW], bounds[HIGH], bounds[FIRST_QUERY], bounds[LAST_QUERY] = 0, most, 0, queries
-    bounds[FIRST_KEY], bounds[LAST_KEY] = 0, count
+    for block in range(bounds.shape[1]):
+        bounds[LOW, block], bounds[HIGH, block] = 0, most
+        bounds[FIRST_QUERY, block], bounds[LAST_QUERY, block] = 0, queries
+        bounds[FIRST_KEY, block], bounds[LAST_KEY, block] = 0, count
     if options.window < 0:
         return
     behind = np.int64(rows.runs[run, 2]) + key - np.int64(rows.runs[run, 0])  # place of the first key, from the query's
