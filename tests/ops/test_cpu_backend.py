@@ -384,3 +384,45 @@ def test_vectors_of_other_machines(width: int, tmp_path: Path) -> None:
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+WITHIN_BOUNDS = """
+import torch
+import reformer
+from reformer.ops.attention import local_attention, lsh_attention
+from reformer.ops.cpu import tasks
+rules = [
+    {"window": 8},
+    {"window": 40, "causal": False},
+    {"window": 8, "duplicates": "once", "dropout_p": 0.1, "dropout_seed": 1},
+    {"rule": "chunk", "chunk_length": 7, "num_buckets": 6, "duplicates": "once"},
+    {"rule": "chunk", "chunk_length": 30},
+]
+torch.manual_seed(0)
+for tasks.SHARED_FROM in (10**9, 0):
+    for length in (1, 5, 70, 391):
+        for rule in rules:
+            q, v = (torch.randn(1, 3, length, 12, requires_grad=True) for _ in range(2))
+            mask = torch.rand(1, length) < 0.8
+            lsh_attention(q, v, num_hashes=2, seed=0, key_padding_mask=mask, **rule).sum().backward()
+        for window in (3, 200):
+            q, k, v = (torch.randn(1, 3, length, 12, requires_grad=True) for _ in range(3))
+            local_attention(q, k, v, window=window).sum().backward()
+config = reformer.ReformerConfig(vocab_size=40, hidden_size=24, num_hidden_layers=2, num_attention_heads=2, window=8)
+model, ids = reformer.ReformerForCausalLM(config), torch.randint(3, 40, (2, 90))
+model(ids, labels=ids).loss.backward()
+cache = reformer.ReformerCache(config)
+with torch.no_grad():
+    for first, last in ((0, 37), (37, 38), (38, 40), (40, 61), (61, 90)):
+        model.eval()(ids[:, first:last], past_key_values=cache)
+"""
+
+
+@pytest.mark.slow
+def test_no_kernel_reaches_outside_its_arrays(tmp_path: Path) -> None:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_BOUNDSCHECK": "1"}
+    environment["REFORMER_BACKEND"] = "numba"
+    done = subprocess.run(
+        [sys.executable, "-c", WITHIN_BOUNDS], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -75,6 +75,20 @@ def begin_backward(q, out, logsumexp, grad, dq, dk, dv, factors, delta, document
                 dv.data[dv_at + x] = number(grad.data, grad_at + x)
 
 
+@kernel
+def runs_of(pieces, first, last):
+    """The numbers of the runs of pieces [first, last)."""
+    count = np.int64(0)
+    for piece in range(first, last):
+        count += pieces[piece, 1] - pieces[piece, 0]
+    runs, count = np.empty(count, np.int64), np.int64(0)
+    for piece in range(first, last):
+        for run in range(pieces[piece, 0], pieces[piece, 1]):
+            runs[count] = run
+            count += 1
+    return runs
+
+
 @entry_kernel
 def differentiate_runs(q, k, v, logsumexp, grad, dq, dk, dv, factors, delta, rows, options, once, pieces, first, last):
     """Add the gradients of the runs of pieces [first, last) to those of their tokens; `once` as in the forward."""
@@ -86,12 +100,12 @@ def differentiate_runs(q, k, v, logsumexp, grad, dq, dk, dv, factors, delta, row
     scores, slopes, none = scratch(KEYS * QUERIES, kind), scratch(KEYS * QUERIES, kind), scratch(0, kind)
     z, run_delta = scratch(QUERIES, kind), scratch(QUERIES, kind)
     query_tokens, key_tokens, bounds = np.empty(QUERIES, np.int32), np.empty(KEYS, np.int32), empty_bounds()
-    delivered, piece, run = np.empty(KEYS, np.int32), np.int64(first), np.int64(pieces[first, 0])
+    delivered = np.empty(KEYS, np.int32)
 
-    while piece < last:
+    for run in runs_of(pieces, first, last):
         n, total = np.int64(rows.runs[run, 1] - rows.runs[run, 0]), np.int64(rows.runs[run, 3] - rows.runs[run, 2])
         if is_padding(rows, run):
-            total = 0
+            continue
         for key in range(0, total, KEYS):
             count = min(total - key, KEYS)
             run_tokens(rows, run, key, count, query_tokens, key_tokens)
@@ -124,12 +138,7 @@ def differentiate_runs(q, k, v, logsumexp, grad, dq, dk, dv, factors, delta, row
             sum_over_queries(slopes, queries, stride, bounds, count, key_sums)
             scatter(key_sums, stride, key_tokens, count, one, dk, width)
             sum_over_keys(slopes, keys, stride, bounds, n, query_sums, key > 0)
-        if total:
-            scatter(query_sums, stride, query_tokens, n, kind.dtype.type(options.scale), dq, width)
-        run += 1
-        if run == pieces[piece, 1]:
-            piece += 1
-            run = np.int64(pieces[piece, 0]) if piece < last else run
+        scatter(query_sums, stride, query_tokens, n, kind.dtype.type(options.scale), dq, width)
 
 
 @entry_kernel

@@ -50,13 +50,16 @@ def three_scratches(count, kind):
 
 @kernel
 def pack(head, tokens, count, width, factor, by_token, target, stride):
-    """Gather rows of tokens, times `factor` and, if given, a number of each token; zeros up to a whole block."""
+    """Gather rows of tokens, times `factor` and, if given, a number of each token.
+
+    Zeros fill a whole block, as far as `target` reaches.
+    """
     n = lanes(target)
     whole = width // n * n
     for i in range(padded(count, max(n, ROWS))):
         at = i * stride
         if i >= count or tokens[i] < 0:
-            for x in range(at, at + stride):
+            for x in range(at, min(at + stride, target.size)):
                 target[x] = 0
             continue
         t = np.int64(tokens[i])
