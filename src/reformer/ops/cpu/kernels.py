@@ -219,7 +219,9 @@ class _Forward:
 
     def phases(self, threads: int) -> list[Phase]:
         # within a round no two runs have a query in common
-        return [pieces_of(first, last, RUNS, self._attend) for first, last in rounds_of(self.rows.runs)]
+        rounds = list(rounds_of(self.rows.runs))
+        sizes = [max(RUNS, -(-(last - first) // (4 * threads))) for first, last in rounds]
+        return [pieces_of(*ends, size, self._attend) for ends, size in zip(rounds, sizes, strict=True)]
 
     def finish(self, first: int, last: int) -> None:
         arrays = self.out, self.logsumexp, self.most, self.denominator, self.rows.document

@@ -13,7 +13,7 @@ from reformer.ops.cpu.rows import QUERIES
 RUNS = 8
 """Least runs of a piece, but for the last of a pass."""
 
-MOST = 32
+MOST = 16
 """Runs of a piece that ends inside a group, if those are enough."""
 
 

@@ -14,8 +14,8 @@ SHARED_FROM = 8192
 TOKENS = 1024
 """Tokens of a piece of a shared head."""
 
-RUNS = 64
-"""Runs of a piece of the forward."""
+RUNS = 16
+"""Least runs of a piece of the forward."""
 
 FEW_RUNS = 64
 """Runs of a phase of the backward up to which one thread is enough."""
