@@ -53,8 +53,8 @@ def main() -> None:
     for row in beside(arguments.before, __file__, arguments.contexts.split(","), options):
         rows.append(row)
         print(
-            f"{row['tree']:6} {row['context']:7} tokens: {row['at_once_s']:6.1f} s at once, {row['in_pieces_s']:6.1f} s "
-            f"in pieces of {row['piece']}, {row['pieces_over_once']:.2f} times",
+            f"{row['tree']:6} {row['context']:7} tokens: {row['at_once_s']:6.1f} s at once, "
+            f"{row['in_pieces_s']:6.1f} s in pieces of {row['piece']}, {row['pieces_over_once']:.2f} times",
             flush=True,
         )
     save("pieces", rows, before=arguments.before)
