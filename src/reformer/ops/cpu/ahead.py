@@ -47,9 +47,10 @@ def compile_ahead() -> None:
 def compile_ahead_unless_kept() -> None:
     """`compile_ahead` where no kernel was ever kept, without loading numba to find out."""
     folder = os.environ.get("NUMBA_CACHE_DIR")
-    places = [Path(folder)] if folder else [Path(__file__).parent / "__pycache__", Path.home() / ".cache" / "numba"]
-    if not any(next(place.rglob("forward.attend_runs-*.nbi"), None) for place in places):
-        compile_ahead()
+    places = [folder] if folder else [str(Path(__file__).parent / "__pycache__"), os.path.expanduser("~/.cache/numba")]
+    with suppress(OSError):  # folders that cannot be read
+        if not any(next(Path(place).rglob("forward.attend_runs-*.nbi"), None) for place in places):
+            compile_ahead()
 
 
 def wait_for(kernel: str) -> None:
