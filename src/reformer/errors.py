@@ -11,3 +11,7 @@ class RunError(RuntimeError):
 
 class Interrupted(Exception):
     """A run was stopped from outside, and has saved what it had."""
+
+
+class Terminated(BaseException):
+    """The system ended the process (SIGTERM); like Ctrl-C it is no error that something may handle on its way."""

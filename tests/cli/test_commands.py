@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from reformer.cli.main import main
-from reformer.errors import InputError, Interrupted
+from reformer.errors import InputError, Interrupted, Terminated
 from reformer.training.trainer import NonFiniteLoss, NotSaved
 from tests.cli.command import reformer_alone as reformer
 
@@ -141,6 +141,7 @@ def torch_out_of_memory() -> Exception:
         (torch_out_of_memory(), 1, "can't allocate memory"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (Interrupted("interrupted at step 3"), 130, "interrupted at step 3"),
+        (Terminated("terminated at step 3"), 143, "terminated at step 3"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )

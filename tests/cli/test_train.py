@@ -10,6 +10,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from tests.cli.command import TINY, reformer, run_group
 
 
@@ -111,26 +113,36 @@ def test_standard_input_and_resuming_from_the_folder_alone(run: Path) -> None:
     assert b"standard input is empty" in empty.stderr
 
 
-def test_ctrl_c_saves_and_says_so(run: Path) -> None:
-    command = [sys.executable, "-m", "reformer", "train", "text.txt", "--out", "broken-off", *TINY.split()]
+def stop(run: Path, out: str, number: signal.Signals) -> tuple[int, str]:
+    """Exit code and last words of a run that gets a signal behind its fourth step."""
+    command = [sys.executable, "-m", "reformer", "train", "text.txt", "--out", out, *TINY.split()]
     command[command.index("--steps") + 1] = "100000"
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     options = {"stderr": subprocess.PIPE, "text": True, "cwd": run, "env": environment}
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
-    with subprocess.Popen(command, preexec_fn=heed, **options) as process:
+    with subprocess.Popen([*command, "--save-steps", "50000"], preexec_fn=heed, **options) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("step      4"):
                 break
         time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         try:
             _, rest = process.communicate(timeout=60)
         finally:
             process.kill()
-        assert process.returncode == 130
-    assert rest.strip().splitlines()[-1].startswith("reformer: interrupted at step")
-    assert reformer("generate", "broken-off", "--max-new-tokens", "2", cwd=run).returncode == 0
+    return process.returncode, rest.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_saves_and_says_so(number: signal.Signals, code: int, said: str, run: Path) -> None:
+    found, line = stop(run, said, number)
+    assert found == code
+    assert line.startswith(f"reformer: {said} at step")
+    assert line.endswith("go on with --resume auto")
+    assert reformer("generate", said, "--max-new-tokens", "2", cwd=run).returncode == 0
 
 
 def test_two_processes(run: Path) -> None:

@@ -3,13 +3,15 @@
 import gc
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, metadata
+from typing import Any
 
-from reformer.errors import InputError, Interrupted, RunError
+from reformer.errors import InputError, Interrupted, RunError, Terminated
 from reformer.ops.checks import nearest
 from reformer.version import __version__
 
@@ -20,7 +22,7 @@ VERBS = {
     "convert": "turn a Reformer of transformers into one of ours, or back",
 }
 
-FAILED, BAD_INPUT, BUG, INTERRUPTED = 1, 2, 70, 130
+FAILED, BAD_INPUT, BUG, INTERRUPTED, TERMINATED = 1, 2, 70, 130, 143
 
 UNREADABLE = FileNotFoundError | NotADirectoryError | IsADirectoryError | PermissionError
 """What the system says of files that a user named."""
@@ -32,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code.
 
     0; 2 for what the user gave, files that cannot be read included; 1 for a run that failed (disk, memory, numbers);
-    130 after Ctrl-C; 70 for anything else, which is a bug and shows its traceback.
+    130 after Ctrl-C; 143 after SIGTERM; 70 for anything else, which is a bug and shows its traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import_module(f"reformer.cli.{verb}").run([word for word in rest if word != "--debug"])
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, Terminated) as error:
         code = _code_of(error)
         if code == BUG or "--debug" in rest:
             traceback.print_exception(error)
@@ -62,9 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def start() -> int:
     """`main` as a whole process: loading a million objects and leaving them, garbage collection takes seconds."""
     gc.set_threshold(100_000, 50, 50)
+    signal.signal(signal.SIGTERM, _terminate)  # so that what is half done is cleared away
     code = main()
     gc.freeze()  # or else they would be gone through once more at the end
     return code
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise Terminated("terminated")
 
 
 def _code_of(error: BaseException) -> int:
@@ -73,6 +80,8 @@ def _code_of(error: BaseException) -> int:
         return BAD_INPUT
     if isinstance(error, KeyboardInterrupt | Interrupted):
         return INTERRUPTED
+    if isinstance(error, Terminated):
+        return TERMINATED
     return FAILED if isinstance(error, RunError | OSError) or _out_of_memory(error) else BUG
 
 

@@ -138,12 +138,13 @@ def _saved_nothing(out: Path) -> bool:
 
 @contextmanager
 def _no_interruption() -> Iterator[None]:
-    """Ctrl-C waits until what is being written is whole."""
+    """Ctrl-C and SIGTERM wait until what is being written is whole."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Ctrl-C in a run: the step at hand is finished and kept; a second Ctrl-C ends it at once."""
+"""Ctrl-C and SIGTERM in a run: the step at hand is finished and kept; a second signal ends it at once."""
 
 import signal
 import threading
@@ -9,30 +9,40 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+SIGNALS = {
+    signal.SIGINT: "interrupted: finishing this step; Ctrl-C again to stop at once",
+    signal.SIGTERM: "terminated: finishing this step; a second SIGTERM does not wait for it",
+}
+"""What is said of each."""
+
 
 class Interruption(TrainerCallback):
-    """Stops behind the step in which Ctrl-C came, with a checkpoint where a run makes them."""
+    """Stops behind the step in which Ctrl-C or SIGTERM came, with a checkpoint where a run makes them."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        self.say, self.asked, self.since = say, False, 0.0
+        self.say, self.asked, self.terminated, self.since = say, False, False, 0.0
+        self.before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        self.here = threading.current_thread() is threading.main_thread()
-        if self.here:
-            self.before = signal.signal(signal.SIGINT, self._ask)
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self._ask) for number in SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.here:
-            signal.signal(signal.SIGINT, self.before)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _ask(self, number: int, frame: Any) -> None:
-        if self.asked and time.monotonic() - self.since > 1:  # launchers hand one Ctrl-C on several times
-            raise KeyboardInterrupt
+        if self.asked and time.monotonic() - self.since > 1:  # launchers hand one signal on several times
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.terminated |= number == signal.SIGTERM
         if self.asked:
             return
         self.asked, self.since = True, time.monotonic()
-        self.say("interrupted: finishing this step; Ctrl-C again to stop at once")
+        self.say(SIGNALS[signal.Signals(number)])
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask the Trainer to stop, in all processes behind the same step."""

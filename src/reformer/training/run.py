@@ -11,7 +11,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from reformer.data.examples import Examples
 from reformer.data.task import Task
-from reformer.errors import InputError, Interrupted
+from reformer.errors import InputError, Interrupted, Terminated
 from reformer.models import ReformerConfig, ReformerForCausalLM
 from reformer.models.pretrained import ReformerPreTrainedModel
 from reformer.settings import ModelSettings
@@ -54,7 +54,7 @@ def train(
 
     `task` says what is learned, and for the run file where it comes from. `resume` is a checkpoint (`find_checkpoint`).
     Raises InputError for settings that do not fit the text or the folder, NonFiniteLoss and NotSaved (what was saved
-    before stays), and Interrupted after Ctrl-C, when what was trained is saved.
+    before stays), and Interrupted after Ctrl-C or Terminated after SIGTERM, when what was trained is saved.
     """
     settings = task.settings_for(settings)
     check_fit(settings, training, corpus.tokenizer.vocabulary, task)
@@ -105,8 +105,9 @@ def train(
         trainer.accelerator.wait_for_everyone()  # nobody leaves while another one still writes to it
         trainer.accelerator.end_training()
         if interruption.asked:
-            raise Interrupted(
-                f"interrupted at step {trainer.state.global_step}; what was trained is in {out}"
+            kind, how = (Terminated, "terminated") if interruption.terminated else (Interrupted, "interrupted")
+            raise kind(
+                f"{how} at step {trainer.state.global_step}; what was trained is in {out}"
                 + ("; go on with --resume auto" if checkpoints(folder.out) else "")
             )
     finally:

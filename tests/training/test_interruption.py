@@ -1,0 +1,26 @@
+"""Signals in a run; `tests/cli/test_train.py` sends them to whole commands."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import os, signal, time
+from reformer.training.interruption import Interruption
+with Interruption(print):
+    for _ in range(2):
+        os.kill(os.getpid(), signal.NUMBER)
+        time.sleep(1.2)
+    print("waited")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_does_not_wait_for_the_step(number: signal.Signals) -> None:
+    command = [sys.executable, "-c", CODE.replace("NUMBER", number.name)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == (-number if number == signal.SIGTERM else 1)
+    assert "waited" not in done.stdout
+    assert ("KeyboardInterrupt" in done.stderr) == (number == signal.SIGINT)
