@@ -75,7 +75,7 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path, capsys: pytest.CaptureFi
     losses = [float(line.split("loss ")[1].split()[0]) for line in log]
     best = 2 * (losses.index(min(losses)) + 1)
     assert best < 12  # such a rate ruins it
-    assert [path.name for path in checkpoints(out)] == [f"checkpoint-{best}", "checkpoint-12"]
+    assert [path.name for path in checkpoints(out)] == [f"checkpoint-{step}" for step in sorted({best, 10, 12})]
     assert said[-1] == f"saved to {out} after 12 steps: the model of step {best}"
     assert abs(evaluate(model, HELD_OUT, 64).loss - min(losses)) < 1e-4
     kept = load_checkpoint(checkpoints(out)[0])
@@ -140,7 +140,69 @@ def test_going_on_from_an_older_checkpoint_keeps_what_follows(tmp_path: Path, mo
             run(out, eval_steps=0)
     shutil.copytree(out / "checkpoint-2", later)
     run(out, resume=str(out / "checkpoint-2"), eval_steps=0)
-    assert [path.name for path in checkpoints(out)] == ["checkpoint-6"]
+    assert [path.name for path in checkpoints(out)] == ["checkpoint-4", "checkpoint-6"]
+
+
+def test_as_many_are_kept_as_are_asked_for(tmp_path: Path) -> None:
+    for keep, names in ((1, ["checkpoint-6"]), (3, ["checkpoint-2", "checkpoint-4", "checkpoint-6"])):
+        run(tmp_path / str(keep), keep=keep, eval_steps=0)
+        assert [path.name for path in checkpoints(tmp_path / str(keep))] == names
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "run"
+    run(out, eval_steps=0)
+    return out
+
+
+def spoil(path: Path, how: str) -> None:
+    whole = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    elif how == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    else:
+        path.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 4]) + whole[len(whole) // 2 + 1 :])
+
+
+@pytest.mark.parametrize("how", ["gone", "cut", "flipped"])
+def test_a_run_goes_on_from_the_last_whole_checkpoint(finished: Path, how: str, tmp_path: Path) -> None:
+    names = sorted(str(path.relative_to(finished)) for path in (finished / "checkpoint-6").rglob("*") if path.is_file())
+    assert {"checkpoint-6/manifest.json", "checkpoint-6/rng_state.pth", "checkpoint-6/run.toml"} <= set(names)
+    for i, name in enumerate(names):
+        out = tmp_path / str(i)
+        shutil.copytree(finished, out)
+        spoil(out / name, how)
+        said: list[str] = []
+        assert find_checkpoint(out, "auto", said.append) == out / "checkpoint-4", name
+        (line,) = said
+        assert line.startswith(f"{out / 'checkpoint-6'} is damaged (")
+        assert Path(name).name in line or name.endswith("manifest.json")
+        with pytest.raises(ValueError, match=r"checkpoint-6 is damaged \(.*give auto"):
+            find_checkpoint(out, str(out / "checkpoint-6"))
+    spoil(out / "checkpoint-4" / "config.json", how)
+    with pytest.raises(ValueError, match=r"no checkpoint in .* is whole; begin again with --overwrite"):
+        find_checkpoint(out, "auto", said.append)
+
+
+def test_a_damaged_checkpoint_costs_steps_and_no_bits(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    spoil(out / "checkpoint-6" / "optimizer.pt", "flipped")
+    run(out, resume="auto", eval_steps=0)
+    for name in ("model.safetensors", "optimizer.pt"):
+        assert (out / "checkpoint-6" / name).read_bytes() == (finished / "checkpoint-6" / name).read_bytes()
+
+
+def test_what_a_killed_run_had_half_written_is_cleared(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    for half in (".partial/checkpoint-8", ".model"):
+        (out / half).mkdir(parents=True)
+        (out / half / "model.safetensors").write_bytes(b"half")
+    run(out, resume="auto", eval_steps=0)
+    assert not [path.name for path in out.iterdir() if path.name.startswith(".")]
 
 
 def test_what_cannot_be_resumed(tmp_path: Path) -> None:

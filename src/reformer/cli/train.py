@@ -93,7 +93,7 @@ def _train(command: Train, run: Run, task: "Task") -> None:
     assert command.out is not None
     if is_main_process():
         check_out(command.out, command.overwrite, command.resume is not None)
-    resume = find_checkpoint(command.out, command.resume) if command.resume else None
+    resume = find_checkpoint(command.out, command.resume, say) if command.resume else None
     if command.resume and resume is None:
         say(f"{command.out} has no checkpoint yet: starting afresh")
     init = run.training.init

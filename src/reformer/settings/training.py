@@ -61,7 +61,9 @@ class TrainingSettings(Settings):
     patience: int = 0
     """Stop after so many evaluations without a better one; 0: never."""
     save_steps: int = 250
-    """Steps between two checkpoints, of which the last one and the best one are kept; 0: none."""
+    """Steps between two checkpoints; 0: none."""
+    keep: int = 2
+    """Last checkpoints that are kept, besides the best one; where the last is damaged, a run goes on from another."""
     tensorboard: bool = False
     """Write TensorBoard's event files to the folder `tensorboard` of the run."""
 
@@ -73,7 +75,7 @@ class TrainingSettings(Settings):
             check_choice(name, getattr(self, name), choices)
         super().__post_init__()
         check_integer("length", self.length, 2)
-        for name in ("batch_size", "accumulation", "steps", "log_steps", "eval_tokens"):
+        for name in ("batch_size", "accumulation", "steps", "log_steps", "eval_tokens", "keep"):
             check_integer(name, getattr(self, name), 1)
         for name in ("batch_tokens", "warmup_steps", "eval_steps", "patience", "save_steps"):
             check_integer(name, getattr(self, name), 0)

@@ -13,7 +13,7 @@ from reformer.errors import InputError
 from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerPreTrainedModel
 from reformer.version import __version__, is_newer
 
-CHECKPOINT = "checkpoint-"
+CHECKPOINT, PARTIAL = "checkpoint-", ".partial"
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
 
 
@@ -89,6 +89,11 @@ def _newer(config: dict[str, Any]) -> str:
 
 
 def checkpoints(out: Path) -> list[Path]:
-    """The whole checkpoints of a run, in the order of their steps."""
+    """The checkpoints of a run, in the order of their steps."""
     folders = [path for path in out.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
-    return sorted(folders, key=lambda path: int(path.name.removeprefix(CHECKPOINT)))
+    return sorted(folders, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step behind which a checkpoint was written."""
+    return int(checkpoint.name.removeprefix(CHECKPOINT))

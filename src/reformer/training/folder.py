@@ -15,9 +15,12 @@ from transformers import PreTrainedModel
 
 from reformer.errors import InputError
 from reformer.settings.run_file import RUN_FILE, Run, check_same_run, write_run_file
-from reformer.training.checkpoint import CONFIG, checkpoints
+from reformer.training.checkpoint import CONFIG, PARTIAL, checkpoints
 from reformer.training.job import Text
 from reformer.training.processes import is_main_process, process_count
+
+STAGING = ".model"
+"""Where a model is written before it is whole."""
 
 ORIGIN = "origin.json"
 """What a checkpoint was trained on, and by how many processes."""
@@ -81,6 +84,8 @@ class RunFolder:
                 shutil.rmtree(self.former, ignore_errors=True)
                 self.out.rename(self.former)
             self.out.mkdir(parents=True, exist_ok=True)
+            for half in (PARTIAL, STAGING):  # of a run that was killed while it wrote
+                shutil.rmtree(self.out / half, ignore_errors=True)
             write_run_file(self.out / RUN_FILE, run)
         except OSError as error:
             raise InputError(f"{out} cannot be made ({error.strerror}); choose another folder") from None
@@ -99,7 +104,7 @@ class RunFolder:
         """
         if not self.main:
             return
-        staging = self.out / ".model"
+        staging = self.out / STAGING
         with _no_interruption():
             shutil.rmtree(staging, ignore_errors=True)
             try:

@@ -23,6 +23,7 @@ from reformer.training.finetune import add_lora, merge_lora, start_from
 from reformer.training.folder import RunFolder, check_same
 from reformer.training.interruption import Interruption
 from reformer.training.job import Text, make_job, with_tokens
+from reformer.training.manifest import MANIFEST, damage
 from reformer.training.processes import is_main_process
 from reformer.training.progress import ProgressLines
 from reformer.training.trainer import ReformerTrainer
@@ -123,23 +124,32 @@ def _say_what_surprises(corpus: Text, training: TrainingSettings, say: Callable[
         say("bf16: this processor has no products of bf16, which take many times as long as those of fp32")
 
 
-def find_checkpoint(out: Path, resume: str) -> Path | None:
-    """The checkpoint to go on from: the last one of `out` for "auto" (None without any), else the given folder.
+def find_checkpoint(out: Path, resume: str, say: Say = print) -> Path | None:
+    """The checkpoint to go on from: the last whole one of `out` for "auto" (None without any), else the given folder.
 
-    Raises InputError for a folder that is none.
+    Raises InputError for a folder that is none, for a damaged one, and where all are damaged.
     """
     if resume == "auto":
-        whole = checkpoints(out)
-        if not whole and (out / CONFIG).exists():
+        found = checkpoints(out)
+        if not found and (out / CONFIG).exists():
             raise InputError(
                 f"{out} holds a model and no checkpoint to go on from; start another run with --init {out}"
             )
-        return whole[-1] if whole else None
+        for folder in reversed(found):
+            reason = damage(folder)
+            if reason is None:
+                return folder
+            say(f"{folder} is damaged ({reason}) and left alone")
+        if found:
+            raise InputError(f"no checkpoint in {out} is whole; begin again with --overwrite, or in another --out")
+        return None
     folder = Path(resume)
-    if not (folder / "trainer_state.json").exists():
+    if not any((folder / name).exists() for name in ("trainer_state.json", MANIFEST)):
         raise InputError(f"resume={resume} is no checkpoint of a run; give auto or a folder named checkpoint-STEP")
     if folder.resolve().parent != out.resolve():
         raise InputError(f"resume={resume} is a checkpoint of another run than {out}; give that run's folder as --out")
+    if (reason := damage(folder)) is not None:
+        raise InputError(f"resume={resume} is damaged ({reason}); give auto, which takes the last whole one")
     return folder
 
 

@@ -17,8 +17,9 @@ from transformers import EarlyStoppingCallback, EvalPrediction, PrinterCallback,
 from reformer.errors import RunError
 from reformer.ops.hashing import derive_seed
 from reformer.settings.training import TrainingSettings
-from reformer.training.checkpoint import CHECKPOINT, checkpoints
+from reformer.training.checkpoint import CHECKPOINT, PARTIAL, checkpoints, step_of
 from reformer.training.job import Job
+from reformer.training.manifest import flush, write_manifest
 
 
 class NonFiniteLoss(RunError):
@@ -32,8 +33,8 @@ class NotSaved(RunError):
 class ReformerTrainer(Trainer):
     """Logs bits per byte, accuracy and tokens per second; stops at a loss that is not finite.
 
-    The order of the job's data is the order of the run. Checkpoints are staged, then renamed; the last and the best are
-    kept.
+    The order of the job's data is the order of the run. Checkpoints are staged, then renamed; the last ones and the
+    best one are kept.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class ReformerTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         if settings.patience and evaluated:
             self.add_callback(EarlyStoppingCallback(settings.patience))
-        self.complete, self.evaluating = complete, job.evaluating
+        self.complete, self.evaluating, self.keep = complete, job.evaluating, settings.keep
         self._staging: Path | None = None
         self._correct, self._predicted, self._tokens = 0, 0, 0
         self._since: float | None = None
@@ -157,7 +158,7 @@ class ReformerTrainer(Trainer):
         self._read()
         out = Path(str(self.args.output_dir))
         name = f"{CHECKPOINT}{self.state.global_step}"
-        self._staging = out / ".partial"
+        self._staging = out / PARTIAL
         try:
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()  # each process writes its random state
@@ -165,8 +166,10 @@ class ReformerTrainer(Trainer):
                 made = self._staging / name
                 (made / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.toml says more
                 self.complete(made)
+                write_manifest(made)
                 shutil.rmtree(out / name, ignore_errors=True)
                 made.rename(out / name)
+                flush(out)
                 self._keep_last_and_best(out, out / name)
         except (OSError, RuntimeError, SafetensorError) as error:
             whole = ", ".join(folder.name for folder in checkpoints(out)) or "none yet"
@@ -177,13 +180,16 @@ class ReformerTrainer(Trainer):
             ) from error
         finally:
             if self.args.should_save:
-                shutil.rmtree(out / ".partial", ignore_errors=True)
+                shutil.rmtree(out / PARTIAL, ignore_errors=True)
             self._staging = None
         self.accelerator.wait_for_everyone()
 
     def _keep_last_and_best(self, out: Path, last: Path) -> None:
+        """Of those up to the one just written; a run that goes on from an older one drops what came behind it."""
+        before = [folder for folder in checkpoints(out) if step_of(folder) <= step_of(last)]
+        kept = (*before[-self.keep :], self.best_checkpoint())
         for folder in checkpoints(out):
-            if folder not in (last, self.best_checkpoint()):
+            if folder not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def best_checkpoint(self) -> Path | None:
