@@ -145,6 +145,17 @@ def test_a_signal_saves_and_says_so(number: signal.Signals, code: int, said: str
     assert reformer("generate", said, "--max-new-tokens", "2", cwd=run).returncode == 0
 
 
+def test_sigterm_before_the_first_step_leaves_nothing(run: Path) -> None:
+    command = [sys.executable, "-m", "reformer", "train", "-", "--out", "waited", *TINY.split()]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=run) as process:
+        time.sleep(3)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert said.splitlines()[-1] == "reformer: terminated"
+    assert not (run / "waited").exists()
+
+
 def test_two_processes(run: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reformer", "train"]
     command += ["text.txt", "--out", "two", *TINY.split()]

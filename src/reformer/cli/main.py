@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, metadata
 from typing import Any
@@ -65,6 +66,8 @@ def start() -> int:
     """`main` as a whole process: loading a million objects and leaving them, garbage collection takes seconds."""
     gc.set_threshold(100_000, 50, 50)
     signal.signal(signal.SIGTERM, _terminate)  # so that what is half done is cleared away
+    if hasattr(os, "register_at_fork"):  # helper processes end as ever
+        os.register_at_fork(after_in_child=partial(signal.signal, signal.SIGTERM, signal.SIG_DFL))
     code = main()
     gc.freeze()  # or else they would be gone through once more at the end
     return code
