@@ -186,6 +186,14 @@ def test_a_run_goes_on_from_the_last_whole_checkpoint(finished: Path, how: str, 
         find_checkpoint(out, "auto", said.append)
 
 
+@pytest.mark.parametrize("written", ["", "{", "[]", "{}", '{"files": {}}', '{"files": {"trainer_state.json": 1}}'])
+def test_a_manifest_that_lists_nothing_is_damage(finished: Path, written: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / "checkpoint-6" / "manifest.json").write_text(written)
+    assert find_checkpoint(out, "auto", lambda _: None) == out / "checkpoint-4"
+
+
 def test_a_damaged_checkpoint_costs_steps_and_no_bits(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)

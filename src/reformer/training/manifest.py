@@ -8,6 +8,9 @@ from pathlib import Path
 MANIFEST = "manifest.json"
 """Sizes and SHA-256 of all other files of a checkpoint."""
 
+STATE = "trainer_state.json"
+"""How far the run had come; a folder without it is no checkpoint."""
+
 
 def write_manifest(folder: Path) -> None:
     """List the files of a folder, and have the system put them all onto the disk."""
@@ -22,6 +25,8 @@ def damage(folder: Path) -> str | None:
     """What is wrong with the files of a checkpoint, or None for a whole one."""
     try:
         listed = json.loads((folder / MANIFEST).read_bytes())["files"]
+        if STATE not in listed:
+            return f"{MANIFEST} is not that of a checkpoint"
         for name, facts in listed.items():
             path = folder / name
             if not path.is_file():

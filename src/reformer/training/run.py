@@ -23,7 +23,7 @@ from reformer.training.finetune import add_lora, merge_lora, start_from
 from reformer.training.folder import RunFolder, check_same
 from reformer.training.interruption import Interruption
 from reformer.training.job import Text, make_job, with_tokens
-from reformer.training.manifest import MANIFEST, damage
+from reformer.training.manifest import MANIFEST, STATE, damage
 from reformer.training.processes import is_main_process
 from reformer.training.progress import ProgressLines
 from reformer.training.trainer import ReformerTrainer
@@ -144,7 +144,7 @@ def find_checkpoint(out: Path, resume: str, say: Say = print) -> Path | None:
             raise InputError(f"no checkpoint in {out} is whole; begin again with --overwrite, or in another --out")
         return None
     folder = Path(resume)
-    if not any((folder / name).exists() for name in ("trainer_state.json", MANIFEST)):
+    if not any((folder / name).exists() for name in (STATE, MANIFEST)):
         raise InputError(f"resume={resume} is no checkpoint of a run; give auto or a folder named checkpoint-STEP")
     if folder.resolve().parent != out.resolve():
         raise InputError(f"resume={resume} is a checkpoint of another run than {out}; give that run's folder as --out")

@@ -57,7 +57,7 @@ def entry_kernel(function: Callable[..., Any]) -> Any:
     return compiled
 
 
-def prepare(entry: Any) -> None:
+def prepare_kernels(entry: Any) -> None:
     """Where an entry kernel was never compiled on this machine, explain the wait, and have helpers shorten it."""
     index = getattr(entry._cache, "_cache_file", None)
     if index is None or not index._load_index():

@@ -13,7 +13,7 @@ from reformer.ops.cpu import hashing as hash_kernels
 from reformer.ops.cpu import order
 from reformer.ops.cpu.backward import begin_backward, differentiate_runs, finish_backward
 from reformer.ops.cpu.forward import attend_runs, begin_forward, finish_forward
-from reformer.ops.cpu.jit import prepare as prepare_kernels
+from reformer.ops.cpu.jit import prepare_kernels
 from reformer.ops.cpu.products import ROWS
 from reformer.ops.cpu.rows import Head, Options, Rows
 from reformer.ops.cpu.schedule import schedule_runs
@@ -197,7 +197,7 @@ def options_of(spec: LSH | Local, dropout_seed: int, q: Tensor, shared: bool, ta
 
 
 class _Forward:
-    """`Head` of tasks: the forward of one (batch, head)."""
+    """`HeadWork`: the forward of one (batch, head)."""
 
     def __init__(self, inputs: tuple[Any, ...], out: Any, logsumexp: Any, rows: Any, options: Any) -> None:
         self.inputs, self.out, self.logsumexp, self.rows, self.options = inputs, out, logsumexp, rows, options
@@ -253,7 +253,7 @@ def attend(
 
 
 class _Backward:
-    """`Head` of tasks: the backward of one (batch, head)."""
+    """`HeadWork`: the backward of one (batch, head)."""
 
     def __init__(
         self, inputs: tuple[Any, ...], out: Any, logsumexp: Any, grad: Any, gradients: list[Any], rows: Any,

@@ -73,7 +73,7 @@ def count_rows(starts, bucket_size, last_octave, causal):
 
 
 @kernel
-def _add_runs(runs, count, start, first_query, end, window, causal, include_self, hash_round, turn):
+def _add_runs(runs, count, start, first_query, end, window, causal, include_self, hash_round, pass_number):
     """The runs of one group, rows [start, end) of which those from `first_query` on are queries."""
     for query in range(first_query, end, QUERIES):
         query_end = min(query + QUERIES, end)
@@ -81,7 +81,7 @@ def _add_runs(runs, count, start, first_query, end, window, causal, include_self
         key_end = query_end - 1 + include_self if causal else min(end, query_end + window)
         if key < key_end:
             runs[count, 0], runs[count, 1], runs[count, 2], runs[count, 3] = query, query_end, key, key_end
-            runs[count, 4], runs[count, 5] = hash_round, turn
+            runs[count, 4], runs[count, 5] = hash_round, pass_number
             count += 1
     return count
 

@@ -64,7 +64,7 @@ def pieces_of(first: int, last: int, size: int, run: Callable[[int, int], None])
     return tasks, lambda i: run(first + i * size, min(first + (i + 1) * size, last))
 
 
-class Head(Protocol):
+class HeadWork(Protocol):
     """What is computed for one (batch, head): token by token, then run by run, then token by token."""
 
     def begin(self, first: int, last: int) -> None: ...
@@ -73,7 +73,7 @@ class Head(Protocol):
     def finish(self, first: int, last: int) -> None: ...
 
 
-def run_heads(heads: int, length: int, head_of: Callable[[int], Head]) -> None:
+def run_heads(heads: int, length: int, head_of: Callable[[int], HeadWork]) -> None:
     """Compute all heads: as many as go evenly among the threads by one each, the others by several threads each.
 
     Either way gives the same bits: phases do what `work` does, in the same order for every token.
