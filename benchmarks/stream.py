@@ -32,8 +32,9 @@ def run(book: Path, size: int, buckets: int | None, whole: bool, piece: int) -> 
 
     def measured() -> None:
         started = time.perf_counter()
-        found, result["cache_bytes"] = evaluate_stream(model, [document], piece)
-        result["seconds"], result["bits_per_byte"] = time.perf_counter() - started, found.bits_per_byte
+        found = evaluate_stream(model, [document], piece)
+        result["seconds"] = time.perf_counter() - started
+        result["bits_per_byte"], result["cache_bytes"] = found.bits_per_byte, found.cache_bytes
 
     result["peak_bytes"] = peak_over_start(measured)
     if whole:

@@ -15,3 +15,9 @@ class Interrupted(Exception):
 
 class Terminated(BaseException):
     """The system ended the process (SIGTERM); like Ctrl-C it is no error that something may handle on its way."""
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; on a CPU, PyTorch has no type of its own for that."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))

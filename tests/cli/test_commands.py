@@ -11,7 +11,8 @@ import torch
 
 from reformer.cli.main import main
 from reformer.errors import InputError, Interrupted, Terminated
-from reformer.training.trainer import NonFiniteLoss, NotSaved
+from reformer.training.guards import NonFiniteLoss
+from reformer.training.trainer import NotSaved
 from tests.cli.command import reformer_alone as reformer
 
 

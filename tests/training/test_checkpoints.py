@@ -203,6 +203,18 @@ def test_a_damaged_checkpoint_costs_steps_and_no_bits(finished: Path, tmp_path: 
         assert (out / "checkpoint-6" / name).read_bytes() == (finished / "checkpoint-6" / name).read_bytes()
 
 
+def test_damaged_weights_are_not_loaded(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-6"
+    shutil.copytree(finished / "checkpoint-6", folder)
+    spoil(folder / "optimizer.pt", "gone")  # a model needs none
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"use_cache": true', '"use_cache": false'))  # by its owner
+    assert load_checkpoint(folder).num_parameters() > 0
+    spoil(folder / "model.safetensors", "flipped")
+    with pytest.raises(ValueError, match=r"checkpoint-6 is damaged \(model.safetensors is not what was written\)"):
+        load_checkpoint(folder)
+
+
 def test_what_a_killed_run_had_half_written_is_cleared(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)

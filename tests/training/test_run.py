@@ -1,5 +1,8 @@
 import json
 import math
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,9 @@ from reformer.tasks import tasks
 from reformer.tasks.lm import LanguageModelling
 from reformer.training.checkpoint import load_checkpoint
 from reformer.training.folder import RunFolder
+from reformer.training.guards import NonFiniteLoss
 from reformer.training.run import Interrupted, build_model
-from reformer.training.trainer import NonFiniteLoss, ReformerTrainer
+from reformer.training.trainer import ReformerTrainer
 from tests.training.conftest import TEXT, corpus, settings, train, training
 
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
@@ -102,8 +106,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
     model = build_model(settings(), 0)
     torch.nn.init.constant_(model.lm_head.bias, torch.nan)
-    with pytest.raises(NonFiniteLoss, match="the loss is nan at step 1; try a smaller learning rate"):
-        train(corpus(), settings(), training(), out, model=model, say=lambda _: None)
+    with pytest.raises(NonFiniteLoss, match="the loss is nan at step 1; nothing was saved yet; try a smaller"):
+        train(corpus(), settings(), training(skip_nonfinite=0), out, model=model, say=lambda _: None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -148,7 +152,7 @@ def test_what_was_trained_is_never_lost(tmp_path: Path) -> None:
     train(corpus(), settings(), training(steps=1), out, say=lambda _: None)
     before = (out / "model.safetensors").read_bytes()
     replacing = folder(out, overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".run.former", "run"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".run.former", ".run.lock", "run"]
     replacing.discard()  # a run that failed
     assert (out / "model.safetensors").read_bytes() == before
     folder(out, overwrite=True)  # a run that was killed; the next one finds what it put aside
@@ -173,6 +177,25 @@ def test_what_was_trained_is_never_lost(tmp_path: Path) -> None:
     nested = folder(tmp_path / "a" / "b" / "c")
     nested.discard()
     assert not (tmp_path / "a").exists()
+
+
+def test_two_runs_cannot_have_one_folder(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = folder(out)
+    before = (out / "run.toml").stat().st_mtime_ns
+    for options in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(ValueError, match=r"another run is going on in .*/run; wait for its end, or give another"):
+            folder(out, **options)
+    assert (out / "run.toml").stat().st_mtime_ns == before
+    first.discard()
+    code = (
+        "import os, signal, sys; from pathlib import Path; from tests.training.test_run import folder\n"
+        "held = folder(Path(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(out)], check=False).returncode == -signal.SIGKILL
+    assert (tmp_path / ".run.lock").exists()
+    folder(out).discard()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_ctrl_c_before_the_first_step_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, metadata
 from typing import Any
 
-from reformer.errors import InputError, Interrupted, RunError, Terminated
+from reformer.errors import InputError, Interrupted, RunError, Terminated, ran_out_of_memory
 from reformer.ops.checks import nearest
 from reformer.version import __version__
 
@@ -85,19 +85,13 @@ def _code_of(error: BaseException) -> int:
         return INTERRUPTED
     if isinstance(error, Terminated):
         return TERMINATED
-    return FAILED if isinstance(error, RunError | OSError) or _out_of_memory(error) else BUG
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; on a CPU, PyTorch has no type of its own for that."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    return FAILED if isinstance(error, RunError | OSError) or ran_out_of_memory(error) else BUG
 
 
 def _said_by(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    if _out_of_memory(error):
+    if ran_out_of_memory(error) and not isinstance(error, RunError):
         return f"out of memory ({str(error) or 'no room'}); shorten --length, or lower --batch-size or --hidden-size"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"

@@ -31,7 +31,7 @@ NO_TASKS: Kinds = {DataSettings.task: DataSettings}
 OF_CHUNKS = {"lsh_rotary", "hash_rotations"}
 """Of the model, what goes with rule="chunk" beside the options of the chunks themselves."""
 
-HARMLESS = {"tensorboard"}
+HARMLESS = {"tensorboard", "keep", "grace", "skip_nonfinite", "spike", "stall_timeout", "data_workers"}
 """Keys that a resumed run may change: no step depends on them."""
 
 Tables = dict[str, dict[str, Any]]

@@ -64,6 +64,16 @@ class TrainingSettings(Settings):
     """Steps between two checkpoints; 0: none."""
     keep: int = 2
     """Last checkpoints that are kept, besides the best one; where the last is damaged, a run goes on from another."""
+    grace: int = 20
+    """Seconds that a step has after SIGTERM; then it is given up, and what was there before it is saved."""
+    skip_nonfinite: int = 3
+    """Most steps in a row that are skipped for a loss or a gradient that is not finite; the next one ends the run."""
+    spike: float = 10.0
+    """The norm of a gradient is said where it is so many times the median of the last 100 steps; 0: never."""
+    stall_timeout: int = 7200
+    """Seconds in which nothing moves, no micro-batch and no evaluation's, after which the run ends; 0: never."""
+    data_workers: int = 0
+    """Processes that prepare batches beside the training; 0: it does so itself."""
     tensorboard: bool = False
     """Write TensorBoard's event files to the folder `tensorboard` of the run."""
 
@@ -77,7 +87,10 @@ class TrainingSettings(Settings):
         check_integer("length", self.length, 2)
         for name in ("batch_size", "accumulation", "steps", "log_steps", "eval_tokens", "keep"):
             check_integer(name, getattr(self, name), 1)
-        for name in ("batch_tokens", "warmup_steps", "eval_steps", "patience", "save_steps"):
+        for name in (
+            *("batch_tokens", "warmup_steps", "eval_steps", "patience", "save_steps"),
+            *("grace", "skip_nonfinite", "stall_timeout", "data_workers"),
+        ):
             check_integer(name, getattr(self, name), 0)
         check_integer("seed", self.seed, 0, 2**32 - 1)
         for name in ("learning_rate", "clip"):
@@ -86,8 +99,9 @@ class TrainingSettings(Settings):
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)!r} must be from 0 to below 1")
-        if not self.weight_decay >= 0:
-            raise InputError(f"weight_decay={self.weight_decay!r} must be at least 0")
+        for name in ("weight_decay", "spike"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name}={getattr(self, name)!r} must be at least 0")
         for name in ("eval_steps", "save_steps"):
             if self.patience and not getattr(self, name):
                 raise InputError(f"patience={self.patience} goes back to the best evaluation, and {name}=0; set it")

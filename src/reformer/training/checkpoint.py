@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 import reformer.models
 from reformer.errors import InputError
 from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerPreTrainedModel
+from reformer.training.manifest import MANIFEST, damage
 from reformer.version import __version__, is_newer
 
 CHECKPOINT, PARTIAL = "checkpoint-", ".partial"
@@ -32,11 +33,14 @@ def need_language_model(model: ReformerPreTrainedModel, folder: Path) -> Reforme
 def load_model(folder: Path) -> ReformerPreTrainedModel:
     """The model in a folder, of whatever task, ready to evaluate.
 
-    Raises InputError for a folder that holds no checkpoint of ours, or half of one.
+    Raises InputError for a folder that holds no checkpoint of ours, half of one, or one whose weights are not as its
+    manifest lists them.
     """
     written = read_config(folder)
     if not (folder / WEIGHTS).exists() and not (folder / SHARDS).exists():
         raise InputError(f"{folder} holds half a checkpoint ({WEIGHTS} is missing); train it again")
+    if (folder / MANIFEST).exists() and (reason := damage(folder, ".safetensors")) is not None:
+        raise InputError(f"{folder} is damaged ({reason}); give another checkpoint of the run, or the run's folder")
     name = (written.get("architectures") or [ReformerForCausalLM.__name__])[0]
     kind: Any = getattr(reformer.models, name, None)
     if not (isinstance(kind, type) and issubclass(kind, ReformerPreTrainedModel)):

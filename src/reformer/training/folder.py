@@ -5,10 +5,11 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -64,31 +65,38 @@ def _origin(corpus: Text) -> dict[str, Any]:
 class RunFolder:
     """`out` while a run fills it. A run that it replaces stays beside it until something of the new one is saved.
 
-    Of several processes only the main one writes. Raises InputError when `out` is no place for a run (`check_out`) or
-    cannot be made.
+    Of several processes only the main one writes. Raises InputError when `out` is no place for a run (`check_out`),
+    cannot be made, or is that of a run that goes on.
     """
 
     def __init__(self, out: Path, run: Run, corpus: Text, *, overwrite: bool = False, resume: bool = False) -> None:
         self.out, self.run, self.corpus, self.main = out.resolve(), run, corpus, is_main_process()
         self.former = self.out.with_name(f".{self.out.name}.former")
         self.saved = resume
+        self.lock: FileLock | None = None
         if not self.main:
             return
-        if self.former.exists() and not resume and (not self.out.exists() or _saved_nothing(self.out)):
-            shutil.rmtree(self.out, ignore_errors=True)
-            self.former.rename(self.out)
-        check_out(self.out, overwrite, resume)
         self.made = [folder for folder in (self.out, *self.out.parents) if not folder.exists()]
         try:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self.lock = _hold(self.out)
+            if self.former.exists() and not resume and (not self.out.exists() or _saved_nothing(self.out)):
+                shutil.rmtree(self.out, ignore_errors=True)
+                self.former.rename(self.out)
+            check_out(self.out, overwrite, resume)
             if self.out.exists() and not resume and any(self.out.iterdir()):
                 shutil.rmtree(self.former, ignore_errors=True)
                 self.out.rename(self.former)
-            self.out.mkdir(parents=True, exist_ok=True)
+            self.out.mkdir(exist_ok=True)
             for half in (PARTIAL, STAGING):  # of a run that was killed while it wrote
                 shutil.rmtree(self.out / half, ignore_errors=True)
             write_run_file(self.out / RUN_FILE, run)
         except OSError as error:
+            self._let_go()
             raise InputError(f"{out} cannot be made ({error.strerror}); choose another folder") from None
+        except InputError:
+            self._let_go()
+            raise
 
     def complete(self, checkpoint: Path) -> None:
         """Put settings and tokenizer into a checkpoint, so that it is a model of its own."""
@@ -125,15 +133,35 @@ class RunFolder:
         shutil.rmtree(self.former, ignore_errors=True)
 
     def discard(self) -> None:
-        """Leave the place as it was, if nothing was saved."""
-        if not self.main or self.saved:
+        """Let go of the folder, and leave the place as it was if nothing was saved."""
+        if not self.main:
             return
-        shutil.rmtree(self.out, ignore_errors=True)
-        if self.former.exists():
-            self.former.rename(self.out)
+        if not self.saved:
+            shutil.rmtree(self.out, ignore_errors=True)
+            if self.former.exists():
+                self.former.rename(self.out)
+        self._let_go()
         for folder in self.made:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+    def _let_go(self) -> None:
+        """Other runs may have the folder."""
+        if self.lock is not None:
+            with suppress(OSError):  # Windows removes nothing that is open
+                Path(self.lock.lock_file).unlink(missing_ok=True)
+            self.lock.release()
+
+
+def _hold(out: Path) -> FileLock:
+    """Keep other runs from a folder until this process ends, however it ends; InputError where one is going on."""
+    lock = FileLock(out.with_name(f".{out.name}.lock"), timeout=0)
+    with suppress(PermissionError, NotImplementedError):  # a place without locks
+        try:
+            lock.acquire()
+        except Timeout:
+            raise InputError(f"another run is going on in {out}; wait for its end, or give another --out") from None
+    return lock
 
 
 def _saved_nothing(out: Path) -> bool:

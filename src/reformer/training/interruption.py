@@ -15,20 +15,36 @@ SIGNALS = {
 }
 """What is said of each."""
 
+ALARM: signal.Signals | None = getattr(signal, "SIGALRM", None)
+"""The signal of a timer, where the system has one."""
+
+
+class GivenUp(BaseException):
+    """The step at hand took too long after SIGTERM; weights and optimizer are as they were before it."""
+
 
 class Interruption(TrainerCallback):
-    """Stops behind the step in which Ctrl-C or SIGTERM came, with a checkpoint where a run makes them."""
+    """Stops behind the step in which Ctrl-C or SIGTERM came, with a checkpoint where a run makes them.
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say, self.asked, self.terminated, self.since = say, False, False, 0.0
+    `grace` seconds after SIGTERM the step is given up, where one process trains alone and the system has timers.
+    """
+
+    def __init__(self, say: Callable[[str], None], grace: int = 0) -> None:
+        self.say, self.grace, self.asked, self.terminated, self.since = say, grace, False, False, 0.0
         self.before: dict[int, Any] = {}
+        self.undone: Callable[[], None] | None = None
+        """Within a step, what takes the random numbers back to its beginning."""
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
             self.before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+            if self.grace and ALARM is not None:
+                self.before[ALARM] = signal.signal(ALARM, self._give_up)
         return self
 
     def __exit__(self, *error: object) -> None:
+        if ALARM in self.before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
@@ -43,6 +59,26 @@ class Interruption(TrainerCallback):
             return
         self.asked, self.since = True, time.monotonic()
         self.say(SIGNALS[signal.Signals(number)])
+        if self.terminated and ALARM in self.before:
+            signal.setitimer(signal.ITIMER_REAL, self.grace)
+
+    def _give_up(self, number: int, frame: Any) -> None:
+        if self.undone is not None:
+            self.say(f"the step took more than {self.grace} seconds (--grace) and is given up")
+            raise GivenUp
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Remember the random numbers: what is drawn from now on belongs to this step."""
+        if args.world_size == 1:
+            self.undone = _random_state()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """From here on a step changes the weights, and is finished."""
+        self.undone = None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask the Trainer to stop, in all processes behind the same step."""
@@ -53,3 +89,15 @@ class Interruption(TrainerCallback):
         if self.asked:
             control.should_training_stop = True
             control.should_save = args.save_strategy != "no"
+
+
+def _random_state() -> Callable[[], None]:
+    """A way back to the random numbers of now; steps draw none but torch's."""
+    cpu, devices = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+    def back() -> None:
+        torch.set_rng_state(cpu)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
+
+    return back

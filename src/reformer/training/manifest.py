@@ -21,14 +21,16 @@ def write_manifest(folder: Path) -> None:
         flush(path)
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, or None for a whole one."""
+def damage(folder: Path, suffix: str = "") -> str | None:
+    """What is wrong with the files of a checkpoint whose names end so, or None for a whole one."""
     try:
         listed = json.loads((folder / MANIFEST).read_bytes())["files"]
         if STATE not in listed:
             return f"{MANIFEST} is not that of a checkpoint"
         for name, facts in listed.items():
             path = folder / name
+            if not name.endswith(suffix):
+                continue
             if not path.is_file():
                 return f"{name} is missing"
             if path.stat().st_size != facts["bytes"]:

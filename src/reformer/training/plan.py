@@ -40,8 +40,8 @@ class Plan:
             f"tokens a step      {self.tokens:,}",
             f"FLOPs a step       {self.flops:.3g}",
             "memory of a process, beyond the libraries:",
-            *(f"  {name:<15}{_in_units(size):>12}" for name, size in self.memory.items()),
-            f"  {'sum':<15}{_in_units(self.bytes):>12}",
+            *(f"  {name:<15}{in_units(size):>12}" for name, size in self.memory.items()),
+            f"  {'sum':<15}{in_units(self.bytes):>12}",
         ]
         return "\n".join(lines)
 
@@ -213,7 +213,8 @@ def _neighbours(rule: Octaves | Chunks | Band) -> int:
     return rule.length * (rule.before + 1 + rule.after) if isinstance(rule, Chunks) else rule.window
 
 
-def _in_units(size: int) -> str:
+def in_units(size: int) -> str:
+    """Bytes for people."""
     value = float(size)
     for unit in _UNITS:
         if value < 1024 or unit == _UNITS[-1]:

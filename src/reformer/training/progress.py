@@ -17,7 +17,7 @@ class ProgressLines(TrainerCallback):
     """
 
     def __init__(self, unit: str | None = "byte", console: Console | None = None) -> None:
-        self.unit = unit
+        self.unit, self.line = unit, ""
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
@@ -53,14 +53,22 @@ class ProgressLines(TrainerCallback):
             return
         step = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
         if "eval_loss" in logs:
-            self.console.print(f"{step}  held out: {self._fit(logs, 'eval_')}")
+            self._print(f"{step}  held out: {self._fit(logs, 'eval_')}")
         elif "bits_per_token" in logs:
             per_step = (time.perf_counter() - self.started) / max(state.global_step - self.first, 1)
             left = timedelta(seconds=round(per_step * (state.max_steps - state.global_step)))
-            self.console.print(
+            self._print(
                 f"{step}  {self._fit(logs, '')}  grad norm {logs['grad_norm']:.2f}  "
                 f"{logs['tokens_per_second']:,.0f} tokens/s  left {left}"
             )
+
+    def _print(self, line: str) -> None:
+        self.line = line
+        self.console.print(line)
+
+    def last_line(self) -> str:
+        """What was printed last."""
+        return self.line
 
     def _fit(self, logs: dict[str, float], prefix: str) -> str:
         loss = logs[f"{prefix}loss"]

@@ -11,7 +11,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from reformer.data.examples import Examples
 from reformer.data.task import Task
-from reformer.errors import InputError, Interrupted, Terminated
+from reformer.errors import InputError, Interrupted, RunError, Terminated
 from reformer.models import ReformerConfig, ReformerForCausalLM
 from reformer.models.pretrained import ReformerPreTrainedModel
 from reformer.settings import ModelSettings
@@ -21,14 +21,20 @@ from reformer.settings.training import TrainingSettings
 from reformer.training.checkpoint import CONFIG, checkpoints
 from reformer.training.finetune import add_lora, merge_lora, start_from
 from reformer.training.folder import RunFolder, check_same
-from reformer.training.interruption import Interruption
+from reformer.training.interruption import GivenUp, Interruption
 from reformer.training.job import Text, make_job, with_tokens
 from reformer.training.manifest import MANIFEST, STATE, damage
+from reformer.training.memory import out_of_memory
 from reformer.training.processes import is_main_process
 from reformer.training.progress import ProgressLines
 from reformer.training.trainer import ReformerTrainer
+from reformer.training.watchdog import Watchdog
 
 Say = Callable[[str], None]
+
+
+class WorkerDied(RunError):
+    """A process that prepared batches is gone."""
 
 
 def build_model(
@@ -54,8 +60,9 @@ def train(
     """Train on a corpus or on examples and save to `out`; returns the model: the best on held-out text, or the last.
 
     `task` says what is learned, and for the run file where it comes from. `resume` is a checkpoint (`find_checkpoint`).
-    Raises InputError for settings that do not fit the text or the folder, NonFiniteLoss and NotSaved (what was saved
-    before stays), and Interrupted after Ctrl-C or Terminated after SIGTERM, when what was trained is saved.
+    Raises InputError for settings that do not fit the text or the folder; NonFiniteLoss, NotSaved, OutOfMemory and
+    WorkerDied, where what was saved before stays; and Interrupted after Ctrl-C or Terminated after SIGTERM, when what
+    was trained is saved. A run that does not move any more ends the process (`Watchdog`).
     """
     settings = task.settings_for(settings)
     check_fit(settings, training, corpus.tokenizer.vocabulary, task)
@@ -77,24 +84,22 @@ def train(
         say(f"{model.num_parameters():,} weights; {job.amount}")
         set_seed(training.seed)
         trained: Any = add_lora(model, LoraSettings.parse(training.lora)) if training.lora else model
-        trainer = ReformerTrainer(
-            trained,
-            job,
-            training,
-            str(folder.out),
-            complete=folder.complete,
-        )
+        trainer = ReformerTrainer(trained, job, training, str(folder.out), complete=folder.complete, say=say)
         trainer.add_callback(progress)
         if training.tensorboard and is_main_process():
             trainer.add_callback(TensorBoardCallback(_tensorboard(folder.out / "tensorboard")))
-        with Interruption(say) as interruption:
+        with (
+            Interruption(say, training.grace) as interruption,
+            Watchdog(training.stall_timeout, say, progress.last_line) as watchdog,
+        ):
             trainer.add_callback(interruption)
+            trainer.add_callback(watchdog)
             try:
-                trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-            except KeyboardInterrupt:
-                if not trainer.state.global_step:
-                    raise  # nothing was trained yet
-                interruption.asked = True
+                _run(trainer, interruption, resume)
+            except (RuntimeError, MemoryError) as error:
+                if (reason := _reason(error, trainer, settings, training, task)) is None:
+                    raise
+                raise reason from error
         progress.stop()
         best = not interruption.asked and trainer.return_to_best()
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -115,6 +120,34 @@ def train(
         progress.stop()
         folder.discard()
     return model
+
+
+def _run(trainer: ReformerTrainer, interruption: Interruption, resume: Path | None) -> None:
+    """All steps, or those up to an interruption: within a step, the state of its beginning is saved."""
+    try:
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    except (KeyboardInterrupt, GivenUp) as error:
+        if not trainer.state.global_step:  # nothing was trained yet
+            raise (Terminated("terminated") if isinstance(error, GivenUp) else error) from None
+        interruption.asked = True
+        if interruption.undone is not None:
+            interruption.undone()
+            trainer.save_now()
+
+
+def _reason(
+    error: Exception, trainer: ReformerTrainer, settings: ModelSettings, training: TrainingSettings, task: Task
+) -> RunError | None:
+    """What ended a run, with what to do about it; None for a bug."""
+    if isinstance(error, RunError):
+        return None
+    good = trainer.where_to_go_on()
+    if "DataLoader worker" in str(error):
+        return WorkerDied(
+            f"a data worker died ({' '.join(str(error).split())}); {good}; go on with --resume auto, and with fewer "
+            "--data-workers if memory ran out"
+        )
+    return out_of_memory(error, settings, training, good, task.in_windows)
 
 
 def _say_what_surprises(corpus: Text, training: TrainingSettings, say: Callable[[str], None]) -> None:

@@ -18,12 +18,9 @@ from reformer.errors import RunError
 from reformer.ops.hashing import derive_seed
 from reformer.settings.training import TrainingSettings
 from reformer.training.checkpoint import CHECKPOINT, PARTIAL, checkpoints, step_of
+from reformer.training.guards import StepGuard
 from reformer.training.job import Job
 from reformer.training.manifest import flush, write_manifest
-
-
-class NonFiniteLoss(RunError):
-    """The loss became NaN or infinite."""
 
 
 class NotSaved(RunError):
@@ -31,7 +28,7 @@ class NotSaved(RunError):
 
 
 class ReformerTrainer(Trainer):
-    """Logs bits per byte, accuracy and tokens per second; stops at a loss that is not finite.
+    """Logs bits per byte, accuracy and tokens per second; leaves out steps that are not finite (`StepGuard`).
 
     The order of the job's data is the order of the run. Checkpoints are staged, then renamed; the last ones and the
     best one are kept.
@@ -45,6 +42,7 @@ class ReformerTrainer(Trainer):
         output_dir: str,
         *,
         complete: Callable[[Path], None] = lambda _: None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         evaluated = bool(settings.eval_steps and isinstance(job.held_out, Sized) and len(job.held_out))
         super().__init__(
@@ -62,7 +60,10 @@ class ReformerTrainer(Trainer):
         self._staging: Path | None = None
         self._correct, self._predicted, self._tokens = 0, 0, 0
         self._since: float | None = None
-        self._unread: tuple[int, Tensor, Tensor] | None = None  # a step, its loss, its counts: on the device
+        self._unread: tuple[Tensor, Tensor] | None = None  # a loss, its counts: on the device
+        self._worst = 0.0  # loss of this step: the last one, or one that is not finite
+        self._shown = torch.zeros((), device=self.args.device)  # the last finite loss
+        self._guard = StepGuard(settings.skip_nonfinite, settings.spike, say, self.where_to_go_on)
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)  # type: ignore[arg-type]
@@ -81,8 +82,7 @@ class ReformerTrainer(Trainer):
         loss, outputs = super().compute_loss(model, inputs, *args, **kwargs)
         unwrapped: Any = self.model
         tokens = _count_tokens(inputs) + (outputs.predicted if unwrapped.config.is_encoder_decoder else 0)
-        counts = torch.stack([torch.isfinite(loss), outputs.correct, outputs.predicted, tokens])
-        self._unread = self.state.global_step + 1, loss.detach(), counts
+        self._unread = loss.detach(), torch.stack([outputs.correct, outputs.predicted, tokens])
         if loss.device.type == "cpu":
             self._read()
         return loss
@@ -91,15 +91,40 @@ class ReformerTrainer(Trainer):
         """Read what the last micro-batch gave: before the next one, which waits for the GPU anyway, or a report."""
         if self._unread is None:
             return
-        (step, loss, counts), self._unread = self._unread, None
-        finite, correct, predicted, tokens = counts.tolist()
-        if not finite:
-            raise NonFiniteLoss(
-                f"the loss is {loss.item()} at step {step}; "
-                "try a smaller learning rate, more warm-up steps or a smaller clip"
-            )
+        (loss, counts), self._unread = self._unread, None
+        (correct, predicted, tokens), value = counts.tolist(), loss.item()
+        self._worst = value if math.isfinite(self._worst) else self._worst
         self._correct, self._predicted = self._correct + correct, self._predicted + predicted
         self._tokens += tokens
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss for the log, where the last finite one stands for one that is not."""
+        loss: Tensor = super().training_step(*args, **kwargs)
+        self._shown = torch.where(torch.isfinite(loss), loss, self._shown)
+        return self._shown
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)
+        self._read()
+        worst, self._worst = self._worst, 0.0
+        if self.args.world_size > 1:  # all of them skip a step, or none
+            bad = torch.tensor(float(not math.isfinite(worst)), device=self.args.device)
+            torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX)
+            worst = worst if not bad else math.nan
+        if self._guard.skips(self.state.global_step + 1, worst, float(norm)):
+            model.zero_grad(set_to_none=True)  # weights without a gradient stay as they are, moments too
+        return norm
+
+    def where_to_go_on(self) -> str:
+        """The last checkpoint, for messages of a run that ends."""
+        found = checkpoints(Path(str(self.args.output_dir)))
+        return f"the last checkpoint is {found[-1]}" if found else "nothing was saved yet"
+
+    def save_now(self) -> None:
+        """A checkpoint of the present state, unless there is one."""
+        name = f"{CHECKPOINT}{self.state.global_step}"
+        if self.args.save_strategy != "no" and not (Path(str(self.args.output_dir)) / name).exists():
+            self._save_checkpoint(self.model_wrapped, None)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -254,5 +279,6 @@ def _arguments(settings: TrainingSettings, output_dir: str, evaluated: bool, row
         restore_callback_states_from_checkpoint=True,
         ddp_find_unused_parameters=False,
         dataloader_drop_last=False,
+        dataloader_num_workers=settings.data_workers,
         fsdp=settings.fsdp or None,  # type: ignore[arg-type]
     )

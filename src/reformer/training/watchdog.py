@@ -1,0 +1,50 @@
+"""A run that does not move any more is ended, rather than left to hold its machine."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback
+
+FAILED = 1
+"""Exit code of the process."""
+
+
+class Watchdog(TrainerCallback):
+    """Ends the process when nothing was done for `seconds`: no micro-batch, no batch of an evaluation, no checkpoint.
+
+    It says where the main thread stands, and the last line of the log. Of 0 seconds it watches nothing.
+    """
+
+    def __init__(self, seconds: int, say: Callable[[str], None], last: Callable[[], str]) -> None:
+        self.seconds, self.say, self.last = seconds, say, last
+        self.since, self.ended = time.monotonic(), threading.Event()
+        for event in ("train_begin", "epoch_begin", "step_begin", "substep_end", "step_end", "prediction_step", "save"):
+            setattr(self, f"on_{event}", self._moved)
+
+    def __enter__(self) -> "Watchdog":
+        self.thread = threading.get_ident()
+        if self.seconds:
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.ended.set()
+
+    def _moved(self, *args: Any, **kwargs: Any) -> None:
+        self.since = time.monotonic()
+
+    def _watch(self) -> None:
+        while not self.ended.wait(max(self.since + self.seconds - time.monotonic(), 0.05)):
+            if time.monotonic() - self.since < self.seconds:
+                continue
+            frame = sys._current_frames().get(self.thread)
+            where = f"{frame.f_code.co_filename}:{frame.f_lineno}, {frame.f_code.co_qualname}" if frame else "nowhere"
+            self.say(
+                f"nothing was done for {self.seconds:,} seconds (--stall-timeout): the run is ended. It stands in "
+                f"{where}; its last line: {self.last() or 'none'}; go on with --resume auto"
+            )
+            os._exit(FAILED)  # whatever it hangs in, it would not return from
