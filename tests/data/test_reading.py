@@ -85,7 +85,7 @@ def test_parquet_and_datasets_folders(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="compressed Parquet"):
         texts(tmp_path / "a.parquet.gz")
     next((tmp_path / "saved").glob("*.arrow")).write_bytes(b"broken")
-    with pytest.raises(ValueError, match="no datasets folder that can be read"):
+    with pytest.raises(ValueError, match=r"saved cannot be read .*; write it again"):
         texts(tmp_path / "saved", field="body")
 
 

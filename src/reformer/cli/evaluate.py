@@ -11,6 +11,7 @@ import tyro
 from reformer.cli.parse import parse
 from reformer.errors import InputError
 from reformer.ops.checks import check_integer
+from reformer.settings.json_file import first_name
 from reformer.tasks import task_of, tasks
 from reformer.tasks.lm import LanguageModelling
 
@@ -113,7 +114,7 @@ def _task_of(folder: Path, run: dict[str, dict[str, Any]]) -> "type[Task]":
     """What a model was trained for, or where nothing says so, the task of its class."""
     from reformer.training.checkpoint import read_config
 
-    architecture = (read_config(folder).get("architectures") or [""])[0]
+    architecture = first_name(read_config(folder), "architectures", "")
     trained = tasks().get(run.get("data", {}).get("task", ""))
     if trained is not None and trained.model_name == architecture:
         return trained

@@ -4,18 +4,27 @@ import csv
 import gzip
 import io
 import json
-import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, BinaryIO
+from typing import IO, Any, AnyStr, BinaryIO
 
 from reformer.data.sources import Source, readable
 from reformer.errors import InputError
 
 PIECE = 1 << 20
 """Most bytes of a piece of a document."""
+
+ROW = 1 << 30
+"""Most bytes of a line of a file of rows, or of a list of them; it is held as a whole, a few times over."""
+
+PACKED = 1 << 30
+"""Bytes up to which an archive may unpack to anything."""
+
+RATIO = 300
+"""Beyond that, most times of its size; text seldom unpacks to more than twenty, and gzip can claim a thousand."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,11 @@ class opened:  # noqa: N801 - a context manager
 
     def __enter__(self) -> Any:
         with self.readable:
-            self.file: Any = gzip.open(self.source.path) if self.source.compressed else self.source.path.open("rb")
+            self.file: Any = (
+                io.BufferedReader(_Unpacked(self.source), PIECE)
+                if self.source.compressed
+                else self.source.path.open("rb")
+            )
         return self.file
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -72,6 +85,51 @@ class opened:  # noqa: N801 - a context manager
         if isinstance(error, EOFError | gzip.BadGzipFile | zlib.error):
             raise InputError(f"{self.source.name} is no whole gzip file ({error}); pack it again") from None
         self.readable.__exit__(kind, error, trace)
+
+
+class _Unpacked(io.RawIOBase):
+    """The bytes of an archive. Raises InputError for one that is made to fill memory or disk."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.file, self.count = source, gzip.GzipFile(source.path), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self.file.read1(len(buffer))
+        buffer[: len(block)] = block
+        self.count += len(block)
+        if self.count > max(PACKED, RATIO * self.source.size):
+            raise InputError(
+                f"{self.source.name} unpacks to more than {self.count:,} bytes, {RATIO} times its size; if that is "
+                "meant, unpack it first"
+            )
+        return len(block)
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+def _lines(file: IO[AnyStr], name: str) -> Iterator[tuple[int, AnyStr]]:
+    """The lines of a file, numbered from 1. Raises InputError for one that is too long to hold."""
+    number = 0
+    while line := file.readline(ROW + 1):
+        number += 1
+        if len(line) > ROW:
+            raise InputError(f"{name}, line {number}: it is over {ROW:,} bytes; split it, or give long texts as files")
+        yield number, line
+
+
+def _parsed(text: bytes, where: str, advice: str) -> Any:
+    """What JSON says. Raises InputError for what is none."""
+    try:
+        return json.loads(text)
+    except UnicodeDecodeError:
+        raise InputError(f"{where}: it is not UTF-8; save the file as UTF-8") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits and deep nesting too
+        raise InputError(f"{where}: no JSON ({error}); {advice}") from None
 
 
 def _text(file: BinaryIO, skip_binary: bool) -> Iterator[Piece]:
@@ -109,16 +167,11 @@ def _fields(rows: Iterator[tuple[str, dict[str, Any]]], field: str) -> Iterator[
 def json_rows(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a file that has one a line, and where each stands. Raises InputError for what is none."""
     with opened(source) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in _lines(file, source.name):
             if not line.strip():
                 continue
             where = f"{source.name}, line {number}"
-            try:
-                row = json.loads(line)
-            except UnicodeDecodeError:
-                raise InputError(f"{where}: it is not UTF-8; save the file as UTF-8") from None
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise InputError(f"{where}: no JSON ({error}); mend or remove the line") from None
+            row = _parsed(line, where, "mend or remove the line")
             if not isinstance(row, dict):
                 raise InputError(f"{where}: a {type(row).__name__}, not an object; each line is one object")
             yield where, row
@@ -127,10 +180,10 @@ def json_rows(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
 def json_list(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a file that is one list of them, and where each stands. Raises InputError for what is none."""
     with opened(source) as file:
-        try:
-            rows = json.load(file)
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"{source.name}: no JSON ({error}); one object a line is .jsonl") from None
+        text = file.read(ROW + 1)
+    if len(text) > ROW:
+        raise InputError(f"{source.name}: a list of over {ROW:,} bytes; write one object a line (.jsonl)")
+    rows = _parsed(text, source.name, "one object a line is .jsonl")
     if not isinstance(rows, list):
         raise InputError(f"{source.name}: a {type(rows).__name__}, not a list of objects; --raw takes it as text")
     for number, row in enumerate(rows, 1):
@@ -143,11 +196,11 @@ def json_list(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
 def separated_rows(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a file of separated values, by its first line's names, and where each stands."""
     separator = "\t" if ".tsv" in [suffix.lower() for suffix in source.path.suffixes] else ","
-    csv.field_size_limit(sys.maxsize)  # long texts are what we are for
+    csv.field_size_limit(ROW)  # long texts are what we are for
     with opened(source) as file:
-        reader = csv.DictReader(
-            io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=separator, strict=True
-        )
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        lines = (line for _, line in _lines(text, source.name))
+        reader = csv.DictReader(lines, delimiter=separator, strict=True)
         try:
             for row in reader:
                 where = f"{source.name}, line {reader.line_num}"
@@ -175,7 +228,9 @@ def _parquet(source: Source, field: str) -> Iterator[bytes]:
     with readable(source.path, source.name):
         try:
             file = parquet.ParquetFile(source.path)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if getattr(error, "strerror", None):
+                raise  # the system's
             raise InputError(f"{source.name} is no Parquet file ({error}); write it again") from None
         with file:
             yield from _column(source, field, file.schema_arrow.names, file)
@@ -192,23 +247,41 @@ def _column(source: Source, field: str, names: list[str], file: Any) -> Iterator
             for value in batch.column(0):
                 number += 1
                 yield _as_bytes(value.as_py(), field, f"{source.name}, row {number}")
-    except (pa.ArrowException, OSError) as error:
+    except InputError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:  # texts that are not UTF-8 too
         raise InputError(f"{source.name} breaks off behind row {number} ({error}); write it again") from None
 
 
 def _dataset(source: Source, field: str) -> Iterator[bytes]:
     from datasets import load_from_disk
 
-    try:
+    with _readable_table(source.name):
         rows: Any = load_from_disk(str(source.path))
+        names = rows.column_names
+    if field not in names:
+        raise InputError(f"{source.name} has no column {field!r}; it has {_names(names)}: choose one with --field")
+    for where, row in table_rows(source.name, rows.select_columns([field])):
+        yield _as_bytes(row[field], field, where)
+
+
+def table_rows(name: str, table: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a table of `datasets` and where each stands. Raises InputError for one that is damaged."""
+    with _readable_table(name):
+        table.data.table.validate(full=True)  # reading what points outside of its file would end the process
+    rows = iter(table)
+    for number in range(1, len(table) + 1):
+        with _readable_table(name):
+            row = next(rows)
+        yield f"{name}, row {number}", row
+
+
+@contextmanager
+def _readable_table(name: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
-        raise InputError(f"{source.name} is no datasets folder that can be read ({error}); save it again") from None
-    if field not in rows.column_names:
-        raise InputError(
-            f"{source.name} has no column {field!r}; it has {_names(rows.column_names)}: choose one with --field"
-        )
-    for number, row in enumerate(rows.select_columns([field]), 1):
-        yield _as_bytes(row[field], field, f"{source.name}, row {number}")
+        raise InputError(f"{name} cannot be read ({' '.join(str(error).split())}); write it again") from None
 
 
 def _as_bytes(value: object, field: str, where: str) -> bytes:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from reformer.data.reading import json_list, json_rows, separated_rows
+from reformer.data.reading import json_list, json_rows, separated_rows, table_rows
 from reformer.data.sources import Source, find_sources, readable
 from reformer.errors import InputError
 
@@ -45,5 +45,4 @@ def _table(source: Source) -> Iterator[tuple[str, Row]]:
             )
         except Exception as error:
             raise InputError(f"{source.name} cannot be read ({' '.join(str(error).split())}); write it again") from None
-    for number, row in enumerate(table, 1):
-        yield f"{source.name}, row {number}", row
+    yield from table_rows(source.name, table)

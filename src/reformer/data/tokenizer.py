@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from reformer.data.byte_tokens import END, FIRST_BYTE, PAD, UNKNOWN, VOCABULARY, ByteDecoder, encode
 from reformer.errors import InputError
 from reformer.settings.data import BPE, BYTES
+from reformer.settings.json_file import read_object
 
 TokenArray = NDArray[np.unsignedinteger[Any]]
 
@@ -212,10 +213,9 @@ def name_of(folder: Path) -> str:
 
 def _of_bytes(folder: Path) -> bool:
     """Whether `ByteTokenizer.save` wrote what a folder holds."""
-    path = folder / _FILES[1]
     try:
-        return OF_BYTES in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return OF_BYTES in read_object(folder / _FILES[1])
+    except InputError:
         return False
 
 

@@ -24,6 +24,9 @@ NONE = "none"
 TABLES = ("model", "data", "training")
 _NAMES = ", ".join(f"[{table}]" for table in TABLES)
 
+MOST = 1 << 20
+"""Bytes of a file beyond which it is no run file."""
+
 Kinds = Mapping[str, type[DataSettings]]
 """The tasks by name: their fields are those of the table [data]."""
 NO_TASKS: Kinds = {DataSettings.task: DataSettings}
@@ -82,13 +85,18 @@ def _written(settings: Any) -> dict[str, Any]:
 
 def read_run_file(path: Path, tasks: Kinds = NO_TASKS) -> Tables:
     """The tables of a run file; InputError for a file that is none and for unknown keys."""
+    return read_tables(_text_of(path), str(path), tasks)
+
+
+def _text_of(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        if path.stat().st_size > MOST:
+            raise InputError(f"{path} is no TOML file: it is over {MOST:,} bytes")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; give a TOML file with {_NAMES}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no TOML file: {error}") from None
-    return read_tables(text, str(path), tasks)
 
 
 def read_tables(text: str, where: str, tasks: Kinds = NO_TASKS) -> Tables:
@@ -108,7 +116,7 @@ def read_tables(text: str, where: str, tasks: Kinds = NO_TASKS) -> Tables:
 def _parsed(text: str, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits and deep nesting too
         raise InputError(f"{where} is no TOML file: {error}") from None
 
 
@@ -169,7 +177,7 @@ def write_run_file(path: Path, run: Run) -> None:
 def check_same_run(path: Path, run: Run) -> None:
     """InputError, with the keys that differ, when a run file is another run's."""
     tasks = {run.data.task: type(run.data)}
-    task = _parsed(path.read_text(encoding="utf-8"), str(path)).get("data", {}).get("task", DataSettings.task)
+    task = _parsed(_text_of(path), str(path)).get("data", {}).get("task", DataSettings.task)
     if task != run.data.task:  # it has other fields
         raise InputError(f"{path.parent} was trained for task={task!r}, not {run.data.task!r}; give another --out")
     then = Run.of(read_run_file(path, tasks), tasks)

@@ -1,5 +1,6 @@
 """How a model is trained, without torch: for the TOML file and the command line."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -93,6 +94,8 @@ class TrainingSettings(Settings):
         ):
             check_integer(name, getattr(self, name), 0)
         check_integer("seed", self.seed, 0, 2**32 - 1)
+        if math.isinf(self.learning_rate):
+            raise InputError(f"learning_rate={self.learning_rate!r} must be finite")
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}={getattr(self, name)!r} must be above 0")
@@ -114,7 +117,8 @@ class TrainingSettings(Settings):
         phases, done = [], 0
         for entry in self.length_schedule:
             length, _, until = entry.partition(":")
-            if not (length.isdecimal() and until.isdecimal() and int(length) >= 2):
+            digits = all(number.isdecimal() and len(number) < 16 for number in (length, until))
+            if not (digits and int(length) >= 2):
                 raise InputError(f"length_schedule={entry!r} must be LENGTH:STEP, as in 512:200")
             if not done < int(until) < self.steps:
                 raise InputError(

@@ -1,16 +1,14 @@
 """Loading a checkpoint folder, with an error that says what is wrong with it."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 import reformer.models
-from reformer.errors import InputError
+from reformer.errors import InputError, ran_out_of_memory
 from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerPreTrainedModel
+from reformer.settings.json_file import first_name, read_object
 from reformer.training.manifest import MANIFEST, damage
 from reformer.version import __version__, is_newer
 
@@ -41,7 +39,7 @@ def load_model(folder: Path) -> ReformerPreTrainedModel:
         raise InputError(f"{folder} holds half a checkpoint ({WEIGHTS} is missing); train it again")
     if (folder / MANIFEST).exists() and (reason := damage(folder, ".safetensors")) is not None:
         raise InputError(f"{folder} is damaged ({reason}); give another checkpoint of the run, or the run's folder")
-    name = (written.get("architectures") or [ReformerForCausalLM.__name__])[0]
+    name = first_name(written, "architectures", ReformerForCausalLM.__name__)
     kind: Any = getattr(reformer.models, name, None)
     if not (isinstance(kind, type) and issubclass(kind, ReformerPreTrainedModel)):
         raise InputError(f"{folder} holds a {name}, which this library does not know{_newer(written)}")
@@ -60,12 +58,14 @@ def load_model(folder: Path) -> ReformerPreTrainedModel:
 
 @contextmanager
 def reading(folder: Path, hint: str = "") -> Iterator[None]:
-    """What transformers and safetensors raise on a broken folder, as an InputError of one line."""
+    """Whatever transformers and safetensors raise on a broken folder, as an InputError of one line."""
     try:
         yield
-    except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{folder} holds no checkpoint that can be read: {reason}{hint}") from None
+    except Exception as error:
+        if ran_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{folder} holds no checkpoint that can be read: {reason}{hint}") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -75,13 +75,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG).exists():
         raise InputError(f"{folder} holds no checkpoint ({CONFIG} is missing); give one that `reformer train` wrote")
     try:
-        written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        model_type = written.get("model_type") if isinstance(written, dict) else None
-        if model_type != ReformerConfig.model_type:
+        written = read_object(folder / CONFIG)
+        if (model_type := written.get("model_type")) != ReformerConfig.model_type:
             raise InputError(f"its model_type is {model_type!r}, not {ReformerConfig.model_type!r}")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder} holds no checkpoint that can be read: {' '.join(str(error).split())}") from None
-    return dict(written)
+    except InputError as error:
+        raise InputError(f"{folder} holds no checkpoint that can be read: {error}") from None
+    return written
 
 
 def _newer(config: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from reformer.layers.positions import PositionTable
 from reformer.models import ReformerConfig, ReformerForCausalLM, ReformerPreTrainedModel
 from reformer.models.cache import differing
 from reformer.settings import ModelSettings
+from reformer.settings.json_file import first_name
 from reformer.settings.lora import LoraSettings
 from reformer.training.checkpoint import load_model, read_config, reading
 
@@ -65,7 +66,7 @@ def start_from(
 def check_init(folder: str, settings: ModelSettings, kind: type[ReformerPreTrainedModel]) -> None:
     """InputError for settings that the model in a folder cannot take, before there is anything to train on."""
     written = read_config(Path(folder))
-    same = (written.get("architectures") or [kind.__name__])[0] == kind.__name__
+    same = first_name(written, "architectures", kind.__name__) == kind.__name__
     with reading(Path(folder)):
         config = ReformerConfig.from_pretrained(folder)
     _check_changes(config.settings, settings, FREE if same else HEADLESS)

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from reformer.errors import InputError
+from reformer.settings.json_file import read_object
 from reformer.settings.run_file import RUN_FILE, Run, check_same_run, write_run_file
 from reformer.training.checkpoint import CONFIG, PARTIAL, checkpoints
 from reformer.training.job import Text
@@ -48,12 +49,12 @@ def check_out(out: Path, overwrite: bool = False, resume: bool = False) -> None:
 def check_same(checkpoint: Path, run: Run, corpus: Text) -> None:
     """InputError when a checkpoint is that of a run with other settings or another text."""
     check_same_run(checkpoint / RUN_FILE, run)
-    then, now = json.loads((checkpoint / ORIGIN).read_text(encoding="utf-8")), _origin(corpus)
-    if then["corpus"] != now["corpus"]:
+    then, now = read_object(checkpoint / ORIGIN), _origin(corpus)
+    if then.get("corpus") != now["corpus"]:
         raise InputError(f"the text is not the one that {checkpoint} was trained on; give the same, or another --out")
-    if then["processes"] != now["processes"]:
+    if then.get("processes") != now["processes"]:
         raise InputError(
-            f"{checkpoint} was trained by {then['processes']} processes and this is a run of {now['processes']}; "
+            f"{checkpoint} was trained by {then.get('processes')} processes and this is a run of {now['processes']}; "
             "start as many, or give another --out"
         )
 

@@ -11,7 +11,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from reformer.data.examples import Examples
 from reformer.data.task import Task
-from reformer.errors import InputError, Interrupted, RunError, Terminated
+from reformer.errors import InputError, Interrupted, RunError, Terminated, ran_out_of_memory
 from reformer.models import ReformerConfig, ReformerForCausalLM
 from reformer.models.pretrained import ReformerPreTrainedModel
 from reformer.settings import ModelSettings
@@ -31,6 +31,10 @@ from reformer.training.trainer import ReformerTrainer
 from reformer.training.watchdog import Watchdog
 
 Say = Callable[[str], None]
+
+
+class NotResumed(InputError):
+    """A checkpoint is whole, and still not one to go on from."""
 
 
 class WorkerDied(RunError):
@@ -96,8 +100,8 @@ def train(
             trainer.add_callback(watchdog)
             try:
                 _run(trainer, interruption, resume)
-            except (RuntimeError, MemoryError) as error:
-                if (reason := _reason(error, trainer, settings, training, task)) is None:
+            except Exception as error:
+                if (reason := _reason(error, trainer, resume, settings, training, task)) is None:
                     raise
                 raise reason from error
         progress.stop()
@@ -136,12 +140,20 @@ def _run(trainer: ReformerTrainer, interruption: Interruption, resume: Path | No
 
 
 def _reason(
-    error: Exception, trainer: ReformerTrainer, settings: ModelSettings, training: TrainingSettings, task: Task
-) -> RunError | None:
-    """What ended a run, with what to do about it; None for a bug."""
-    if isinstance(error, RunError):
+    error: Exception,
+    trainer: ReformerTrainer,
+    resume: Path | None,
+    settings: ModelSettings,
+    training: TrainingSettings,
+    task: Task,
+) -> Exception | None:
+    """What ended a run, with what to do about it; None for an error that says so itself, and for a bug."""
+    if isinstance(error, RunError | InputError):
         return None
     good = trainer.where_to_go_on()
+    if resume is not None and not trainer.begun and not ran_out_of_memory(error):
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return NotResumed(f"{resume} cannot be gone on from ({what}); give an earlier checkpoint as --resume")
     if "DataLoader worker" in str(error):
         return WorkerDied(
             f"a data worker died ({' '.join(str(error).split())}); {good}; go on with --resume auto, and with fewer "

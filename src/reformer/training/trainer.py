@@ -58,6 +58,8 @@ class ReformerTrainer(Trainer):
             self.add_callback(EarlyStoppingCallback(settings.patience))
         self.complete, self.evaluating, self.keep = complete, job.evaluating, settings.keep
         self._staging: Path | None = None
+        self.begun = False
+        """Whether the first step of this process was reached."""
         self._correct, self._predicted, self._tokens = 0, 0, 0
         self._since: float | None = None
         self._unread: tuple[Tensor, Tensor] | None = None  # a loss, its counts: on the device
@@ -99,6 +101,7 @@ class ReformerTrainer(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """The loss for the log, where the last finite one stands for one that is not."""
+        self.begun = True
         loss: Tensor = super().training_step(*args, **kwargs)
         self._shown = torch.where(torch.isfinite(loss), loss, self._shown)
         return self._shown

@@ -1,6 +1,5 @@
 """Models of transformers' Reformer to ours and back: the same weights, the same function."""
 
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from reformer.models import (
 )
 from reformer.ops.checks import check_integer
 from reformer.settings import ModelSettings
+from reformer.settings.json_file import first_name, read_object
 from reformer.training.checkpoint import reading
 
 logger = logging.getLogger(__name__)
@@ -116,18 +116,16 @@ def read_type(folder: Path) -> str:
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return dict(written)
-    except (OSError, ValueError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{folder} holds no model: its config.json cannot be read ({reason})") from None
+        return read_object(folder / "config.json")
+    except InputError as error:
+        raise InputError(f"{folder} holds no model: {error}") from None
 
 
 def _load(folder: Path) -> transformers.PreTrainedModel:
     written = _read(folder)
     if written.get("model_type") != "reformer":
         raise InputError(f"{folder} holds a model of type {written.get('model_type')!r}, not 'reformer'")
-    name = (written.get("architectures") or ["ReformerModelWithLMHead"])[0]
+    name = first_name(written, "architectures", "ReformerModelWithLMHead")
     if name not in HEADS:
         raise InputError(f"{folder}: {name} has a head that ours does not have; there are {', '.join(HEADS)}")
     kind: Any = getattr(transformers, name)
