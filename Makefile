@@ -10,7 +10,7 @@ PARALLEL = --numprocesses $(shell $(PYTHON) -c 'import os; print(min(os.cpu_coun
 # Runs the GPU commands; it needs PyTorch with CUDA, numpy, triton and pytest, nothing else.
 GPU_PYTHON ?= python3
 
-.PHONY: demo test lint shapes oldest slow interpreter-test gpu-test gpu-bench clean
+.PHONY: demo test lint shapes oldest fuzz slow interpreter-test gpu-test gpu-bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
@@ -40,6 +40,10 @@ oldest:
 	$(PYTHON) tests/oldest.py > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[dev]'
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -m "not slow" $(PARALLEL)
+
+# Many more examples of every property of tests/hostile than `make test` tries.
+fuzz: $(INSTALLED)
+	REFORMER_FUZZ=fuzz OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hostile $(PARALLEL)
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

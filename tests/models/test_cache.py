@@ -167,7 +167,7 @@ def test_files_of_others_are_refused(make: Make, tmp_path: Path) -> None:
     torch.nn.init.ones_(other.lm_head.weight)
     with pytest.raises(ValueError, match="other weights"):
         load_cache(path, other)
-    path.write_bytes(path.read_bytes().replace(b'"version":"3"', b'"version":"9"'))
+    path.write_bytes(path.read_bytes().replace(b'"version":"4"', b'"version":"9"'))
     with pytest.raises(ValueError, match="version 9"):
         load_cache(path, lm)
     path.write_text("nonsense")

@@ -6,6 +6,8 @@ smallest type that fits, with the places of documents beside it.
 
 import shutil
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -159,7 +161,7 @@ class _Preparing:
         key = _key(self.tokenizer.identity, self.field, digests)
         folder = self.cache / key
         with FileLock(self.cache / f"{key}.lock"):  # of several processes one prepares
-            if not (folder / "places.npz").exists():
+            if _places(folder, self.tokenizer) is None:
                 try:
                     with tempfile.TemporaryDirectory(dir=self.cache, prefix="preparing-") as scratch:
                         work = Path(scratch, key)
@@ -173,11 +175,27 @@ class _Preparing:
                         "another folder"
                     ) from error
                 self.say(f"tokenized {len(sources):,} files; later runs on the same text find the tokens in {folder}")
-        with np.load(folder / "places.npz") as places:
-            sizes, hashes = places["sizes"], places["hashes"]
+            places = _places(folder, self.tokenizer)
+        if places is None:
+            raise InputError(f"tokens that were just written to {folder} cannot be read again; check that disk")
+        sizes, hashes = places
         dtype, shift = _type(self.tokenizer)
         first = np.concatenate([[0], np.cumsum(sizes)])[:-1]
-        return _Text(FlatFile(folder / "tokens.bin", dtype, first, shift), sizes, hashes)
+        return _Text(FlatFile(folder / "tokens.bin", dtype, first, shift, self.tokenizer.vocabulary), sizes, hashes)
+
+
+def _places(folder: Path, tokenizer: Tokenizer) -> tuple[NDArray[np.int64], NDArray[np.uint64]] | None:
+    """Tokens and hashes of the documents that a folder holds; None for one that is not whole."""
+    try:
+        with (folder / "places.npz").open("rb") as file, np.load(file) as places:
+            sizes, hashes = places["sizes"], places["hashes"]
+        size = (folder / "tokens.bin").stat().st_size
+    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError):
+        return None
+    whole = sizes.dtype == np.int64 and hashes.dtype == np.uint64 and sizes.shape == hashes.shape == (len(sizes),)
+    if not whole or not (sizes > 0).all() or int(sizes.sum()) * np.dtype(_type(tokenizer)[0]).itemsize != size:
+        return None
+    return sizes, hashes
 
 
 def _type(tokenizer: Tokenizer) -> tuple[str, int]:
@@ -250,12 +268,20 @@ def _tokens(settings: DataSettings, sources: Sequence[Source], contents: Sequenc
     key = _key(settings.tokenizer, settings.field, [content.digest for content in contents])
     folder = cache / f"bpe-{key}"
     with FileLock(cache / f"bpe-{key}.lock"), tempfile.TemporaryDirectory(dir=cache, prefix="preparing-") as scratch:
-        if not (folder / "tokenizer.json").exists():
+        if not _is_tokenizer(folder):
             work = Path(scratch, "bpe")
             train_bpe(_sample(sources, settings.field), int(settings.tokenizer.removeprefix(BPE))).save(work)
             shutil.rmtree(folder, ignore_errors=True)
             work.rename(folder)
     return load_tokenizer(str(folder))
+
+
+def _is_tokenizer(folder: Path) -> bool:
+    """Whether a BPE was kept there, and is whole."""
+    try:
+        return (folder / "tokenizer.json").exists() and bool(load_tokenizer(str(folder)))
+    except InputError:
+        return False
 
 
 def _sample(sources: Sequence[Source], field: str) -> Iterator[bytes]:

@@ -48,16 +48,19 @@ class Documents(Protocol):
 class FlatFile:
     """Documents one behind the other in a file, mapped into memory; `first` is where each begins, in tokens."""
 
-    def __init__(self, path: Path, dtype: str, first: NDArray[np.int64], shift: int = 0) -> None:
-        self.path, self.dtype, self.first, self.shift = path, dtype, first, shift
+    def __init__(self, path: Path, dtype: str, first: NDArray[np.int64], shift: int, vocabulary: int) -> None:
+        self.path, self.dtype, self.first, self.shift, self.vocabulary = path, dtype, first, shift, vocabulary
         self._numbers: NDArray[Any] | None = None
 
     def read(self, document: int, start: int, count: int) -> NDArray[Any]:
-        """See `Documents`."""
+        """See `Documents`. Raises InputError where there are no tokens of the vocabulary."""
         if self._numbers is None:
             self._numbers = np.memmap(self.path, self.dtype, "r")
         at = int(self.first[document]) + start
-        return self._numbers[at : at + count].astype(np.int64) + self.shift
+        tokens = self._numbers[at : at + count].astype(np.int64) + self.shift
+        if len(tokens) < count or tokens.max(initial=0) >= self.vocabulary:
+            raise InputError(f"{self.path} is damaged; delete that folder, and the text is prepared again")
+        return tokens
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_numbers": None}  # a worker maps the file itself

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from reformer.errors import InputError
 from reformer.models.cache import ReformerCache
+from reformer.models.cache_check import fits, tensors_of
 from reformer.models.pretrained import ReformerPreTrainedModel
 
-FORMAT, VERSION = "reformer cache", "3"
+FORMAT, VERSION = "reformer cache", "4"
 
 
 def save_cache(
@@ -35,11 +36,7 @@ def save_cache(
         raise InputError("the cache of an encoder-decoder belongs to its sources; run them again instead of saving it")
     if not cache.seen:
         raise InputError("the cache has seen no token; there is nothing to save")
-    tensors = {
-        f"layers.{i}.{name}": x
-        for i, layer in enumerate(cache.layers)
-        for name, x in layer.state(cache.lengths).items()
-    }
+    tensors = tensors_of(cache)
     tensors["lengths"] = torch.tensor(cache.lengths)
     if cache.padding is not None:
         tensors["padding"] = cache.padding.contiguous()
@@ -50,6 +47,7 @@ def save_cache(
         "version": VERSION,
         "settings": json.dumps(asdict(cache.settings.worked_out())),
         "weights": fingerprint(model),
+        "tensors": _hash(tensors),
         "seen": str(cache.seen),
         "crop_limit": str(cache.crop_limit),
     }
@@ -69,7 +67,7 @@ def load_cache(
 ) -> tuple[ReformerCache, Int[Tensor, "b l"] | None]:
     """The cache of a file, on the model's device, and the tokens that were saved with it.
 
-    Raises InputError for a file that holds no cache, and for one of another version or another model.
+    Raises InputError for a file that holds no cache or a damaged one, and for one of another version or another model.
     """
     try:
         with safe_open(path, "pt", device=str(model.device)) as file:
@@ -78,6 +76,8 @@ def load_cache(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no mapping
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} holds no cache that can be read ({error})") from None
+    if metadata.get("tensors") != _hash(tensors) or not fits(tensors, metadata, model):
+        raise InputError(f"{path} is damaged: it does not hold what was written; compute the prompt again")
     cache = ReformerCache(model.config, crop_limit=int(metadata["crop_limit"]), room=room)
     lengths = tensors["lengths"].tolist()
     for i, layer in enumerate(cache.layers):
@@ -92,24 +92,30 @@ def load_cache(
 def _check(path: str | os.PathLike[str], metadata: Mapping[str, str], model: ReformerPreTrainedModel) -> None:
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path} holds no cache; give a file that --save-cache or save_cache wrote")
-    if metadata["version"] != VERSION:
+    if (version := metadata.get("version")) != VERSION:
         raise InputError(
-            f"{path} holds a cache of version {metadata['version']}; this library reads version {VERSION}: "
-            "compute the prompt again"
+            f"{path} holds a cache of version {version}; this library reads version {VERSION}: compute the prompt again"
         )
     now = json.loads(json.dumps(asdict(model.config.settings.worked_out())))
-    then = json.loads(metadata["settings"])
+    try:
+        then = dict(json.loads(metadata["settings"]))
+    except (KeyError, ValueError, TypeError, RecursionError):
+        raise InputError(f"{path} is damaged: its settings cannot be read; compute the prompt again") from None
     names = [name for name in now if now[name] != then.get(name)]
     if names:
         raise InputError(f"{path} holds the cache of another model: it differs in {', '.join(names)}")
-    if metadata["weights"] != fingerprint(model):
+    if metadata.get("weights") != fingerprint(model):
         raise InputError(f"{path} holds the cache of a model of the same kind with other weights; compute it again")
 
 
 def fingerprint(model: ReformerPreTrainedModel) -> str:
     """A hash of all weights."""
+    return _hash(model.state_dict())
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    for name, x in sorted(tensors.items()):
+        digest.update(f"{name} {list(x.shape)} {x.dtype}".encode())
+        digest.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
