@@ -10,7 +10,7 @@ PARALLEL = --numprocesses $(shell $(PYTHON) -c 'import os; print(min(os.cpu_coun
 # Runs the GPU commands; it needs PyTorch with CUDA, numpy, triton and pytest, nothing else.
 GPU_PYTHON ?= python3
 
-.PHONY: demo test lint shapes oldest fuzz slow interpreter-test gpu-test gpu-bench clean
+.PHONY: demo test lint shapes oldest fuzz faults slow interpreter-test gpu-test gpu-bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
@@ -44,6 +44,10 @@ oldest:
 # Many more examples of every property of tests/hostile than `make test` tries.
 fuzz: $(INSTALLED)
 	REFORMER_FUZZ=fuzz OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hostile $(PARALLEL)
+
+# Kills, damage, full disks and the like, and what becomes of a run; `make test` has a few of each.
+faults: $(INSTALLED)
+	$(BIN)/python benchmarks/faults.py
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

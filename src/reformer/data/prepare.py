@@ -33,6 +33,9 @@ LAYOUT = 2
 BPE_SAMPLE = 200 << 20
 """Bytes of text that a BPE is trained on, at most."""
 
+PROBE = 1 << 16
+"""Bytes that there is to be room for."""
+
 BATCH = 4 << 20
 """Bytes of text that are tokenized at a time, about; tokenizers have threads of their own."""
 
@@ -91,13 +94,7 @@ def prepare(
     They are the same as long as the content of the files, the tokenizer and what is held out are. `sources` stand for
     `settings.files` if given. Raises InputError for text that cannot be read and for nothing to train on.
     """
-    cache = cache or cache_folder()
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{cache} cannot be made ({error.strerror}); set HF_DATASETS_CACHE to another folder"
-        ) from None
+    cache = _place(cache or cache_folder(), say)
     with tempfile.TemporaryDirectory(dir=cache, prefix="piped-") as piped:
         train = list(sources) if sources is not None else find_sources(settings.files, Path(piped), settings.raw)
         held_out = find_sources(settings.held_out_files, Path(piped), settings.raw)
@@ -113,6 +110,26 @@ def prepare(
     if held_out:
         return Corpus(_whole(texts[0], tokenizer), _whole(texts[1], tokenizer), tokenizer, key)
     return Corpus(*_split(texts[0], share, tokenizer), tokenizer, key)
+
+
+def _place(cache: Path, say: Say) -> Path:
+    """The folder to keep things in, or one of this process where that one is full or cannot be written to."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache, prefix="preparing-") as probe:
+            probe.write(bytes(PROBE))
+            probe.flush()
+    except OSError as error:
+        say(
+            f"nothing can be kept in {cache} ({error.strerror}): this run prepares its text for itself; make room "
+            "there, or set HF_DATASETS_CACHE to another folder"
+        )
+        _own.append(tempfile.TemporaryDirectory(prefix="reformer-"))
+        return Path(_own[-1].name)
+    return cache
+
+
+_own: list["tempfile.TemporaryDirectory[str]"] = []  # removed when the process ends
 
 
 def _key(*parts: object) -> str:
