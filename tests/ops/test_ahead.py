@@ -1,11 +1,14 @@
 """Kernels that other processes compile."""
 
+import errno
 import os
+import pickle
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from numba import typeof
 
 from reformer.ops.attention import lsh_attention
 from reformer.ops.convolution import short_convolution
-from reformer.ops.cpu import ahead
+from reformer.ops.cpu import ahead, jit
 from reformer.ops.cpu.first_kernels import first_kernels
 
 
@@ -105,3 +108,36 @@ def test_a_helper_leaves_kernels_where_the_next_process_finds_them(tmp_path: Pat
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "0"]
+
+
+class Kept:
+    """What numba does on a disk that is full, or with a file that is cut short."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cache_path, self.loaded = str(folder), 0
+        self._cache_file = SimpleNamespace(_index_path=str(folder / "index"), _load_index=self.load_overload)
+
+    def load_overload(self, *arguments: object) -> None:
+        self.loaded += 1
+        raise pickle.UnpicklingError("pickle data was truncated")
+
+    def save_overload(self, *arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_kernels_that_cannot_be_kept_are_compiled(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jit, "_said", set())
+    (tmp_path / "index").write_bytes(b"cut")
+    cache = Kept(tmp_path)
+    jit._make_safe(cache, "a kernel")
+    for _ in range(2):
+        assert cache.load_overload(None, None) is None
+        cache.save_overload(None, None)
+    assert cache.loaded == 2
+    assert not (tmp_path / "index").exists()  # so that it can be kept again
+    assert not jit._is_kept(cache)
+    unread, unkept = [record.getMessage() for record in caplog.records]  # each once
+    assert unread == "kept kernels cannot be read (UnpicklingError('pickle data was truncated')) and are compiled anew"
+    assert unkept.startswith(f"compiled kernels cannot be kept in {tmp_path} (No space left on device): each process")
