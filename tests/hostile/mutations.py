@@ -91,10 +91,11 @@ def spoilt_json(draw: st.DrawFn, value: Any) -> bytes:
             inner[draw(st.sampled_from(["", "x", "\0", "weight"]))] = inner.pop(last)
     text = json.dumps(value).encode("utf-8", "surrogatepass")
     how = draw(st.sampled_from(["plain"] * 8 + ["deep", "digits", "top"]))
+    key = b', "x": ' if isinstance(value, dict) else b", "
     if how == "deep":
-        text = text[:-1] + b', "x": ' + b"[" * DEEP + b"]" * DEEP + b"}"
+        text = text[:-1] + key + b"[" * DEEP + b"]" * DEEP + text[-1:]
     if how == "digits":
-        text = text[:-1] + b', "x": ' + b"9" * DEEP + b"}"
+        text = text[:-1] + key + b"9" * DEEP + text[-1:]
     if how == "top":
         text = json.dumps(draw(st.sampled_from(HOSTILE))).encode("utf-8", "surrogatepass")
     return text

@@ -3,7 +3,6 @@
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,9 @@ from transformers import TrainerCallback
 
 FAILED = 1
 """Exit code of the process."""
+
+LOOKS = 10
+"""Times that a run is looked at before it is ended: one that was stopped for long, and goes on, has time to move."""
 
 
 class Watchdog(TrainerCallback):
@@ -21,7 +23,7 @@ class Watchdog(TrainerCallback):
 
     def __init__(self, seconds: int, say: Callable[[str], None], last: Callable[[], str]) -> None:
         self.seconds, self.say, self.last = seconds, say, last
-        self.since, self.ended = time.monotonic(), threading.Event()
+        self.moved, self.ended = True, threading.Event()
         for event in ("train_begin", "epoch_begin", "step_begin", "substep_end", "step_end", "prediction_step", "save"):
             setattr(self, f"on_{event}", self._moved)
 
@@ -35,11 +37,14 @@ class Watchdog(TrainerCallback):
         self.ended.set()
 
     def _moved(self, *args: Any, **kwargs: Any) -> None:
-        self.since = time.monotonic()
+        self.moved = True
 
     def _watch(self) -> None:
-        while not self.ended.wait(max(self.since + self.seconds - time.monotonic(), 0.05)):
-            if time.monotonic() - self.since < self.seconds:
+        still = 0
+        while not self.ended.wait(self.seconds / LOOKS):
+            still = 0 if self.moved else still + 1
+            self.moved = False
+            if still < LOOKS:
                 continue
             frame = sys._current_frames().get(self.thread)
             where = f"{frame.f_code.co_filename}:{frame.f_lineno}, {frame.f_code.co_qualname}" if frame else "nowhere"
