@@ -199,7 +199,7 @@ def kills(bench: Bench, cases: int) -> Iterator[Row]:
     yield from rows
 
 
-def damages(bench: Bench, cases: int) -> Iterator[Row]:
+def damages(bench: Bench, cases: int, whole_runs: int) -> Iterator[Row]:
     """Each file of the last checkpoint cut short or with a bit flipped; some of these runs go on to their end."""
     out, row = bench.half("damaged"), Row("a checkpoint's file cut or flipped")
     last, before = checkpoints(out)[-1], checkpoints(out)[-2]
@@ -219,7 +219,7 @@ def damages(bench: Bench, cases: int) -> Iterator[Row]:
             good = False
         row.note(good, refused=True)
         row.said = [line.replace(str(bench.folder), "") for line in said]
-        if good and case < len(files):  # all the way, once a file
+        if good and case < whole_runs:
             copy = bench.folder / "copy"
             shutil.copytree(out, copy)
             row.note(bench.ends_alike(copy))
@@ -339,7 +339,7 @@ def main() -> None:
         bench = Bench(Path(scratch).resolve(), arguments.seed)
         kinds: list[Iterator[Row]] = [
             kills(bench, 3 if small else 50),
-            damages(bench, 16 if small else 200),
+            damages(bench, 24 if small else 200, whole_runs=2 if small else 12),
             terminations(bench, 1 if small else 10),
             second_runs(bench),
         ]

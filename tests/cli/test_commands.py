@@ -1,16 +1,22 @@
 """What all verbs share: help, and how bad input is refused."""
 
+import errno
 import lzma
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from reformer.cli.main import main
-from reformer.errors import InputError, Interrupted, Terminated
+from reformer.errors import InputError, Interrupted, RunError, Terminated, not_written
+from reformer.models import ReformerCache, ReformerConfig, ReformerForCausalLM, save_cache
+from reformer.report.positions import plot_positions
+from reformer.report.tasks import write_answers
 from reformer.training.guards import NonFiniteLoss
 from reformer.training.trainer import NotSaved
 from tests.cli.command import reformer_alone as reformer
@@ -208,3 +214,42 @@ def test_what_a_console_cannot_show_is_replaced(run: Path, encoding: str, verb: 
     assert done.returncode == (2 if verb == "train" else 0), done.stderr
     if verb != "train":
         assert b"?" in done.stdout
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (FULL, RunError),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), RunError),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), RunError),
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES)), InputError),
+        (FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), InputError),
+        (SafetensorError("Error while serializing: I/O error: No such file or directory (os error 2)"), InputError),
+    ],
+    ids=str,
+)
+def test_a_full_disk_is_not_the_users_fault(error: Exception, kind: type[Exception]) -> None:
+    assert type(not_written(error, "it")) is kind
+
+
+def test_nothing_is_half_written_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers, plots and caches."""
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise FULL
+
+    model = ReformerForCausalLM(ReformerConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)).eval()
+    cache = ReformerCache(model.config)
+    model(torch.full((1, 4), 7), past_key_values=cache)
+    monkeypatch.setattr(Path, "replace", full)
+    for write in (
+        lambda: write_answers(tmp_path / "answers.jsonl", ["a"]),
+        lambda: plot_positions({}, tmp_path / "plot.png"),
+        lambda: save_cache(cache, tmp_path / "cache", model),
+    ):
+        with pytest.raises(RunError, match=r"cannot be written .*No space left on device.*; choose another place"):
+            write()
+        assert list(tmp_path.iterdir()) == []

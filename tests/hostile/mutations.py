@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from reformer.errors import InputError
 
 settings.register_profile(
-    "small", max_examples=20, derandomize=True, database=None, deadline=10_000, suppress_health_check=list(HealthCheck)
+    "small", max_examples=10, derandomize=True, database=None, deadline=10_000, suppress_health_check=list(HealthCheck)
 )
 settings.register_profile(
     "fuzz", max_examples=300, deadline=20_000, print_blob=True, suppress_health_check=list(HealthCheck)

@@ -160,7 +160,7 @@ def test_a_cropped_cache_has_the_bytes_of_one_that_never_saw_more(make: Make, tm
             save_cache(cache, tmp_path / "cache", lm)
             with safe_open(tmp_path / "cache", "pt") as file:
                 written.append({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-                assert file.metadata()["version"] == "3"
+                assert file.metadata()["version"] == "4"
     assert written[0].keys() == written[1].keys()
     assert any("inputs.data" in name for name in written[0])
     for name, x in written[0].items():

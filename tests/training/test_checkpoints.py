@@ -85,6 +85,25 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path, capsys: pytest.CaptureFi
     assert {"config.json", "model.safetensors", "run.toml", "optimizer.pt", "scheduler.pt", "rng_state.pth"} <= files
 
 
+def test_a_damaged_best_checkpoint_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = ReformerTrainer.return_to_best
+
+    def behind_damage(self: ReformerTrainer) -> bool:
+        best = self.best_checkpoint()
+        assert best is not None
+        spoil(best / "model.safetensors", "flipped")
+        return original(self)
+
+    monkeypatch.setattr(ReformerTrainer, "return_to_best", behind_damage)
+    out, said = tmp_path / "run", []
+    options = training(steps=12, learning_rate=0.3, clip=100.0, warmup_steps=6, **EVERY_TWO)
+    model = train(corpus(held_out=HELD_OUT), settings(), options, out, say=said.append)
+    assert "the best one, is damaged (model.safetensors is not what was written): the model is that of the" in said[-2]
+    assert said[-1] == f"saved to {out} after 12 steps"
+    last = load_checkpoint(out / "checkpoint-12")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), last.parameters(), strict=True))
+
+
 def test_what_is_held_out_is_predicted_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = run(tmp_path / "run", steps=2, eval_steps=2)
     line = next(line for line in capsys.readouterr().err.splitlines() if "held out" in line)

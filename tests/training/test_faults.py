@@ -1,14 +1,27 @@
-"""A few cases of each kind of `make faults`."""
+"""A few cases of each kind of `make faults`, and what grows in a long run."""
 
 import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "faults.py"
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def run(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, BENCHMARKS / name, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_nothing_grows_over_two_thousand_steps() -> None:
+    done = run("soak.py", "--steps", "2001")  # a number whose table is not kept
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_nothing_is_lost() -> None:
-    done = subprocess.run([sys.executable, BENCHMARK, "--small"], capture_output=True, text=True, check=False)
+    done = run("faults.py", "--small")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert lines[-1] == "0 lost"

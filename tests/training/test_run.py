@@ -312,7 +312,7 @@ def test_checkpoints_that_are_none(tmp_path: Path) -> None:
     (out / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
     complains("its model_type is 'gpt2', not 'reformer_torch'")
     (out / "config.json").write_text("[1]")
-    complains("its model_type is None")
+    complains("holds a list, not an object")
     (out / "config.json").write_text(json.dumps({**config, "attention_pattern": 3}))
     complains("attention_pattern=3 is of the wrong kind")
     (out / "config.json").write_text(json.dumps({**config, "rule_version": 9}))

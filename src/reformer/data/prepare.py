@@ -24,7 +24,7 @@ from reformer.data.reading import Piece, read_pieces
 from reformer.data.sources import Source, find_sources
 from reformer.data.stream import Documents, FlatFile, PlainFiles, SpanStream, TokenStream, join_documents
 from reformer.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
-from reformer.errors import InputError
+from reformer.errors import InputError, not_written
 from reformer.settings.data import BPE, DataSettings
 
 LAYOUT = 2
@@ -187,9 +187,10 @@ class _Preparing:
                         shutil.rmtree(folder, ignore_errors=True)
                         work.rename(folder)
                 except OSError as error:
-                    raise InputError(
+                    raise not_written(
+                        error,
                         f"tokens cannot be written to {self.cache} ({error}); make room, or set HF_DATASETS_CACHE to "
-                        "another folder"
+                        "another folder",
                     ) from error
                 self.say(f"tokenized {len(sources):,} files; later runs on the same text find the tokens in {folder}")
             places = _places(folder, self.tokenizer)

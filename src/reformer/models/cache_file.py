@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reformer.errors import InputError
+from reformer.errors import InputError, not_written
 from reformer.models.cache import ReformerCache
 from reformer.models.cache_check import fits, tensors_of
 from reformer.models.pretrained import ReformerPreTrainedModel
@@ -58,7 +58,7 @@ def save_cache(
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
-        raise InputError(f"the cache cannot be written to {path} ({error}); choose another place") from None
+        raise not_written(error, f"the cache cannot be written to {path} ({error}); choose another place") from None
 
 
 @torch.inference_mode(False)  # what is made in inference mode could not be written to outside of it

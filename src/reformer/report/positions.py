@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from reformer.errors import InputError
+from reformer.errors import not_written
 from reformer.inference.evaluate import Evaluation
 
 
 def plot_positions(results: Mapping[str, Evaluation], path: Path) -> None:
     """Draw a line for each model, a dot for each octave of context, to a file whose suffix says of what kind.
 
-    Raises InputError for a place that cannot be written.
+    Raises as `not_written` says.
     """
     import matplotlib as mpl
 
@@ -31,9 +31,12 @@ def plot_positions(results: Mapping[str, Evaluation], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if len(results) > 1:
         axes.legend(frameon=False)
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        figure.savefig(path, dpi=150)
+        figure.savefig(partial, dpi=150, format=path.suffix.removeprefix(".") or "png")
+        partial.replace(path)
     except OSError as error:
-        raise InputError(f"plot={path} cannot be written ({error.strerror}); choose another place") from None
+        partial.unlink(missing_ok=True)
+        raise not_written(error, f"plot={path} cannot be written ({error.strerror}); choose another place") from None
     finally:
         plt.close(figure)

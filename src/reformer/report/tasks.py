@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from reformer.data.task import Result
-from reformer.errors import InputError
+from reformer.errors import not_written
 
 
 def result_as_json(model: str, task: str, result: Result) -> str:
@@ -27,7 +27,7 @@ def result_as_text(result: Result) -> str:
 
 
 def write_answers(path: Path, answers: Sequence[Any]) -> None:
-    """One JSON value a line, in the order of the rows. Raises InputError for a place that cannot be written."""
+    """One JSON value a line, in the order of the rows. Raises as `not_written` says."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
@@ -35,4 +35,4 @@ def write_answers(path: Path, answers: Sequence[Any]) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise InputError(f"answers={path} cannot be written ({error.strerror}); choose another place") from None
+        raise not_written(error, f"answers={path} cannot be written ({error.strerror}); choose another place") from None

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from reformer.errors import InputError
+from reformer.errors import InputError, not_written
 from reformer.settings.json_file import read_object
 from reformer.settings.run_file import RUN_FILE, Run, check_same_run, write_run_file
 from reformer.training.checkpoint import CONFIG, PARTIAL, checkpoints
@@ -109,7 +109,7 @@ class RunFolder:
     def save(self, model: PreTrainedModel, weights: dict[str, Tensor] | None = None) -> None:
         """The model, whole: the configuration, without which there is none, comes last.
 
-        `weights` where the model has a part of them only. Raises InputError when they cannot be written.
+        `weights` where the model has a part of them only. Raises as `not_written` says.
         """
         if not self.main:
             return
@@ -122,8 +122,8 @@ class RunFolder:
                 for path in sorted(staging.iterdir(), key=lambda path: path.name == CONFIG):
                     path.replace(self.out / path.name)
             except (OSError, SafetensorError) as error:
-                raise InputError(
-                    f"the model cannot be written to {self.out} ({error}); make room, then --resume auto"
+                raise not_written(
+                    error, f"the model cannot be written to {self.out} ({error}); make room, then --resume auto"
                 ) from error
             finally:
                 shutil.rmtree(staging, ignore_errors=True)

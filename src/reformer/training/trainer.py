@@ -20,7 +20,7 @@ from reformer.settings.training import TrainingSettings
 from reformer.training.checkpoint import CHECKPOINT, PARTIAL, checkpoints, step_of
 from reformer.training.guards import StepGuard
 from reformer.training.job import Job
-from reformer.training.manifest import flush, write_manifest
+from reformer.training.manifest import damage, flush, write_manifest
 
 
 class NotSaved(RunError):
@@ -56,7 +56,7 @@ class ReformerTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         if settings.patience and evaluated:
             self.add_callback(EarlyStoppingCallback(settings.patience))
-        self.complete, self.evaluating, self.keep = complete, job.evaluating, settings.keep
+        self.complete, self.say, self.evaluating, self.keep = complete, say, job.evaluating, settings.keep
         self._staging: Path | None = None
         self.begun = False
         """Whether the first step of this process was reached."""
@@ -228,12 +228,16 @@ class ReformerTrainer(Trainer):
         return folder if folder.exists() else None
 
     def return_to_best(self) -> bool:
-        """Take the weights of the best checkpoint, unless they are the present ones; whether there is one."""
+        """Take the weights of the best checkpoint, unless they are the present ones; whether it is there and whole."""
         best = self.best_checkpoint()
-        if best is not None and self.state.best_global_step != self.state.global_step:
-            self.state.best_model_checkpoint = str(best)
-            self._load_best_model()
-        return best is not None
+        if best is None or self.state.best_global_step == self.state.global_step:
+            return best is not None
+        if (reason := damage(best)) is not None:
+            self.say(f"{best}, the best one, is damaged ({reason}): the model is that of the last step")
+            return False
+        self.state.best_model_checkpoint = str(best)
+        self._load_best_model()
+        return True
 
 
 def _held_out_metrics(sums: EvalPrediction) -> dict[str, float]:

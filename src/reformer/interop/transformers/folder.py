@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
+
 from reformer.data.tokenizer import load_tokenizer
-from reformer.errors import InputError
+from reformer.errors import InputError, not_written
 from reformer.interop.transformers.convert import from_transformers, read_type, to_transformers
 from reformer.models import ReformerConfig
 from reformer.training.checkpoint import load_model
@@ -23,7 +25,8 @@ def convert_folder(source: Path, target: Path, length: int | None = None) -> str
     """Convert the model in a folder, whichever of the two kinds it is, with its tokenizer; returns what was done.
 
     `length` as for `from_transformers`.
-    Raises InputError for a source that holds neither kind, and for a target that is there.
+    Raises InputError for a source that holds neither kind, and for a target that is there; for one that cannot be
+    written as `not_written` says.
     """
     if target.exists():
         raise InputError(f"{target} is there already; choose another folder")
@@ -42,6 +45,8 @@ def convert_folder(source: Path, target: Path, length: int | None = None) -> str
         model.save_pretrained(staged)
         _convert_tokenizer(source, staged, model.config.vocab_size, kind)
         staged.rename(target)
+    except (OSError, SafetensorError) as error:
+        raise not_written(error, f"{target} cannot be written ({error}); choose another place") from None
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return f"{source} is now {said} in {target}"
