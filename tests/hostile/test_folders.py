@@ -83,7 +83,10 @@ def test_a_checkpoint_that_is_spoilt(checkpoint: Path, name: str, tmp_path: Path
     out = tmp_path / "run"
     folder = out / "checkpoint-2"
     shutil.copytree(checkpoint, folder)
-    run, corpus = Run(settings(), LanguageModelling(), training()), Corpus.in_memory([Document("a", b"b")])
+    run, corpus = (
+        Run(settings(), LanguageModelling(), training(steps=4, save_steps=2)),
+        Corpus.in_memory([Document("a", b"b")]),
+    )
 
     def read() -> None:
         harmless(lambda: find_checkpoint(out, "auto", lambda _: None))

@@ -103,7 +103,8 @@ def test_an_archive_that_unpacks_without_end(name: str, tmp_path: Path, monkeypa
     assert sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*.bin")) == 0
     path.write_bytes(gzip.compress(bytes(range(256)) * 8_000 + b"x"))  # 2 MB, 100 times its size
     monkeypatch.setattr(reading, "RATIO", 1_000)
-    assert len(read_documents([path])[0].text) == 2_048_001 if name == "a.txt.gz" else True
+    if name == "a.txt.gz":
+        assert len(read_documents([path])[0].text) == 2_048_001
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from transformers import TrainerCallback
 from reformer.cli.flags import ModelFlags, TrainingFlags
 from reformer.cli.parse import parse
 from reformer.cli.train import Train
+from reformer.data.corpus import Document
 from reformer.data.windows import TrainingWindows
-from reformer.errors import Terminated
+from reformer.errors import InputError, Terminated
 from reformer.settings import ModelSettings
 from reformer.settings.training import TrainingSettings
 from reformer.training.checkpoint import checkpoints
@@ -27,7 +28,7 @@ from reformer.training.memory import OutOfMemory
 from reformer.training.plan import in_units, plan
 from reformer.training.run import WorkerDied, build_model, find_checkpoint
 from reformer.training.trainer import ReformerTrainer
-from tests.training.conftest import corpus, job, settings, train, training
+from tests.training.conftest import TEXT, corpus, job, settings, train, training
 
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
 
@@ -113,7 +114,10 @@ def test_too_many_in_a_row_end_the_run(tmp_path: Path, monkeypatch: pytest.Monke
     spoil(monkeypatch, {2, 4, 5, 6})  # one is forgiven, and counts no more
     said: list[str] = []
     options = training(steps=9, skip_nonfinite=2, save_steps=1)
-    with pytest.raises(NonFiniteLoss, match=r"loss is nan at step 6 after 2 skipped steps; .*checkpoint-5; try a smal"):
+    with pytest.raises(
+        NonFiniteLoss,
+        match=r"nan at step 6 after 2 skipped steps; .*checkpoint-5: --resume auto",
+    ):
         train(corpus(), settings(), options, tmp_path / "run", say=said.append)
     assert len([line for line in said if "is skipped" in line]) == 3
     assert find_checkpoint(tmp_path / "run", "auto") == tmp_path / "run" / "checkpoint-5"
@@ -172,7 +176,7 @@ def test_a_dead_data_worker_ends_the_run_in_a_line(tmp_path: Path, monkeypatch: 
         return original(self, index)
 
     monkeypatch.setattr(TrainingWindows, "__getitem__", dies)
-    with pytest.raises(WorkerDied, match=r"a data worker died \(.*; go on with --resume auto, and with fewer --data-w"):
+    with pytest.raises(WorkerDied, match=r"a data worker died \(.*; use fewer --data-workers if memory"):
         train(corpus(), settings(), training(data_workers=1, save_steps=1), tmp_path / "run")
 
 
@@ -215,11 +219,46 @@ def test_a_first_step_that_is_given_up_leaves_nothing(tmp_path: Path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+def test_a_step_does_not_begin_behind_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM in an evaluation: it is finished, and what stood in front of the next step is saved."""
+    model, options = settings(hidden_dropout=0.1), training(eval_steps=2, save_steps=50)
+    held_out = [Document("b", TEXT[0].text[:300])]
+    whole = train(corpus(held_out=held_out), model, options, tmp_path / "whole")
+    original, out = ReformerTrainer.evaluate, tmp_path / "parts"
+
+    def signalled(self: ReformerTrainer, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReformerTrainer, "evaluate", signalled)
+        with pytest.raises(Terminated, match="terminated at step 2"):
+            train(corpus(held_out=held_out), model, options, out)
+    assert "checkpoint-2" in [path.name for path in checkpoints(out)]
+    resumed = train(corpus(held_out=held_out), model, options, out, resume=find_checkpoint(out, "auto"))
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [(InputError, "^a file is not what it was$"), (IndexError, "Caught IndexError in DataLoader")]
+)
+def test_an_error_in_a_data_worker_is_not_its_death(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception], message: str
+) -> None:
+    def refuses(self: TrainingWindows, index: int) -> Any:
+        raise kind("a file is not what it was")
+
+    monkeypatch.setattr(TrainingWindows, "__getitem__", refuses)
+    with pytest.raises(kind, match=message):
+        train(corpus(), settings(), training(data_workers=1), tmp_path / "run")
+
+
 STALLED = """
 import sys, time
 from pathlib import Path
 from reformer.training.trainer import ReformerTrainer
-from tests.training.conftest import corpus, settings, train, training
+from tests.training.conftest import TEXT, corpus, settings, train, training
 
 original = ReformerTrainer.compute_loss
 def stuck(self, *args, **kwargs):

@@ -24,3 +24,18 @@ def test_a_second_signal_does_not_wait_for_the_step(number: signal.Signals) -> N
     assert done.returncode == (-number if number == signal.SIGTERM else 1)
     assert "waited" not in done.stdout
     assert ("KeyboardInterrupt" in done.stderr) == (number == signal.SIGINT)
+
+
+def test_sigterm_behind_ctrl_c_is_the_first_one() -> None:
+    code = """
+import os, signal, time
+from reformer.training.interruption import Interruption
+with Interruption(print) as interruption:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+        time.sleep(1.2)
+    print(interruption.asked, interruption.terminated)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "True True"

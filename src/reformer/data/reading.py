@@ -231,13 +231,12 @@ def _parquet(source: Source, field: str) -> Iterator[bytes]:
         except (pa.ArrowException, OSError, ValueError) as error:
             if getattr(error, "strerror", None):
                 raise  # the system's
-            raise InputError(f"{source.name} is no Parquet file ({error}); write it again") from None
+            raise InputError(f"{source.name} is no Parquet file ({_line(error)}); write it again") from None
         with file:
             yield from _column(source, field, file.schema_arrow.names, file)
 
 
 def _column(source: Source, field: str, names: list[str], file: Any) -> Iterator[bytes]:
-    import pyarrow as pa
 
     if field not in names:
         raise InputError(f"{source.name} has no column {field!r}; it has {_names(names)}: choose one with --field")
@@ -249,8 +248,8 @@ def _column(source: Source, field: str, names: list[str], file: Any) -> Iterator
                 yield _as_bytes(value.as_py(), field, f"{source.name}, row {number}")
     except InputError:
         raise
-    except (pa.ArrowException, OSError, ValueError) as error:  # texts that are not UTF-8 too
-        raise InputError(f"{source.name} breaks off behind row {number} ({error}); write it again") from None
+    except Exception as error:  # damaged pages, texts that are not UTF-8, dates that Python has not
+        raise InputError(f"{source.name} breaks off behind row {number} ({_line(error)}); write it again") from None
 
 
 def _dataset(source: Source, field: str) -> Iterator[bytes]:
@@ -281,7 +280,7 @@ def _readable_table(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise InputError(f"{name} cannot be read ({' '.join(str(error).split())}); write it again") from None
+        raise InputError(f"{name} cannot be read ({_line(error)}); write it again") from None
 
 
 def _as_bytes(value: object, field: str, where: str) -> bytes:
@@ -295,3 +294,7 @@ def _as_bytes(value: object, field: str, where: str) -> bytes:
 def _names(names: Any) -> str:
     listed = ", ".join(map(repr, list(names)[:8]))
     return f"{listed} and {len(names) - 8} more" if len(names) > 8 else listed or "none"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -8,8 +8,8 @@ from torch import Tensor
 from reformer.models.cache import ReformerCache
 from reformer.models.pretrained import ReformerPreTrainedModel
 
-MOST_CROPPED = 1 << 20
-"""A limit of cropping beyond it is none that anybody set: memory of the last tokens depends on it."""
+MOST_CROPPED = 1 << 16
+"""Largest limit of cropping of a cache that keeps no last tokens, whose size would tell."""
 
 ROWS, DROPPED = "rows", "dropped"
 BY_LENGTH = (ROWS, "keys", "values")
@@ -32,31 +32,35 @@ def fits(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], model: Refo
         return False
     seen, crop_limit = map(int, numbers)
     lengths = tensors.get("lengths", torch.zeros(0))
-    if lengths.dim() != 1 or lengths.dtype != torch.int64 or not len(lengths) or crop_limit > MOST_CROPPED:
+    if lengths.dim() != 1 or lengths.dtype != torch.int64 or not len(lengths):
         return False
     if not 0 < int(lengths.min()) <= int(lengths.max()) <= seen:
         return False
-    expected = _behind_one_token(model, len(lengths), crop_limit)
+    kept = [x.shape[2] for name, x in tensors.items() if name.endswith(".data") and x.dim() == 4]
+    if crop_limit > max(kept, default=MOST_CROPPED):  # before memory is taken for it
+        return False
+    expected = _behind_one_token(model, crop_limit)
     if not expected.keys() <= tensors.keys() <= {*expected, "lengths", "padding", "input_ids"}:
         return False
     padding = tensors.get("padding")
     if padding is not None and (padding.dtype != torch.bool or list(padding.shape) != [len(lengths), seen]):
         return False
     alike = all(_alike(tensors[name], like, name, tensors) for name, like in expected.items())
-    return alike and _are_tokens(tensors.get("input_ids"), len(lengths), model)
+    return alike and _are_tokens(tensors.get("input_ids"), len(lengths), seen, model)
 
 
-def _behind_one_token(model: ReformerPreTrainedModel, rows: int, crop_limit: int) -> dict[str, Tensor]:
-    cache, training = ReformerCache(model.config, crop_limit=crop_limit), model.training
+def _behind_one_token(model: ReformerPreTrainedModel, crop_limit: int) -> dict[str, Tensor]:
+    cache, modes = ReformerCache(model.config, crop_limit=crop_limit), [m.training for m in model.modules()]
     with torch.no_grad():
-        model.eval()(torch.zeros(rows, 1, dtype=torch.long, device=model.device), past_key_values=cache)
-    model.train(training)
+        model.eval()(torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache)
+    for module, mode in zip(model.modules(), modes, strict=True):
+        module.training = mode
     return tensors_of(cache)
 
 
 def _alike(x: Tensor, like: Tensor, name: str, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a tensor has the type and the shape of another, and as many tokens as there are."""
-    shape, (*_, last) = list(like.shape), name.split(".")
+    """Whether a tensor has the type and the shape of one of a single row, and as many rows and tokens as there are."""
+    shape, (*_, last) = [len(tensors["lengths"]), *like.shape[1:]], name.split(".")
     if last in BY_LENGTH:
         filled = tensors["lengths"]
         if last == ROWS:
@@ -72,9 +76,11 @@ def _alike(x: Tensor, like: Tensor, name: str, tensors: Mapping[str, Tensor]) ->
     return x.dtype == like.dtype and list(x.shape) == shape
 
 
-def _are_tokens(ids: Tensor | None, rows: int, model: ReformerPreTrainedModel) -> bool:
-    """Whether these are tokens of the model, those of the cache and perhaps one that it has yet to see."""
+def _are_tokens(ids: Tensor | None, rows: int, seen: int, model: ReformerPreTrainedModel) -> bool:
+    """Whether these are tokens of the model, those of the cache at least."""
     if ids is None:
         return True
     known = (ids >= 0) & (ids < model.config.settings.vocabulary)
-    return ids.dtype == torch.int64 and ids.dim() == 2 and len(ids) == rows and bool(known.all())
+    return (
+        ids.dtype == torch.int64 and ids.dim() == 2 and len(ids) == rows and ids.shape[1] >= seen and bool(known.all())
+    )

@@ -157,7 +157,7 @@ class RunFolder:
 def _hold(out: Path) -> FileLock:
     """Keep other runs from a folder until this process ends, however it ends; InputError where one is going on."""
     lock = FileLock(out.with_name(f".{out.name}.lock"), timeout=0)
-    with suppress(PermissionError, NotImplementedError):  # a place without locks
+    with suppress(OSError, NotImplementedError):  # a place without locks, or where nothing can be written beside
         try:
             lock.acquire()
         except Timeout:

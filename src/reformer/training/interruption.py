@@ -26,7 +26,8 @@ class GivenUp(BaseException):
 class Interruption(TrainerCallback):
     """Stops behind the step in which Ctrl-C or SIGTERM came, with a checkpoint where a run makes them.
 
-    `grace` seconds after SIGTERM the step is given up, where one process trains alone and the system has timers.
+    `grace` seconds after SIGTERM the step is given up, where one process trains alone and the system has timers; one
+    that had not begun when a signal came is not begun.
     """
 
     def __init__(self, say: Callable[[str], None], grace: int = 0) -> None:
@@ -34,6 +35,8 @@ class Interruption(TrainerCallback):
         self.before: dict[int, Any] = {}
         self.undone: Callable[[], None] | None = None
         """Within a step, what takes the random numbers back to its beginning."""
+        self.updating = False
+        """Whether weights are being changed: no time to stop."""
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
@@ -43,24 +46,31 @@ class Interruption(TrainerCallback):
         return self
 
     def __exit__(self, *error: object) -> None:
-        if ALARM in self.before:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        self.disarm()
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
+    def disarm(self) -> None:
+        """No step is given up from now on."""
+        self.undone = None
+        if ALARM in self.before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
     def _ask(self, number: int, frame: Any) -> None:
-        if self.asked and time.monotonic() - self.since > 1:  # launchers hand one signal on several times
-            if number == signal.SIGINT:
+        again = self.asked and time.monotonic() - self.since > 1  # launchers hand one signal on several times
+        if again and number == signal.SIGINT:
+            if not self.updating:
                 raise KeyboardInterrupt
+            return
+        if again and self.terminated:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.terminated |= number == signal.SIGTERM
-        if self.asked:
+        if self.terminated or (self.asked and number == signal.SIGINT):
             return
-        self.asked, self.since = True, time.monotonic()
+        self.asked, self.since, self.terminated = True, time.monotonic(), number == signal.SIGTERM
         self.say(SIGNALS[signal.Signals(number)])
         if self.terminated and ALARM in self.before:
-            signal.setitimer(signal.ITIMER_REAL, self.grace)
+            signal.setitimer(signal.ITIMER_REAL, self.grace, 1)  # again and again: at first it may be no time to stop
 
     def _give_up(self, number: int, frame: Any) -> None:
         if self.undone is not None:
@@ -71,17 +81,21 @@ class Interruption(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Remember the random numbers: what is drawn from now on belongs to this step."""
-        if args.world_size == 1:
-            self.undone = _random_state()
+        if args.world_size > 1:
+            return
+        self.undone = _random_state()
+        if self.asked:  # during an evaluation or a save
+            raise GivenUp
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """From here on a step changes the weights, and is finished."""
-        self.undone = None
+        self.undone, self.updating = None, True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask the Trainer to stop, in all processes behind the same step."""
+        self.updating = False
         if args.world_size > 1:
             asked = torch.tensor(float(self.asked), device=args.device)
             torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)

@@ -27,7 +27,7 @@ from reformer.training.manifest import MANIFEST, STATE, damage
 from reformer.training.memory import out_of_memory
 from reformer.training.processes import is_main_process
 from reformer.training.progress import ProgressLines
-from reformer.training.trainer import ReformerTrainer
+from reformer.training.trainer import DEAD_WORKER, ReformerTrainer
 from reformer.training.watchdog import Watchdog
 
 Say = Callable[[str], None]
@@ -85,6 +85,7 @@ def train(
     try:
         if model is None:
             model = build_model(with_tokens(settings, corpus.tokenizer), training.seed, job.model_class, **job.config)
+        planned = with_tokens(settings, corpus.tokenizer)
         say(f"{model.num_parameters():,} weights; {job.amount}")
         set_seed(training.seed)
         trained: Any = add_lora(model, LoraSettings.parse(training.lora)) if training.lora else model
@@ -101,7 +102,7 @@ def train(
             try:
                 _run(trainer, interruption, resume)
             except Exception as error:
-                if (reason := _reason(error, trainer, resume, settings, training, task)) is None:
+                if (reason := _reason(error, trainer, resume, planned, training, task)) is None:
                     raise
                 raise reason from error
         progress.stop()
@@ -131,11 +132,13 @@ def _run(trainer: ReformerTrainer, interruption: Interruption, resume: Path | No
     try:
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     except (KeyboardInterrupt, GivenUp) as error:
+        undone = interruption.undone
+        interruption.disarm()
         if not trainer.state.global_step:  # nothing was trained yet
-            raise (Terminated("terminated") if isinstance(error, GivenUp) else error) from None
+            raise (Terminated("terminated") if interruption.terminated else KeyboardInterrupt()) from error
         interruption.asked = True
-        if interruption.undone is not None:
-            interruption.undone()
+        if undone is not None:
+            undone()
             trainer.save_now()
 
 
@@ -148,17 +151,18 @@ def _reason(
     task: Task,
 ) -> Exception | None:
     """What ended a run, with what to do about it; None for an error that says so itself, and for a bug."""
+    if isinstance(error, InputError) and str(error).startswith("Caught "):  # with the traceback of a data worker
+        return InputError(str(error).strip().splitlines()[-1].split(": ", 1)[-1])
     if isinstance(error, RunError | InputError):
         return None
     good = trainer.where_to_go_on()
+    if str(error).startswith(DEAD_WORKER):
+        return WorkerDied(
+            f"a data worker died ({' '.join(str(error).split())}); {good}; use fewer --data-workers if memory ran out"
+        )
     if resume is not None and not trainer.begun and not ran_out_of_memory(error):
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         return NotResumed(f"{resume} cannot be gone on from ({what}); give an earlier checkpoint as --resume")
-    if "DataLoader worker" in str(error):
-        return WorkerDied(
-            f"a data worker died ({' '.join(str(error).split())}); {good}; go on with --resume auto, and with fewer "
-            "--data-workers if memory ran out"
-        )
     return out_of_memory(error, settings, training, good, task.in_windows)
 
 

@@ -14,13 +14,16 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import EarlyStoppingCallback, EvalPrediction, PrinterCallback, Trainer, TrainingArguments
 
-from reformer.errors import RunError
+from reformer.errors import RunError, ran_out_of_memory
 from reformer.ops.hashing import derive_seed
 from reformer.settings.training import TrainingSettings
 from reformer.training.checkpoint import CHECKPOINT, PARTIAL, checkpoints, step_of
 from reformer.training.guards import StepGuard
 from reformer.training.job import Job
 from reformer.training.manifest import damage, flush, write_manifest
+
+DEAD_WORKER = "DataLoader worker (pid"
+"""How PyTorch's error begins when a process that prepares batches is gone; it may come up at any place."""
 
 
 class NotSaved(RunError):
@@ -120,8 +123,15 @@ class ReformerTrainer(Trainer):
 
     def where_to_go_on(self) -> str:
         """The last checkpoint, for messages of a run that ends."""
+        found = self._whole_ones()
+        if not found:
+            return "nothing was saved yet"
+        return f"the last checkpoint is {found[-1]}: --resume auto goes on from it, and with other settings --init does"
+
+    def _whole_ones(self) -> list[Path]:
+        """The checkpoints of this run up to now."""
         found = checkpoints(Path(str(self.args.output_dir)))
-        return f"the last checkpoint is {found[-1]}" if found else "nothing was saved yet"
+        return [folder for folder in found if step_of(folder) <= self.state.global_step and damage(folder) is None]
 
     def save_now(self) -> None:
         """A checkpoint of the present state, unless there is one."""
@@ -200,7 +210,9 @@ class ReformerTrainer(Trainer):
                 flush(out)
                 self._keep_last_and_best(out, out / name)
         except (OSError, RuntimeError, SafetensorError) as error:
-            whole = ", ".join(folder.name for folder in checkpoints(out)) or "none yet"
+            if ran_out_of_memory(error) or str(error).startswith(DEAD_WORKER):
+                raise
+            whole = ", ".join(folder.name for folder in self._whole_ones()) or "none yet"
             reason = " ".join(str(error).split())[:200]
             raise NotSaved(
                 f"{name} could not be written ({reason}); whole checkpoints in {out}: {whole}. Make room, then go on "

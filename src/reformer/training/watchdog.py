@@ -15,6 +15,10 @@ LOOKS = 10
 """Times that a run is looked at before it is ended: one that was stopped for long, and goes on, has time to move."""
 
 
+PATIENCE = 5
+"""Seconds that the last words have."""
+
+
 class Watchdog(TrainerCallback):
     """Ends the process when nothing was done for `seconds`: no micro-batch, no batch of an evaluation, no checkpoint.
 
@@ -48,8 +52,16 @@ class Watchdog(TrainerCallback):
                 continue
             frame = sys._current_frames().get(self.thread)
             where = f"{frame.f_code.co_filename}:{frame.f_lineno}, {frame.f_code.co_qualname}" if frame else "nowhere"
-            self.say(
+            line = (
                 f"nothing was done for {self.seconds:,} seconds (--stall-timeout): the run is ended. It stands in "
                 f"{where}; its last line: {self.last() or 'none'}; go on with --resume auto"
             )
+            speaker = threading.Thread(target=self._speak, args=(line,), daemon=True)
+            speaker.start()
+            speaker.join(PATIENCE)  # a console may hang too
             os._exit(FAILED)  # whatever it hangs in, it would not return from
+
+    def _speak(self, line: str) -> None:
+        self.say(line)
+        sys.stdout.flush()
+        sys.stderr.flush()
