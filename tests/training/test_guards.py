@@ -116,11 +116,13 @@ def test_too_many_in_a_row_end_the_run(tmp_path: Path, monkeypatch: pytest.Monke
     options = training(steps=9, skip_nonfinite=2, save_steps=1)
     with pytest.raises(
         NonFiniteLoss,
-        match=r"nan at step 6 after 2 skipped steps; .*checkpoint-5: --resume auto",
+        match=r"nan at step 6 after 2 skipped steps; .*checkpoint-3: --resume auto",
     ):
         train(corpus(), settings(), options, tmp_path / "run", say=said.append)
     assert len([line for line in said if "is skipped" in line]) == 3
-    assert find_checkpoint(tmp_path / "run", "auto") == tmp_path / "run" / "checkpoint-5"
+    assert find_checkpoint(tmp_path / "run", "auto") == tmp_path / "run" / "checkpoint-3"
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["checkpoint-1", "checkpoint-3"]
+    assert "no checkpoint is made at step 5, which was skipped" in said
 
 
 def test_a_leap_of_the_gradient_is_said() -> None:

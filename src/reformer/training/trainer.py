@@ -194,6 +194,9 @@ class ReformerTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._read()
+        if self._guard.row:  # the last steps were skipped, perhaps for these weights: keep those before them
+            self.say(f"no checkpoint is made at step {self.state.global_step}, which was skipped")
+            return
         out = Path(str(self.args.output_dir))
         name = f"{CHECKPOINT}{self.state.global_step}"
         self._staging = out / PARTIAL
