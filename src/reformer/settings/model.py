@@ -14,8 +14,8 @@ from reformer.settings.base import Settings
 RULE_VERSION = 2
 """The meaning of LSH layers that this library computes (`docs/rule.md`)."""
 
-MOST_LAYERS = 10_000
-"""A number beyond it is a mistake or an attack: layers are made one by one."""
+MOST = {"num_hidden_layers": 10_000, "num_decoder_layers": 10_000}
+"""More are a mistake or an attack: layers are made one by one."""
 
 VOCABULARY = 259
 """Tokens where nothing says how many: 256 bytes behind 3 special tokens."""
@@ -177,14 +177,11 @@ class ModelSettings(Settings):
         self._check_tokens()
 
     def _check_numbers(self) -> None:
-        for name in ("hidden_size", "num_attention_heads", "max_position_embeddings"):
-            check_integer(name, getattr(self, name), 1)
-        check_integer("num_hidden_layers", self.num_hidden_layers, 1, MOST_LAYERS)
-        if self.num_decoder_layers is not None:
-            check_integer("num_decoder_layers", self.num_decoder_layers, 1, MOST_LAYERS)
-        for name in ("vocab_size", "embedding_size", "head_dim", "intermediate_size"):
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
+            check_integer(name, getattr(self, name), 1, MOST.get(name))
+        for name in ("vocab_size", "embedding_size", "num_decoder_layers", "head_dim", "intermediate_size"):
             if getattr(self, name) is not None:
-                check_integer(name, getattr(self, name), 1)
+                check_integer(name, getattr(self, name), 1, MOST.get(name))
         for name in ("chunk_size_feed_forward", "loss_chunk", "conv_size"):
             check_integer(name, getattr(self, name), 0)
         for name in ("embedding_dropout", "attention_dropout", "hidden_dropout", "label_smoothing"):
