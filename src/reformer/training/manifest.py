@@ -5,6 +5,8 @@ import json
 import os
 from pathlib import Path
 
+from reformer.settings.json_file import read_object
+
 MANIFEST = "manifest.json"
 """Sizes and SHA-256 of all other files of a checkpoint."""
 
@@ -24,7 +26,7 @@ def write_manifest(folder: Path) -> None:
 def damage(folder: Path, suffix: str = "") -> str | None:
     """What is wrong with the files of a checkpoint whose names end so, or None for a whole one."""
     try:
-        listed = json.loads((folder / MANIFEST).read_bytes())["files"]
+        listed = read_object(folder / MANIFEST)["files"]
         if STATE not in listed:
             return f"{MANIFEST} is not that of a checkpoint"
         for name, facts in listed.items():
@@ -39,7 +41,7 @@ def damage(folder: Path, suffix: str = "") -> str | None:
                 return f"{name} is not what was written"
     except OSError as error:
         return f"{Path(str(error.filename)).name} cannot be read: {error.strerror}"
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} cannot be read"
     return None
 

@@ -83,9 +83,9 @@ def train(
     per_token = "byte" if corpus.tokenizer.per_byte else "token"
     progress = ProgressLines(per_token if task.unit_is_token else None)
     try:
+        whole = with_tokens(settings, corpus.tokenizer)
         if model is None:
-            model = build_model(with_tokens(settings, corpus.tokenizer), training.seed, job.model_class, **job.config)
-        planned = with_tokens(settings, corpus.tokenizer)
+            model = build_model(whole, training.seed, job.model_class, **job.config)
         say(f"{model.num_parameters():,} weights; {job.amount}")
         set_seed(training.seed)
         trained: Any = add_lora(model, LoraSettings.parse(training.lora)) if training.lora else model
@@ -102,19 +102,11 @@ def train(
             try:
                 _run(trainer, interruption, resume)
             except Exception as error:
-                if (reason := _reason(error, trainer, resume, planned, training, task)) is None:
+                if (reason := _reason(error, trainer, resume, whole, training, task)) is None:
                     raise
                 raise reason from error
         progress.stop()
-        best = not interruption.asked and trainer.return_to_best()
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        if training.lora:
-            model = merge_lora(model)
-        folder.save(model, trainer.accelerator.get_state_dict(trainer.model) if training.fsdp else None)
-        step = trainer.state.best_global_step if best else trainer.state.global_step
-        say(f"saved to {out} after {trainer.state.global_step} steps" + (f": the model of step {step}" if best else ""))
-        trainer.accelerator.wait_for_everyone()  # nobody leaves while another one still writes to it
-        trainer.accelerator.end_training()
+        model = _keep(trainer, interruption, folder, training, out, say)
         if interruption.asked:
             kind, how = (Terminated, "terminated") if interruption.terminated else (Interrupted, "interrupted")
             raise kind(
@@ -140,6 +132,27 @@ def _run(trainer: ReformerTrainer, interruption: Interruption, resume: Path | No
         if undone is not None:
             undone()
             trainer.save_now()
+
+
+def _keep(
+    trainer: ReformerTrainer,
+    interruption: Interruption,
+    folder: RunFolder,
+    training: TrainingSettings,
+    out: Path,
+    say: Say,
+) -> Any:
+    """Save the model of a run that has ended: the best one, or the last behind an interruption; returns it."""
+    best = not interruption.asked and trainer.return_to_best()
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if training.lora:
+        model = merge_lora(model)
+    folder.save(model, trainer.accelerator.get_state_dict(trainer.model) if training.fsdp else None)
+    step = trainer.state.best_global_step if best else trainer.state.global_step
+    say(f"saved to {out} after {trainer.state.global_step} steps" + (f": the model of step {step}" if best else ""))
+    trainer.accelerator.wait_for_everyone()  # nobody leaves while another one still writes to it
+    trainer.accelerator.end_training()
+    return model
 
 
 def _reason(
