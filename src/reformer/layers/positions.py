@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from reformer.ops.transforms import inside_transform
 
 ROTARY_BASE = 10_000.0
 
@@ -17,8 +20,29 @@ Waves = tuple[Float[Tensor, "#b l half"], Float[Tensor, "#b l half"]]
 def rotate(x: Float[Tensor, "b h l d"], waves: Waves) -> Float[Tensor, "b h l d"]:
     """Turn pairs (i, i + d/2) of queries or keys by their position (Su et al. 2021, arXiv 2104.09864, eq. 34)."""
     cos, sin = (table.unsqueeze(1) for table in waves)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    if torch.compiler.is_compiling() or inside_transform():
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    out: Tensor = _Turn.apply(x, cos, sin)
+    return out
+
+
+class _Turn(torch.autograd.Function):
+    """`rotate` in one pass over memory; its gradient turns the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        out = x.new_empty(x.shape)
+        (first, second), (to_first, to_second) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
+        torch.mul(first, cos, out=to_first).addcmul_(second, sin, value=-1)
+        torch.mul(second, cos, out=to_second).addcmul_(first, sin)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _Turn.apply(grad, cos, -sin), None, None
 
 
 def compute_waves(position_ids: Int[Tensor, "b l"], width: int, dtype: torch.dtype) -> Waves:

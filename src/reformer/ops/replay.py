@@ -7,16 +7,19 @@ only. Hashing them again could choose other buckets, so the first run writes the
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, TypeVar
 
-from torch import Tensor
+import torch
+
+T = TypeVar("T")
 
 
 class Tape:
-    """Tensors in the order in which a first run remembered them."""
+    """Values in the order in which a first run remembered them."""
 
     def __init__(self) -> None:
-        self.values: list[Tensor] = []
-        self.reading: Iterator[Tensor] | None = None
+        self.values: list[Any] = []
+        self.reading: Iterator[Any] | None = None
 
     @contextmanager
     def record(self) -> Iterator[None]:
@@ -42,16 +45,21 @@ class Tape:
 _tape: ContextVar[Tape | None] = ContextVar("reformer_tape", default=None)
 
 
-def remembered(compute: Callable[[], Tensor]) -> Tensor:
+def is_remembering() -> bool:
+    """Whether this is a run of a branch of a reversible block, the first or the second; never in a compiled graph."""
+    return not torch.compiler.is_compiling() and _tape.get() is not None
+
+
+def remembered(compute: Callable[[], T]) -> T:
     """`compute()`, or, in the second run of a reversible block, what it was in the first."""
     tape = _tape.get()
     if tape is None:
         return compute()
     if tape.reading is not None:
-        value = next(tape.reading, None)
+        value: T | None = next(tape.reading, None)
         if value is None:
             raise RuntimeError("a branch of a reversible block remembers more in its second run than in its first")
         return value
-    value = compute()
-    tape.values.append(value)
-    return value
+    made = compute()
+    tape.values.append(made)
+    return made

@@ -9,9 +9,14 @@ WAY_OUT = (
 )
 
 
+def inside_transform() -> bool:
+    """Whether a transform of `torch.func` is at work."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def refuse_transforms(what: str) -> None:
     """InputError inside of a transform of `torch.func`."""
     if torch.compiler.is_compiling():  # which traces transforms, and asks for itself
         return
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if inside_transform():
         raise InputError(f"{what} cannot run inside torch.func (vmap, grad, jvp): {WAY_OUT}")
