@@ -20,7 +20,7 @@ def describe() -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
         "commit": _commit(),
-        "command": f"python {Path(sys.argv[0]).parent.name}/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
+        "command": f"python {_script()} {' '.join(sys.argv[1:])}".strip(),
         "machine": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
         **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         "python": platform.python_version(),
@@ -30,6 +30,11 @@ def describe() -> dict[str, Any]:
             if _has(name)
         },
     }
+
+
+def _script() -> str:
+    spec, path = sys.modules["__main__"].__spec__, Path(sys.argv[0])
+    return f"{path.parent.name}/{path.name}" if spec is None else f"-m {spec.name}"
 
 
 def _commit() -> str:

@@ -16,6 +16,12 @@ Key = Callable[[Row], tuple[Any, ...]]
 SAVING = threading.Lock()  # of two runs that end at once, neither loses its row
 
 
+def this_script() -> list[str]:
+    """How the running script is started: by its path, or as a module."""
+    spec = sys.modules["__main__"].__spec__
+    return [sys.argv[0]] if spec is None else ["-m", spec.name]
+
+
 def rows_of(out: Path) -> list[Row]:
     return json.loads(out.read_text())["rows"] if out.exists() else []
 
@@ -27,7 +33,7 @@ def fill(out: Path, key: Key, runs: Mapping[tuple[Any, ...], Sequence[str]], pro
     """
 
     def start(words: Sequence[str]) -> Row:
-        command = [sys.executable, sys.argv[0], *words]
+        command = [sys.executable, *this_script(), *words]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         about = describe()
         row: Row = {**json.loads(done.stdout.splitlines()[-1]), "commit": about["commit"]}
