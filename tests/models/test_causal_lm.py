@@ -215,21 +215,23 @@ def test_four_micro_batches_equal_one_batch(make: Make, loss_chunk: int, monkeyp
         assert (a.grad - b.grad).abs().max() < 1e-12
 
 
-def test_loss_in_pieces_is_the_same_and_has_no_logits(make: Make) -> None:
+@pytest.mark.parametrize("every", [1, 5])
+def test_loss_in_pieces_is_the_same_and_has_no_logits(make: Make, every: int) -> None:
     x = tokens()
+    labels = x.masked_fill(torch.arange(x.shape[1]) % every > 0, -100)
     found = []
     for chunk in (0, 1, 13, 1000):
         lm = make(loss_chunk=chunk).eval()
-        out = lm(x, labels=x)
+        out = lm(x, labels=labels)
         out.loss.backward()
         found.append([out.loss.detach(), out.correct, out.predicted, *(p.grad for p in lm.parameters())])
         assert (out.logits is None) == (chunk > 0)
     for other in found[1:]:
         assert all((a - b).abs().max() < 1e-10 for a, b in zip(found[0], other, strict=True))
     logits = make().eval()(x).logits
-    expected = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), x[:, 1:].flatten())
+    expected = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
     assert (found[0][0] - expected).abs() < 1e-12
-    assert found[0][1] == (logits[:, :-1].argmax(-1) == x[:, 1:]).sum()
+    assert found[0][1] == (logits[:, :-1].argmax(-1) == labels[:, 1:]).sum()
 
 
 def test_a_batch_without_a_predicted_token(make: Make) -> None:

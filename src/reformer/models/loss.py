@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from reformer.errors import InputError
-from reformer.ops.questions import Questions
+from reformer.ops.questions import Questions, without_values
 from reformer.settings.data import IGNORED
 
 
@@ -98,7 +98,8 @@ def token_loss(
 ) -> TokenLoss:
     """Sum the losses of all targets but -100, `loss_chunk` tokens at a time (0: all at once).
 
-    The backward computes the logits of each piece once more. `smoothing`: the share of each target's probability that
+    The backward computes the logits of each piece once more. Where few tokens are to be predicted, pieces hold those
+    alone (on CPUs, which need not wait to count them). `smoothing`: the share of each target's probability that
     is spread evenly over all tokens (Szegedy et al. 2016, section 7).
     """
     flat, flat_targets = hidden.flatten(0, 1), targets.flatten()
@@ -111,6 +112,10 @@ def token_loss(
     if not loss_chunk:
         nll, correct = piece(flat, flat_targets)
         return TokenLoss(nll, correct, predicted.to(nll.device))
+    countable = predicted.device.type == "cpu" and not torch.compiler.is_compiling() and not without_values(predicted)
+    if countable and 0 < 2 * int(predicted) < len(flat):
+        asked = flat_targets != IGNORED
+        flat, flat_targets = flat[asked], flat_targets[asked]
     pieces = [
         checkpoint(piece, states, wanted, use_reentrant=False)
         for states, wanted in zip(flat.split(loss_chunk), flat_targets.split(loss_chunk), strict=True)

@@ -1,0 +1,157 @@
+"""Multi-query associative recall (Arora et al. 2023, "Zoology", arXiv 2312.04927): keys' values, asked for later.
+
+Rows begin with pairs of a key and its value; behind them each key stands once more, at distances of a power law, among
+random tokens, and is to be answered with its value. Vocabulary 8,192; two layers, one head; labels at answers only.
+Trained on rows of up to 512 tokens, measured up to 4,096 tokens with 1,024 pairs.
+
+    python -m worth.recall --widths 64 128
+    python -m worth.recall --small
+"""
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from machine import RESULTS
+from resumable import Row, fill
+
+import reformer
+from worth.loop import Batch, fit
+
+OUT = RESULTS / "worth_recall.json"
+VOCABULARY, POWER, IGNORED = 8192, 0.01, -100
+TRAINED = ((64, 4), (128, 8), (256, 16), (256, 64), (512, 64), (512, 128))
+MEASURED = ((64, 4), (128, 8), (256, 16), (512, 64), (1024, 256), (4096, 1024))
+VARIANTS: dict[str, dict[str, Any]] = {
+    "LSH": {"attention_pattern": ("lsh",)},
+    "LSH, own values": {"attention_pattern": ("lsh",), "successor_values": False},
+    "local alone": {"attention_pattern": ("local",), "local_window": 128},
+    "exact": {"attention_pattern": ("full",)},
+}
+KEYS = ("variant", "width", "steps", "rate", "seed", "length", "pairs")
+
+
+def examples(
+    rng: np.random.Generator, rows: int, length: int, pairs: int, vocabulary: int = VOCABULARY
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens [rows, length], and labels that hold, behind each key that is asked for, its value."""
+    tokens = rng.integers(0, vocabulary, (rows, length))
+    labels = np.full((rows, length), IGNORED)
+    space = (length - 2 * pairs) // 2
+    chance = np.arange(1, space + 1) ** (POWER - 1)
+    for row in range(rows):
+        keys = 1 + rng.permutation(vocabulary // 2 - 1)[:pairs]
+        values = vocabulary // 2 + rng.permutation(vocabulary // 2)[:pairs]
+        tokens[row, 0 : 2 * pairs : 2], tokens[row, 1 : 2 * pairs : 2] = keys, values
+        asked = 2 * pairs + 2 * rng.choice(space, pairs, replace=False, p=chance / chance.sum())
+        tokens[row, asked], labels[row, asked + 1] = keys, values
+    return torch.from_numpy(tokens), torch.from_numpy(labels)
+
+
+def build(variant: str, width: int, vocabulary: int = VOCABULARY) -> Any:
+    config = reformer.ReformerConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        loss_chunk=2048,
+        pad_token_id=None,
+        eos_token_id=None,
+        **VARIANTS[variant],
+    )
+    return reformer.ReformerForCausalLM(config)
+
+
+@torch.no_grad()
+def accuracy(model: Any, length: int, pairs: int, answers: int, vocabulary: int = VOCABULARY) -> tuple[float, int]:
+    """The share of answers that are right, of so many at least."""
+    model.eval()
+    rng, right, seen = np.random.default_rng(10**6 + length), 0, 0
+    while seen < answers:
+        tokens, labels = examples(rng, max(4096 // length, 1), length, pairs, vocabulary)
+        output = model(tokens, labels=labels)
+        right, seen = right + int(output.correct), seen + int(output.predicted)
+    return right / seen, seen
+
+
+def run(variant: str, width: int, steps: int, rate: float, seed: int) -> Row:
+    """Train once, measure at every size."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    model, rng, started = build(variant, width), np.random.default_rng(seed), time.process_time()
+
+    def draw(step: int) -> Batch:
+        length, pairs = TRAINED[step % len(TRAINED)]
+        tokens, labels = examples(rng, 4096 // length, length, pairs)
+        return {"input_ids": tokens, "labels": labels}
+
+    def after(step: int) -> None:
+        if step % 200 == 0:
+            found = [round(accuracy(model, *size, 500)[0], 3) for size in MEASURED[:5]]
+            print(f"{variant} {width}: {step} {found}", file=sys.stderr, flush=True)
+
+    fit(model, draw, steps, rate, after)
+    spent = time.process_time() - started
+    sizes = []
+    for length, pairs in MEASURED:
+        found, seen = accuracy(model, length, pairs, 4000)
+        sizes.append({"length": length, "pairs": pairs, "accuracy": round(found, 4), "answers": seen})
+    row = {"variant": variant, "width": width, "steps": steps, "rate": rate, "seed": seed}
+    return {**row, "sizes": sizes, "cpu seconds": round(spent, 1)}
+
+
+def small() -> None:
+    """Keys of a small vocabulary are found after a few steps, and local attention does not find them."""
+    found = {}
+    for variant in ("LSH", "local alone"):
+        torch.manual_seed(0)
+        model, rng = build(variant, 32, 128), np.random.default_rng(0)
+
+        def draw(_: int, rng: np.random.Generator = rng) -> Batch:
+            tokens, labels = examples(rng, 8, 256, 16, 128)
+            return {"input_ids": tokens, "labels": labels}
+
+        fit(model, draw, 200, 1e-2)
+        found[variant] = accuracy(model, 512, 32, 500, 128)[0]
+    print(found)
+    assert found["LSH"] > 0.7 > 0.1 > found["local alone"], found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--widths", nargs="+", type=int, default=[64, 128])
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--rates", nargs="+", type=float, default=[3e-3])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--small", action="store_true", help="the direction of the claim, in seconds")
+    arguments = parser.parse_args()
+    cells = [
+        (variant, width, arguments.steps, rate, seed)
+        for variant in arguments.variants
+        for width in arguments.widths
+        for rate in arguments.rates
+        for seed in arguments.seeds
+    ]
+    if arguments.small:
+        small()
+    elif arguments.one:
+        print(json.dumps(run(*cells[0])), flush=True)
+    else:
+        names = ("--variants", "--widths", "--steps", "--rates", "--seeds")
+        runs = {
+            cell: ["--one", *(w for name, value in zip(names, cell, strict=True) for w in (name, str(value)))]
+            for cell in cells
+        }
+        for row in fill(OUT, lambda row: tuple(row[name] for name in KEYS[:5]), runs, arguments.processes):
+            print(row["variant"], row["width"], [size["accuracy"] for size in row["sizes"]], flush=True)
+
+
+if __name__ == "__main__":
+    main()
