@@ -52,3 +52,31 @@ def test_evaluate_in_one_context(run: Path) -> None:
     refused = reformer("evaluate", "model", "text.txt", "--stream", "--length", "8", cwd=run)
     assert refused.returncode == 2
     assert "leave --length" in refused.stderr
+
+
+def test_evaluate_behind_other_text(run: Path) -> None:
+    (run / "front.txt").write_text("a text that comes before, and comes again")
+    (run / "other.txt").write_text("comes before")
+    behind = ("--behind", "front.txt", "text.txt", "--json", "--per-document")
+    arguments = ("evaluate", "model", "other.txt", "text.txt")
+    found = reformer(*arguments, *behind, "--save-cache", "front.cache", "--piece", "100", cwd=run)
+    assert found.returncode == 0, found.stderr
+    result = json.loads(found.stdout)
+    assert result["behind"] == 2 + 41 + 4200
+    again = json.loads(reformer(*arguments, "--load-cache", "front.cache", *behind[3:], cwd=run).stdout)
+    assert abs(again["bits_per_byte"] - result["bits_per_byte"]) < 1e-4
+    alone = json.loads(reformer("evaluate", "model", "other.txt", *behind, cwd=run).stdout)  # each file stands alone
+    assert abs(alone["bits_per_byte"] - result["documents"][0]["bits_per_byte"]) < 1e-4
+    text = reformer(*arguments, "--load-cache", "front.cache", cwd=run).stdout
+    assert "one each behind 4,243 tokens; cache of" in text
+    for wrong, says in (
+        (("--behind", "front.txt", "--length", "8"), "leave --length"),
+        (("--behind", "front.txt", "--load-cache", "front.cache"), "give one of them"),
+        (("--save-cache", "x"), "--save-cache writes what --behind reads"),
+        (("--load-cache", "front.cache", "--against", "model"), "a cache belongs to one model"),
+        (("--behind", "front.txt", "--save-cache", "no/x"), "its folder does not exist"),
+        (("--behind", "nowhere.txt"), "nowhere.txt"),
+    ):
+        refused = reformer(*arguments, *wrong, cwd=run)
+        assert refused.returncode == 2, wrong
+        assert says in refused.stderr, refused.stderr

@@ -54,6 +54,12 @@ class Evaluate:
     """Windows at a time, 1 unless given; or rows of a task, 32."""
     stream: bool = False
     """Predict each token from all of its file in front of it, a piece at a time: any size, constant activations."""
+    behind: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH")] = ()
+    """Text in front of each file: files, folders or patterns, read once, one behind the other (--stream)."""
+    save_cache: Path | None = None
+    """Write what was read of --behind here."""
+    load_cache: Path | None = None
+    """In place of --behind: what --save-cache wrote, here or in generate."""
     piece: Annotated[int, tyro.conf.arg(metavar="TOKENS")] = 8192
     """Tokens computed at a time with --stream."""
     per_document: bool = False
@@ -86,6 +92,7 @@ def run(argv: Sequence[str]) -> None:
     from reformer.report.evaluation import Measured, as_json, as_text
 
     quiet_libraries()
+    command.stream = command.stream or _has_front(command)
     folders = [command.model, *command.against]
     runs = [_run_of(folder) for folder in folders]
     task = _task_of(command.model, runs[0])
@@ -97,7 +104,10 @@ def run(argv: Sequence[str]) -> None:
     if not data.files:
         documents = split_held_out(standard_library(), data.held_out)[1]
     lengths = [command.length or int(run.get("training", {}).get("length", 2048)) for run in runs]
-    results = [_evaluate(command, folder, documents, length) for folder, length in zip(folders, lengths, strict=True)]
+    front = read_documents(command.behind, data.field, data.raw) if command.behind else []
+    results = [
+        _evaluate(command, folder, front, documents, length) for folder, length in zip(folders, lengths, strict=True)
+    ]
     measured = [
         Measured(str(folder), _context(command, length, result), result)
         for folder, length, result in zip(folders, lengths, results, strict=True)
@@ -127,7 +137,16 @@ def _run_task(command: Evaluate, kind: "type[Task]", run: dict[str, dict[str, An
     from reformer.report.tasks import result_as_json, result_as_text, write_answers
     from reformer.training.checkpoint import load_model
 
-    if any((command.against, command.stream, command.plot, command.per_document, command.per_position, command.stride)):
+    if any(
+        (
+            command.against,
+            command.stream or command.load_cache,
+            command.plot,
+            command.per_document,
+            command.per_position,
+            command.stride,
+        )
+    ):
         raise InputError(
             f"{command.model} is a model for task={kind.task!r}; --against, --stream, --plot, --stride, --per-document "
             "and --per-position are for language models"
@@ -161,7 +180,8 @@ def _asked(command: Evaluate, kind: "type[Task]", trained: dict[str, Any]) -> "t
 
 def _context(command: Evaluate, length: int, result: "Evaluation") -> dict[str, int]:
     if command.stream:
-        return {"cache_bytes": result.cache_bytes}
+        behind = {"behind": result.behind} if _has_front(command) else {}
+        return {"cache_bytes": result.cache_bytes, **behind}
     return {"length": length, "stride": command.stride or length - 1}
 
 
@@ -177,8 +197,21 @@ def _check(command: Evaluate) -> None:
         check_integer("length", command.length, 2)
     if command.stride is not None:
         check_integer("stride", command.stride, 1)
-    if command.stream and (command.length is not None or command.batch_size is not None or command.stride is not None):
-        raise InputError("stream takes each file whole, one at a time; leave --length, --stride and --batch-size out")
+    if command.behind and command.load_cache is not None:
+        raise InputError("--behind reads what --load-cache has read already; give one of them")
+    if command.save_cache is not None and not command.behind:
+        raise InputError("--save-cache writes what --behind reads; give that too")
+    if command.against and (command.save_cache or command.load_cache):
+        raise InputError("a cache belongs to one model; leave --against, or --save-cache and --load-cache, out")
+    if command.save_cache is not None and not command.save_cache.resolve().parent.is_dir():
+        raise InputError(f"save-cache={command.save_cache}: its folder does not exist; make it first")
+    if (command.stream or _has_front(command)) and (
+        command.length is not None or command.batch_size is not None or command.stride is not None
+    ):
+        raise InputError(
+            "stream, behind and load-cache take each file whole, one at a time; leave --length, --stride and "
+            "--batch-size out"
+        )
     if command.plot is not None and command.plot.suffix not in PICTURES:
         kinds = ", ".join(PICTURES)
         raise InputError(
@@ -210,16 +243,30 @@ def _progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         yield lambda n: progress.advance(task, n)
 
 
-def _evaluate(command: Evaluate, folder: Path, documents: Sequence["Document"], length: int) -> "Evaluation":
+def _has_front(command: Evaluate) -> bool:
+    return bool(command.behind) or command.load_cache is not None
+
+
+def _evaluate(
+    command: Evaluate, folder: Path, front: Sequence["Document"], documents: Sequence["Document"], length: int
+) -> "Evaluation":
     from reformer.data.tokenizer import tokenizer_of
-    from reformer.inference.evaluate import evaluate, evaluate_stream
+    from reformer.inference.evaluate import evaluate, evaluate_stream, read_behind
+    from reformer.models.cache_file import load_cache, save_cache
     from reformer.training.checkpoint import load_checkpoint
 
     model, tokenizer = load_checkpoint(folder), tokenizer_of(folder)
-    size = sum(len(document.text) for document in documents) if tokenizer.per_byte else None
+    size = sum(len(document.text) for document in (*front, *documents)) if tokenizer.per_byte else None
     with _progress(f"evaluating {folder}", size) as advance:
         if command.stream:
-            return evaluate_stream(model, documents, command.piece, tokenizer=tokenizer, advance=advance)
+            behind, room = None, 1 + max((len(document.text) for document in documents), default=0)
+            if front:
+                behind, tokens = read_behind(model, front, command.piece, room, tokenizer=tokenizer, advance=advance)
+                if command.save_cache is not None:
+                    save_cache(behind, command.save_cache, model, tokens)
+            elif command.load_cache is not None:
+                behind, _ = load_cache(command.load_cache, model, room=room)
+            return evaluate_stream(model, documents, command.piece, tokenizer=tokenizer, behind=behind, advance=advance)
         return evaluate(
             model,
             documents,

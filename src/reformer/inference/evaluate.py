@@ -1,5 +1,6 @@
 """Loss, bits per byte, perplexity and accuracy of a model over whole documents."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -62,6 +64,8 @@ class Evaluation(Score):
     """By k: tokens with 2**k to 2**(k+1) - 1 tokens of context, that in front of the document included."""
     cache_bytes: int = 0
     """The most memory that a cache took, with `evaluate_stream`."""
+    behind: int = 0
+    """Tokens that stood in front of each document."""
 
     def add(self, document: Score, nll: NDArray[np.float64], correct: NDArray[np.bool_], context: int) -> None:
         """Count consecutive tokens of a document, the first of which has `context` tokens in front of it."""
@@ -115,27 +119,58 @@ def evaluate_stream(
     piece: int,
     *,
     tokenizer: Tokenizer | None = None,
+    behind: ReformerCache | None = None,
     advance: Advance = lambda _: None,
 ) -> Evaluation:
     """Predict each token from all of its document that stands before it, `piece` tokens at a time.
 
-    The same as one forward over each document, in the memory of one piece and the cache.
+    The same as one forward over each document, in the memory of one piece and the cache. With `behind`, each document
+    stands alone behind the text of that cache (`read_behind`): all have a copy of it but the last, which takes it.
     Raises InputError without documents, and for a model that has no cache.
     """
     tokenizer = tokenizer or ByteTokenizer()
     _check(documents, tokenizer, model)
-    result = Evaluation()
+    result = Evaluation(behind=behind.seen if behind is not None else 0)
     with evaluating(model):
         for document in documents:
             score, stream = _begin(result, document), join_documents([document], tokenizer)
-            cache = ReformerCache(model.config, room=len(stream))
+            if behind is None:
+                cache = ReformerCache(model.config, room=len(stream))
+            else:
+                cache = behind if document is documents[-1] else copy.deepcopy(behind)
+            context = cache.seen
             for start in range(0, len(stream) - 1, piece):
                 part = torch.from_numpy(stream.part(start, min(start + piece + 1, len(stream))))[None].to(model.device)
                 scored = model.score(part[:, :-1], part[:, 1:], past_key_values=cache)
-                result.add(score, _numbers(scored.nll[0]), scored.correct[0].cpu().numpy(), start + 1)
+                result.add(score, _numbers(scored.nll[0]), scored.correct[0].cpu().numpy(), context + start + 1)
                 advance(part.shape[1] - 1)
             result.cache_bytes = max(result.cache_bytes, cache.bytes())
     return result
+
+
+def read_behind(
+    model: ReformerForCausalLM,
+    documents: Sequence[Document],
+    piece: int,
+    room: int,
+    *,
+    tokenizer: Tokenizer | None = None,
+    advance: Advance = lambda _: None,
+) -> tuple[ReformerCache, Int[Tensor, "1 l"]]:
+    """The cache of documents one behind the other, with room for so many tokens more, and their tokens.
+
+    Raises InputError without documents, and for a model that has no cache.
+    """
+    tokenizer = tokenizer or ByteTokenizer()
+    _check(documents, tokenizer, model)
+    stream = join_documents(documents, tokenizer)
+    tokens = torch.from_numpy(stream.part(0, len(stream)))[None]
+    cache = ReformerCache(model.config, room=len(stream) + room)
+    with torch.no_grad(), evaluating(model):
+        for part in tokens.split(piece, dim=1):
+            model.model(part.to(model.device), past_key_values=cache)
+            advance(part.shape[1])
+    return cache, tokens
 
 
 def evaluate_masked(
