@@ -106,7 +106,7 @@ def small() -> None:
     """A narrow model says short words again after a few steps, with few rounds too."""
     torch.manual_seed(0)
     model, rng = build("bucket", "successor", 2, 64, 64), np.random.default_rng(0)
-    fit(model, lambda _: examples(rng, 8, 64), 120, 1e-2)
+    fit(model, lambda _: examples(rng, 8, 64), 80, 1e-2)
     found = accuracy(model, 32, 64)
     print(f"{found:.1f} %")
     assert found > 80, found

@@ -145,8 +145,8 @@ def small() -> None:
     for successor_values in (True, False):
         torch.manual_seed(0)
         model = build("token", "LSH", successor_values=successor_values)
-        train(model, "token", 40, 1e-2, 0)
-        found[successor_values], _ = accuracy(model, "token", 1024, 64, 1)
+        train(model, "token", 30, 1e-2, 0)
+        found[successor_values], _ = accuracy(model, "token", 1024, 32, 1)
     print(f"successor values {found[True]:.3f}, own {found[False]:.3f}")
     assert found[True] > 0.9 > 0.5 > found[False], found
 

@@ -38,7 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "Llama": {},
 }
 KEYS = ("corpus", "width", "layers", "length", "steps", "variant", "rate", "seed")
-SMALL = ["code", "--width", "32", "--layers", "2", "--length", "512", "--steps", "150", "--held-out-bytes", "16384"]
+SMALL = ["code", "--width", "32", "--layers", "2", "--length", "512", "--steps", "100", "--held-out-bytes", "8192"]
 
 
 def build(variant: str, width: int, layers: int, length: int) -> Any:
@@ -138,7 +138,7 @@ def options() -> argparse.ArgumentParser:
 def small() -> None:
     """LSH is ahead of local attention alone after a few steps of a tiny model."""
     rows = {v: run(options().parse_args([*SMALL, "--variants", v, "--rates", "3e-3"])) for v in ("LSH", "local alone")}
-    lsh, local = (rows[variant]["bits"]["150"] for variant in ("LSH", "local alone"))
+    lsh, local = (rows[variant]["bits"]["100"] for variant in ("LSH", "local alone"))
     print(f"LSH {lsh}, local alone {local} bits a byte")
     assert lsh < local, rows
 

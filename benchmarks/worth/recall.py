@@ -109,16 +109,16 @@ def small() -> None:
     found = {}
     for variant in ("LSH", "local alone"):
         torch.manual_seed(0)
-        model, rng = build(variant, 32, 128), np.random.default_rng(0)
+        model, rng = build(variant, 32, 64), np.random.default_rng(0)
 
         def draw(_: int, rng: np.random.Generator = rng) -> Batch:
-            tokens, labels = examples(rng, 8, 256, 16, 128)
+            tokens, labels = examples(rng, 8, 128, 8, 64)
             return {"input_ids": tokens, "labels": labels}
 
-        fit(model, draw, 200, 1e-2)
-        found[variant] = accuracy(model, 512, 32, 500, 128)[0]
+        fit(model, draw, 150, 1e-2)
+        found[variant] = accuracy(model, 256, 16, 500, 64)[0]
     print(found)
-    assert found["LSH"] > 0.7 > 0.1 > found["local alone"], found
+    assert found["LSH"] > 0.5 > 0.1 > found["local alone"], found
 
 
 def main() -> None:

@@ -1,0 +1,27 @@
+"""The direction of each claim of `docs/worth.md`, by its own script in small."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.forks import in_a_fork
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+CLAIMS = sorted(path.stem for path in (BENCHMARKS / "worth").glob("*.py") if "def small(" in path.read_text())
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_claim_holds_in_small(claim: str) -> None:
+    done = in_a_fork(_small, claim)
+    assert done.returncode == 0, done.stderr
+
+
+def _small(claim: str) -> None:
+    sys.path.insert(0, str(BENCHMARKS))
+    importlib.import_module(f"worth.{claim}").small()
+
+
+def test_every_claim_is_tried() -> None:
+    assert {"duplication", "induction", "language", "recall"} <= set(CLAIMS)
