@@ -1,6 +1,7 @@
 """The direction of each claim of `docs/worth.md`, by its own script in small."""
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -25,3 +26,14 @@ def _small(claim: str) -> None:
 
 def test_every_claim_is_tried() -> None:
     assert {"duplication", "induction", "language", "recall"} <= set(CLAIMS)
+
+
+def test_the_page_shows_what_was_measured() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "worth.tables"], cwd=BENCHMARKS, capture_output=True, text=True, check=True
+    )
+    tables = done.stdout.strip().split("\n\n")
+    page = (BENCHMARKS.parent / "docs" / "worth.md").read_text()
+    assert len(tables) > 1
+    assert [table for table in tables if table not in page] == []
+    assert sum(line.startswith("| ---") for line in page.splitlines()) == len(tables)

@@ -69,6 +69,16 @@ def test_evaluate_behind_other_text(run: Path) -> None:
     assert abs(alone["bits_per_byte"] - result["documents"][0]["bits_per_byte"]) < 1e-4
     text = reformer(*arguments, "--load-cache", "front.cache", cwd=run).stdout
     assert "one each behind 4,243 tokens; cache of" in text
+    made = reformer(
+        "generate", "model", "--prompt-file", "front.txt", "--save-cache", "g.cache", "--max-new-tokens", "0", cwd=run
+    )
+    assert made.returncode == 0, made.stderr
+    found = [
+        json.loads(reformer("evaluate", "model", "other.txt", *front, "--json", cwd=run).stdout)
+        for front in (("--load-cache", "g.cache"), ("--behind", "front.txt"))
+    ]
+    assert [one["behind"] for one in found] == [42, 42]
+    assert abs(found[0]["bits_per_byte"] - found[1]["bits_per_byte"]) < 1e-4
     for wrong, says in (
         (("--behind", "front.txt", "--length", "8"), "leave --length"),
         (("--behind", "front.txt", "--load-cache", "front.cache"), "give one of them"),

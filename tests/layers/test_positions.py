@@ -3,7 +3,7 @@ import math
 import torch
 
 from reformer.layers.norm import make_norm
-from reformer.layers.positions import AxialPositions, LearnedPositions, SinusoidalPositions
+from reformer.layers.positions import AxialPositions, LearnedPositions, SinusoidalPositions, compute_waves, rotate
 
 
 def test_axial_positions_are_a_grid() -> None:
@@ -38,3 +38,24 @@ def test_norms_compute_in_the_streams_type() -> None:
         assert out.dtype == torch.bfloat16
         exact = make_norm(kind, 16, 1e-6)(x)
         assert (out.float() - exact).abs().max() < 0.02
+
+
+def test_rotary_turns_pairs_and_its_gradient_turns_back() -> None:
+    positions = torch.tensor([[0, 3, 9]])
+    waves = compute_waves(positions, 6, torch.float64)
+    x = torch.randn(1, 3, 2, 6, dtype=torch.float64).transpose(1, 2).requires_grad_()  # as projections leave it
+    turned = torch.view_as_complex(torch.stack(x.chunk(2, dim=-1), dim=-1)) * torch.polar(
+        torch.ones(3, 3, dtype=torch.float64), positions[0, :, None] * 10_000.0 ** (-torch.arange(0, 6, 2).double() / 6)
+    )
+    assert (rotate(x, waves) - torch.cat((turned.real, turned.imag), dim=-1)).abs().max() < 1e-12
+    assert torch.autograd.gradcheck(lambda x: rotate(x, waves), x)
+    assert torch.autograd.gradgradcheck(lambda x: rotate(x, waves).sin(), x)
+    tangent = torch.randn_like(x)
+    _, pushed = torch.autograd.functional.jvp(lambda x: rotate(x, waves), x, tangent)
+    assert (pushed - rotate(tangent, waves)).abs().max() < 1e-12
+    with torch.autograd.forward_ad.dual_level():
+        dual = rotate(torch.autograd.forward_ad.make_dual(x.detach(), tangent), waves)
+        assert (torch.autograd.forward_ad.unpack_dual(dual).tangent - pushed).abs().max() < 1e-12
+    out = rotate(x, waves)
+    batched = torch.autograd.grad(out, x, torch.stack((tangent, 2 * tangent)), is_grads_batched=True)[0]
+    assert (batched[1] - 2 * batched[0]).abs().max() < 1e-12

@@ -251,7 +251,7 @@ def _evaluate(
     command: Evaluate, folder: Path, front: Sequence["Document"], documents: Sequence["Document"], length: int
 ) -> "Evaluation":
     from reformer.data.tokenizer import tokenizer_of
-    from reformer.inference.evaluate import evaluate, evaluate_stream, read_behind
+    from reformer.inference.evaluate import evaluate, evaluate_stream, read_behind, read_on
     from reformer.models.cache_file import load_cache, save_cache
     from reformer.training.checkpoint import load_checkpoint
 
@@ -265,7 +265,9 @@ def _evaluate(
                 if command.save_cache is not None:
                     save_cache(behind, command.save_cache, model, tokens)
             elif command.load_cache is not None:
-                behind, _ = load_cache(command.load_cache, model, room=room)
+                behind, text = load_cache(command.load_cache, model, room=room)
+                if text is not None:
+                    read_on(model, behind, text, command.piece)
             return evaluate_stream(model, documents, command.piece, tokenizer=tokenizer, behind=behind, advance=advance)
         return evaluate(
             model,

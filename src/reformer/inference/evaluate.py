@@ -132,12 +132,12 @@ def evaluate_stream(
     _check(documents, tokenizer, model)
     result = Evaluation(behind=behind.seen if behind is not None else 0)
     with evaluating(model):
-        for document in documents:
+        for i, document in enumerate(documents):
             score, stream = _begin(result, document), join_documents([document], tokenizer)
             if behind is None:
                 cache = ReformerCache(model.config, room=len(stream))
             else:
-                cache = behind if document is documents[-1] else copy.deepcopy(behind)
+                cache = behind if i == len(documents) - 1 else copy.deepcopy(behind)
             context = cache.seen
             for start in range(0, len(stream) - 1, piece):
                 part = torch.from_numpy(stream.part(start, min(start + piece + 1, len(stream))))[None].to(model.device)
@@ -166,11 +166,23 @@ def read_behind(
     stream = join_documents(documents, tokenizer)
     tokens = torch.from_numpy(stream.part(0, len(stream)))[None]
     cache = ReformerCache(model.config, room=len(stream) + room)
-    with torch.no_grad(), evaluating(model):
-        for part in tokens.split(piece, dim=1):
-            model.model(part.to(model.device), past_key_values=cache)
-            advance(part.shape[1])
+    read_on(model, cache, tokens, piece, advance)
     return cache, tokens
+
+
+def read_on(
+    model: ReformerForCausalLM,
+    cache: ReformerCache,
+    tokens: Int[Tensor, "1 l"],
+    piece: int,
+    advance: Advance = lambda _: None,
+) -> None:
+    """Bring a cache to the end of its text: `generate` leaves the last token of what it wrote out."""
+    with torch.no_grad(), evaluating(model):
+        for part in tokens[:, cache.seen :].split(piece, dim=1):
+            if part.shape[1]:
+                model.model(part.to(model.device), past_key_values=cache)
+                advance(part.shape[1])
 
 
 def evaluate_masked(

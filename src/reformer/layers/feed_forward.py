@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from reformer.layers.streams import stream_linear
 from reformer.ops.checks import check_choice
 from reformer.ops.feed_forward import activate, is_autocast, run_again
-from reformer.ops.replay import is_remembering
+from reformer.ops.replay import is_remembering, remembered
 
 ACTIVATIONS = ("gelu", "relu", "silu", "swiglu")
 
@@ -19,7 +19,7 @@ class FeedForward(nn.Module):
 
     With `chunk_size` tokens a piece, the hidden activations of one piece only are alive at a time, in the
     backward too, where each piece is computed once more; 0 computes all tokens at once. Inside a reversible block
-    the second run gives the gradients, so that no piece is computed more than twice (`ops/feed_forward.py`).
+    the second run gives the gradients, so that a piece is computed twice (`ops/feed_forward.py`).
     """
 
     def __init__(self, hidden_size: int, intermediate_size: int, activation: str = "gelu", chunk_size: int = 0) -> None:
@@ -30,9 +30,9 @@ class FeedForward(nn.Module):
         self.dense_out = stream_linear(intermediate_size, hidden_size)
 
     def forward(self, x: Float[Tensor, "b l hidden"]) -> Float[Tensor, "b l hidden"]:
-        if is_remembering() and self._is_plain(x):
+        if is_remembering() and remembered(lambda: self._is_plain(x)):
             weights = (self.dense_in.weight, self.dense_in.bias, self.dense_out.weight, self.dense_out.bias)
-            return run_again(x, weights, self.activation, self.chunk_size)
+            return run_again(x, weights, self.activation, self.chunk_size * x.shape[0])
         if not self.chunk_size or x.shape[1] <= self.chunk_size:
             return self._piece(x)
         pieces = x.split(self.chunk_size, dim=1)
@@ -48,6 +48,7 @@ class FeedForward(nn.Module):
         layers, casts = (self.dense_in, self.dense_out), is_autocast(x)
         return not _has_any_global_hook() and all(
             type(layer) is nn.Linear
+            and "forward" not in layer.__dict__
             and not layer._forward_hooks
             and not layer._forward_pre_hooks
             and not layer._backward_hooks

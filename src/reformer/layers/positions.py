@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch._C._functorch import is_legacy_batchedtensor  # what autograd makes of is_grads_batched
 
 from reformer.ops.transforms import inside_transform
 
@@ -19,12 +20,19 @@ Waves = tuple[Float[Tensor, "#b l half"], Float[Tensor, "#b l half"]]
 
 def rotate(x: Float[Tensor, "b h l d"], waves: Waves) -> Float[Tensor, "b h l d"]:
     """Turn pairs (i, i + d/2) of queries or keys by their position (Su et al. 2021, arXiv 2104.09864, eq. 34)."""
-    cos, sin = (table.unsqueeze(1) for table in waves)
-    if torch.compiler.is_compiling() or inside_transform():
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return _turned(x, *(table.unsqueeze(1) for table in waves))
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    if torch.compiler.is_compiling() or inside_transform() or is_legacy_batchedtensor(x):
+        return _turned_plainly(x, cos, sin)
     out: Tensor = _Turn.apply(x, cos, sin)
     return out
+
+
+def _turned_plainly(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 class _Turn(torch.autograd.Function):
@@ -33,6 +41,7 @@ class _Turn(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
+        ctx.save_for_forward(cos, sin)
         out = x.new_empty(x.shape)
         (first, second), (to_first, to_second) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
         torch.mul(first, cos, out=to_first).addcmul_(second, sin, value=-1)
@@ -42,7 +51,11 @@ class _Turn(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return _Turn.apply(grad, cos, -sin), None, None
+        return _turned(grad, cos, -sin), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return _turned_plainly(tangent, *ctx.saved_tensors)
 
 
 def compute_waves(position_ids: Int[Tensor, "b l"], width: int, dtype: torch.dtype) -> Waves:

@@ -50,6 +50,12 @@ def is_remembering() -> bool:
     return not torch.compiler.is_compiling() and _tape.get() is not None
 
 
+def is_second_run() -> bool:
+    """Whether this is the second run of a branch."""
+    tape = _tape.get()
+    return tape is not None and tape.reading is not None
+
+
 def remembered(compute: Callable[[], T]) -> T:
     """`compute()`, or, in the second run of a reversible block, what it was in the first."""
     tape = _tape.get()

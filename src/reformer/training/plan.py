@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+
+from reformer.ops.feed_forward import rows_in_cache
 from reformer.ops.spec import Band, Chunks, Octaves
 from reformer.settings import ModelSettings
 from reformer.settings.lora import LoraSettings
@@ -166,7 +169,7 @@ def _block(settings: ModelSettings, training: TrainingSettings, tokens: int, kin
     size = 2 if training.bf16 else _SIZE
     hidden, inner = settings.hidden_size, settings.num_attention_heads * settings.head_width
     wide = settings.feed_forward_width * (3 if settings.hidden_act == "swiglu" else 1)
-    piece = min(settings.chunk_size_feed_forward or tokens, tokens)
+    piece = min(settings.chunk_size_feed_forward or _feeding_at_once(settings, tokens), tokens)
     rounds = settings.num_hashes if kind == "lsh" else 1
     # queries, keys, values, output; turned and shifted ones
     copies = {"lsh": 4, "local": 7, "full": 8 if settings.shifted_keys else 7}[kind]
@@ -180,6 +183,14 @@ def _block(settings: ModelSettings, training: TrainingSettings, tokens: int, kin
     attending = tokens * inner * _SIZE * 4 + tokens * settings.num_attention_heads * rounds * 16
     feeding = wide * piece * size + (inside if piece != tokens else 0) + 2 * piece * hidden * size
     return of_attention + max(of_feed_forward + feeding, attending)
+
+
+def _feeding_at_once(settings: ModelSettings, tokens: int) -> int:
+    """Tokens of a piece that nobody asked for: a reversible block on a CPU makes its own, but for dropout behind it."""
+    p = settings.feed_forward_dropout
+    if not settings.reversible or torch.accelerator.is_available() or (settings.hidden_dropout if p is None else p):
+        return tokens
+    return rows_in_cache(settings.feed_forward_width * (2 if settings.hidden_act == "swiglu" else 1))
 
 
 def _loss(settings: ModelSettings, tokens: int) -> int:
