@@ -9,8 +9,6 @@ values a token can find its copy only by its place: those models have learned po
     python -m worth.duplication --small
 """
 
-import argparse
-import json
 import sys
 import time
 from typing import Any
@@ -18,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from machine import RESULTS
-from resumable import Row, fill
+from resumable import Row
 
 import reformer
+from worth.cells import run_cells
 from worth.loop import Batch, fit
 
 OUT = RESULTS / "worth_duplication.json"
@@ -33,7 +32,6 @@ PAPER = {  # evaluated with full, LSH-8, LSH-4, LSH-2, LSH-1
     "LSH-2": (0.8, 100.0, 99.9, 98.1, 86.8),
     "LSH-1": (0.8, 99.9, 99.6, 94.8, 77.9),
 }
-KEYS = ("rule", "values", "trained", "steps", "seed")
 
 
 def examples(rng: np.random.Generator, rows: int, half: int = HALF) -> Batch:
@@ -113,35 +111,9 @@ def small() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rules", nargs="+", default=["bucket", "chunk"], choices=("bucket", "chunk"))
-    parser.add_argument("--values", nargs="+", default=["successor", "own"], choices=("successor", "own"))
-    parser.add_argument("--trained", nargs="+", default=list(TRAINED), choices=TRAINED)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--small", action="store_true", help="the direction of the claim, in seconds")
-    arguments = parser.parse_args()
-    cells = [
-        (rule, values, trained, arguments.steps, seed)
-        for values in arguments.values
-        for rule in arguments.rules
-        for trained in arguments.trained
-        for seed in arguments.seeds
-    ]
-    if arguments.small:
-        small()
-    elif arguments.one:
-        print(json.dumps(run(*cells[0])), flush=True)
-    else:
-        names = ("--rules", "--values", "--trained", "--steps", "--seeds")
-        runs = {
-            cell: ["--one", *(w for name, value in zip(names, cell, strict=True) for w in (name, str(value)))]
-            for cell in cells
-        }
-        for row in fill(OUT, lambda row: tuple(row[name] for name in KEYS), runs, arguments.processes):
-            print(*(row[name] for name in KEYS), row["evaluated"], flush=True)
+    rules, values = ["bucket", "chunk"], ["successor", "own"]
+    options = {"rule": rules, "values": values, "trained": list(TRAINED), "steps": [600], "seed": [0, 1, 2]}
+    run_cells(__doc__, OUT, options, run, small)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,10 @@
 and at the end; what followed it there is asked for. `pieces`: pieces of 4 to 12 symbols of 1,024, half of which have
 come before; every symbol behind three known ones of a recurrence is asked for. Two layers of width 64.
 
-    python -m worth.induction --tasks token pieces --variants LSH
+    python -m worth.induction --task token pieces --variant LSH
     python -m worth.induction --small
 """
 
-import argparse
-import json
 import sys
 import time
 from typing import Any
@@ -17,14 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 from machine import RESULTS
-from resumable import Row, fill
+from resumable import Row
 
 import reformer
+from worth.cells import run_cells
 from worth.loop import Batch, fit
 
 OUT = RESULTS / "worth_induction.json"
 IGNORED, LENGTH, ROWS = -100, 256, 16
 SYMBOLS = {"token": 16, "pieces": 1024}
+LENGTHS = tuple(1 << i for i in range(8, 21, 2))
 PIECES, KNOWN = (4, 12), 3
 LSH = {"attention_pattern": ("lsh",)}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -40,7 +40,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 LONGEST = {"LSH": 1 << 20, "exact": 1 << 14}  # the others: 65,536
-KEYS = ("task", "variant", "steps", "rate", "seed")
 
 
 def token(rng: np.random.Generator, rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,7 +114,7 @@ def accuracy(model: Any, task: str, length: int, rows: int, answers: int) -> tup
     return right / seen, seen
 
 
-def run(task: str, variant: str, steps: int, rate: float, seed: int, lengths: list[int]) -> Row:
+def run(task: str, variant: str, steps: int, rate: float, seed: int) -> Row:
     """Train at 256 tokens, measure at all lengths that the variant can do."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -128,7 +127,7 @@ def run(task: str, variant: str, steps: int, rate: float, seed: int, lengths: li
 
     train(model, task, steps, rate, seed, after)
     spent, found = time.process_time() - started, []
-    for length in lengths:
+    for length in LENGTHS:
         if length > LONGEST.get(variant, 1 << 16):
             continue
         rows = (1000 if length < 1 << 14 else 100) if task == "token" else 1
@@ -152,37 +151,8 @@ def small() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--rates", nargs="+", type=float, default=[3e-3])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--lengths", nargs="+", type=int, default=[1 << i for i in range(8, 21, 2)])
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--small", action="store_true", help="the direction of the claim, in seconds")
-    arguments = parser.parse_args()
-    cells = [
-        (task, variant, arguments.steps, rate, seed)
-        for task in arguments.tasks
-        for variant in arguments.variants
-        for rate in arguments.rates
-        for seed in arguments.seeds
-    ]
-    if arguments.small:
-        small()
-    elif arguments.one:
-        print(json.dumps(run(*cells[0], arguments.lengths)), flush=True)
-    else:
-        names, lengths = ("--tasks", "--variants", "--steps", "--rates", "--seeds"), map(str, arguments.lengths)
-        common = ["--one", "--lengths", *lengths]
-        runs = {
-            cell: [*common, *(w for name, value in zip(names, cell, strict=True) for w in (name, str(value)))]
-            for cell in cells
-        }
-        for row in fill(OUT, lambda row: tuple(row[name] for name in KEYS), runs, arguments.processes):
-            print(row["task"], row["variant"], [size["accuracy"] for size in row["lengths"]], flush=True)
+    options = {"task": list(TASKS), "variant": list(VARIANTS), "steps": [1000], "rate": [3e-3], "seed": [0]}
+    run_cells(__doc__, OUT, options, run, small)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,11 @@ Bits per byte of held-out text by steps. Code is the standard library with its t
 books are five, a sixth held out. One window a step, the same windows for all; each run has one thread, its row is saved
 as it ends, and runs whose row there is are left out. Seconds of a step are measured apart (`worth.language_seconds`).
 
-    python -m worth.language code --variants LSH "local alone" --rates 1e-3 3e-3 --processes 2
+    python -m worth.language --corpus code --variant LSH "local alone" --processes 2
     python -m worth.language --small
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -19,9 +18,10 @@ import numpy as np
 import torch
 from learning import HELD_OUT_BYTES, evaluate, texts
 from machine import RESULTS
-from resumable import Row, fill
+from resumable import Row
 
 import reformer
+from worth.cells import run_cells
 from worth.loop import Batch, fit
 
 OUT = RESULTS / "worth_language.json"
@@ -37,8 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "exact by LSH's formula": {"num_hashes": 1, "num_buckets": 1},
     "Llama": {},
 }
-KEYS = ("corpus", "width", "layers", "length", "steps", "variant", "rate", "seed")
-SMALL = ["code", "--width", "32", "--layers", "2", "--length", "512", "--steps", "100", "--held-out-bytes", "8192"]
+DATA = Path("../../shared/data")
 
 
 def build(variant: str, width: int, layers: int, length: int) -> Any:
@@ -77,13 +76,26 @@ def llama(width: int, layers: int, heads: int, length: int) -> Any:
     return LlamaForCausalLM(found[int(np.abs(np.array(sizes) - aim).argmin())])
 
 
-def run(arguments: argparse.Namespace) -> Row:
+def run(
+    corpus: str,
+    layers: int,
+    width: int,
+    length: int,
+    steps: int,
+    variant: str,
+    rate: float,
+    seed: int,
+    *,
+    every: int,
+    held_out_bytes: int,
+    data: Path,
+) -> Row:
     """One training, in this process."""
     torch.set_num_threads(1)
-    (variant,), (rate,), (seed,), length = arguments.variants, arguments.rates, arguments.seeds, arguments.length
-    text, held_out = texts(arguments)
+    row: Row = {"corpus": corpus, "layers": layers, "width": width, "length": length, "steps": steps}
+    text, held_out = texts(argparse.Namespace(corpus=corpus, length=length, held_out_bytes=held_out_bytes, data=data))
     torch.manual_seed(seed)
-    model, rng = build(variant, arguments.width, arguments.layers, length), np.random.default_rng(seed)
+    model, rng = build(variant, width, layers, length), np.random.default_rng(seed)
     bits: dict[str, float] = {}
     started, outside, by_position = time.process_time(), 0.0, {}
 
@@ -94,74 +106,42 @@ def run(arguments: argparse.Namespace) -> Row:
 
     def after(step: int) -> None:
         nonlocal outside, by_position
-        if step % arguments.every and step != arguments.steps:
+        if step % every and step != steps:
             return
         before = time.process_time()
-        bits[str(step)], by_position = evaluate(model, held_out, length)
+        found, by_position = evaluate(model, held_out, length)
+        bits[str(step)] = round(found, 4)
         outside += time.process_time() - before
         spent = time.process_time() - started - outside
-        print(f"{variant}, {rate}: {step} {bits[str(step)]:.4f} {spent:.0f} s", file=sys.stderr, flush=True)
+        print(f"{variant}, {rate}: {step} {found:.4f} {spent:.0f} s", file=sys.stderr, flush=True)
 
-    fit(model, draw, arguments.steps, rate, after)
+    fit(model, draw, steps, rate, after)
     return {
-        **{name: getattr(arguments, name) for name in KEYS[:5]},
+        **row,
         "variant": variant,
         "rate": rate,
         "seed": seed,
         "weights": sum(p.numel() for p in model.parameters()),
-        "bits": {name: round(value, 4) for name, value in bits.items()},
+        "bits": bits,
         "by position": by_position,
         "cpu seconds": round(time.process_time() - started - outside, 1),
     }
 
 
-def options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus", choices=("code", "books"), nargs="?", default="code")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
-    parser.add_argument("--rates", nargs="+", type=float, default=[3e-3, 1e-3])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--length", type=int, default=4096)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--every", type=int, default=100, help="steps between two evaluations")
-    parser.add_argument("--held-out-bytes", type=int, default=HELD_OUT_BYTES)
-    parser.add_argument("--data", type=Path, default=Path("../../shared/data"), help="where books/ is")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--small", action="store_true", help="the direction of the claim, in seconds")
-    return parser
-
-
 def small() -> None:
     """LSH is ahead of local attention alone after a few steps of a tiny model."""
-    rows = {v: run(options().parse_args([*SMALL, "--variants", v, "--rates", "3e-3"])) for v in ("LSH", "local alone")}
-    lsh, local = (rows[variant]["bits"]["100"] for variant in ("LSH", "local alone"))
+    lsh, local = (
+        run("code", 2, 32, 512, 100, variant, 3e-3, 0, every=100, held_out_bytes=8192, data=DATA)["bits"]["100"]
+        for variant in ("LSH", "local alone")
+    )
     print(f"LSH {lsh}, local alone {local} bits a byte")
-    assert lsh < local, rows
+    assert lsh < local, (lsh, local)
 
 
 def main() -> None:
-    arguments = options().parse_args()
-    if arguments.small:
-        small()
-        return
-    if arguments.one:
-        print(json.dumps(run(arguments)), flush=True)
-        return
-    names = ("width", "layers", "length", "steps", "every", "held-out-bytes", "data")
-    words = [arguments.corpus, "--one"]
-    words += [word for name in names for word in (f"--{name}", str(getattr(arguments, name.replace("-", "_"))))]
-    runs = {}
-    for variant in arguments.variants:
-        for rate in arguments.rates:
-            for seed in arguments.seeds:
-                key = (*tuple(getattr(arguments, name) for name in KEYS[:5]), variant, rate, seed)
-                runs[key] = [*words, "--variants", variant, "--rates", str(rate), "--seeds", str(seed)]
-    for row in fill(arguments.out, lambda row: tuple(row[name] for name in KEYS), runs, arguments.processes):
-        print(f"{row['variant']:<36} {row['rate']} {row['bits']} {row['cpu seconds']:.0f} s", flush=True)
+    options: dict[str, list[Any]] = {"corpus": ["code", "books"], "layers": [4], "width": [128], "length": [4096]}
+    options |= {"steps": [600], "variant": list(VARIANTS), "rate": [3e-3, 1e-3], "seed": [0]}
+    run_cells(__doc__, OUT, options, run, small, every=100, held_out_bytes=HELD_OUT_BYTES, data=DATA)
 
 
 if __name__ == "__main__":

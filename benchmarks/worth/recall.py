@@ -4,12 +4,10 @@ Rows begin with pairs of a key and its value; behind them each key stands once m
 random tokens, and is to be answered with its value. Vocabulary 8,192; two layers, one head; labels at answers only.
 Trained on rows of up to 512 tokens, measured up to 4,096 tokens with 1,024 pairs.
 
-    python -m worth.recall --widths 64 128
+    python -m worth.recall --width 64 128
     python -m worth.recall --small
 """
 
-import argparse
-import json
 import sys
 import time
 from typing import Any
@@ -17,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from machine import RESULTS
-from resumable import Row, fill
+from resumable import Row
 
 import reformer
+from worth.cells import run_cells
 from worth.loop import Batch, fit
 
 OUT = RESULTS / "worth_recall.json"
@@ -32,7 +31,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "local alone": {"attention_pattern": ("local",), "local_window": 128},
     "exact": {"attention_pattern": ("full",)},
 }
-KEYS = ("variant", "width", "steps", "rate", "seed", "length", "pairs")
 
 
 def examples(
@@ -122,35 +120,8 @@ def small() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
-    parser.add_argument("--widths", nargs="+", type=int, default=[64, 128])
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--rates", nargs="+", type=float, default=[3e-3])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--small", action="store_true", help="the direction of the claim, in seconds")
-    arguments = parser.parse_args()
-    cells = [
-        (variant, width, arguments.steps, rate, seed)
-        for variant in arguments.variants
-        for width in arguments.widths
-        for rate in arguments.rates
-        for seed in arguments.seeds
-    ]
-    if arguments.small:
-        small()
-    elif arguments.one:
-        print(json.dumps(run(*cells[0])), flush=True)
-    else:
-        names = ("--variants", "--widths", "--steps", "--rates", "--seeds")
-        runs = {
-            cell: ["--one", *(w for name, value in zip(names, cell, strict=True) for w in (name, str(value)))]
-            for cell in cells
-        }
-        for row in fill(OUT, lambda row: tuple(row[name] for name in KEYS[:5]), runs, arguments.processes):
-            print(row["variant"], row["width"], [size["accuracy"] for size in row["sizes"]], flush=True)
+    options = {"variant": list(VARIANTS), "width": [64, 128], "steps": [2000], "rate": [3e-3], "seed": [0]}
+    run_cells(__doc__, OUT, options, run, small)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ class Evaluate:
 def run(argv: Sequence[str]) -> None:
     """Parse, evaluate, print."""
     command = parse(Evaluate, argv, "evaluate")
+    command.stream = command.stream or _has_front(command)
     _check(command)
 
     from reformer.cli.quiet import quiet_libraries
@@ -92,7 +93,6 @@ def run(argv: Sequence[str]) -> None:
     from reformer.report.evaluation import Measured, as_json, as_text
 
     quiet_libraries()
-    command.stream = command.stream or _has_front(command)
     folders = [command.model, *command.against]
     runs = [_run_of(folder) for folder in folders]
     task = _task_of(command.model, runs[0])
@@ -137,19 +137,10 @@ def _run_task(command: Evaluate, kind: "type[Task]", run: dict[str, dict[str, An
     from reformer.report.tasks import result_as_json, result_as_text, write_answers
     from reformer.training.checkpoint import load_model
 
-    if any(
-        (
-            command.against,
-            command.stream or command.load_cache,
-            command.plot,
-            command.per_document,
-            command.per_position,
-            command.stride,
-        )
-    ):
+    if any((command.against, command.stream, command.plot, command.per_document, command.per_position, command.stride)):
         raise InputError(
-            f"{command.model} is a model for task={kind.task!r}; --against, --stream, --plot, --stride, --per-document "
-            "and --per-position are for language models"
+            f"{command.model} is a model for task={kind.task!r}; --against, --stream, --behind, --load-cache, "
+            "--plot, --stride, --per-document and --per-position are for language models"
         )
     if command.answers is not None and kind.in_windows:
         raise InputError(f"--answers is for tasks on rows, and {command.model} is for task={kind.task!r}; leave it out")
@@ -205,9 +196,7 @@ def _check(command: Evaluate) -> None:
         raise InputError("a cache belongs to one model; leave --against, or --save-cache and --load-cache, out")
     if command.save_cache is not None and not command.save_cache.resolve().parent.is_dir():
         raise InputError(f"save-cache={command.save_cache}: its folder does not exist; make it first")
-    if (command.stream or _has_front(command)) and (
-        command.length is not None or command.batch_size is not None or command.stride is not None
-    ):
+    if command.stream and (command.length is not None or command.batch_size is not None or command.stride is not None):
         raise InputError(
             "stream, behind and load-cache take each file whole, one at a time; leave --length, --stride and "
             "--batch-size out"

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch._C._functorch import is_legacy_batchedtensor  # what autograd makes of is_grads_batched
 
-from reformer.ops.transforms import inside_transform
+from reformer.ops.transforms import inside_transform, is_batched
 
 ROTARY_BASE = 10_000.0
 
@@ -24,7 +23,7 @@ def rotate(x: Float[Tensor, "b h l d"], waves: Waves) -> Float[Tensor, "b h l d"
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    if torch.compiler.is_compiling() or inside_transform() or is_legacy_batchedtensor(x):
+    if torch.compiler.is_compiling() or inside_transform() or is_batched(x):
         return _turned_plainly(x, cos, sin)
     out: Tensor = _Turn.apply(x, cos, sin)
     return out

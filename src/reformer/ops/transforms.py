@@ -1,6 +1,7 @@
 """What `torch.func` makes of a computation (vmap, grad, jvp), which our kernels and reversible layers cannot follow."""
 
 import torch
+from torch import Tensor
 
 from reformer.errors import InputError
 
@@ -12,6 +13,11 @@ WAY_OUT = (
 def inside_transform() -> bool:
     """Whether a transform of `torch.func` is at work."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_batched(x: Tensor) -> bool:
+    """Whether autograd has made one of several gradients (`is_grads_batched`)."""
+    return torch._C._functorch.is_legacy_batchedtensor(x)
 
 
 def refuse_transforms(what: str) -> None:
