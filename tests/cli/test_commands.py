@@ -253,3 +253,40 @@ def test_nothing_is_half_written_on_a_full_disk(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(RunError, match=r"cannot be written .*No space left on device.*; choose another place"):
             write()
         assert list(tmp_path.iterdir()) == []
+
+
+SWALLOWED = """
+import os, signal, sys, time, types
+from reformer.cli import main
+class Owner:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{number})
+        time.sleep(0.1)
+def run(_):
+    Owner()
+    time.sleep(30)
+main.import_module = lambda _: types.SimpleNamespace(run=run)
+sys.argv = ["reformer", "train"]
+sys.exit(main.start())
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_within_a_finalizer_is_not_lost(number: str, code: int) -> None:
+    """Python lets no exception out of one."""
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWED.format(number=number)], capture_output=True, text=True, timeout=25
+    )
+    assert done.returncode == code, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_import_that_sigterm_broke_off_is_no_bug() -> None:
+    """C extensions say `initialization failed` of what came while they loaded."""
+    code = SWALLOWED.format(number="SIGTERM").replace(
+        "    Owner()\n    time.sleep(30)",
+        "    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n        time.sleep(30)\n"
+        "    except BaseException as error:\n        raise ImportError('initialization failed') from error",
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=25)
+    assert (done.returncode, done.stderr) == (143, "reformer: terminated\n")

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from reformer.training import folder
+
 CODE = """
 import os, signal, time
 from reformer.training.interruption import Interruption
@@ -39,3 +41,16 @@ with Interruption(print) as interruption:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "True True"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_until_what_is_written_is_whole(number: signal.Signals) -> None:
+    came: list[str] = []
+    before = signal.signal(number, lambda *_: came.append("signal"))
+    try:
+        with folder._no_interruption():
+            signal.raise_signal(number)
+            came.append("whole")
+    finally:
+        signal.signal(number, before)
+    assert came == ["whole", "signal"]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, metadata
+from threading import Event, Timer
 from typing import Any
 
 from reformer.errors import InputError, Interrupted, RunError, Terminated, ran_out_of_memory
@@ -27,6 +28,8 @@ FAILED, BAD_INPUT, BUG, INTERRUPTED, TERMINATED = 1, 2, 70, 130, 143
 
 UNREADABLE = FileNotFoundError | NotADirectoryError | IsADirectoryError | PermissionError
 """What the system says of files that a user named."""
+
+_TOLD_TO_END = Event()
 
 REPORT = "this is a bug in reformer; please report it at {where} with the lines above and the command that led to it"
 
@@ -54,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         import_module(f"reformer.cli.{verb}").run([word for word in rest if word != "--debug"])
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (Exception, KeyboardInterrupt, Terminated) as error:
+    except (Exception, KeyboardInterrupt, Terminated) as caught:
+        # an import that SIGTERM broke off may fail with an error of its own
+        error = Terminated("terminated") if _TOLD_TO_END.is_set() else caught
         code = _code_of(error)
         if code == BUG or "--debug" in rest:
             traceback.print_exception(error)
@@ -68,13 +73,24 @@ def start() -> int:
     signal.signal(signal.SIGTERM, _terminate)  # so that what is half done is cleared away
     if hasattr(os, "register_at_fork"):  # helper processes end as ever
         os.register_at_fork(after_in_child=partial(signal.signal, signal.SIGTERM, signal.SIG_DFL))
+        sys.unraisablehook = _send_again
     code = main()
     gc.freeze()  # or else they would be gone through once more at the end
     return code
 
 
 def _terminate(number: int, frame: Any) -> None:
+    _TOLD_TO_END.set()
     raise Terminated("terminated")
+
+
+def _send_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """A signal that came where Python lets no exception through, as in `__del__`, comes once more."""
+    for kind, number in ((Terminated, signal.SIGTERM), (KeyboardInterrupt, signal.SIGINT)):
+        if isinstance(unraisable.exc_value, kind):
+            Timer(0.05, os.kill, (os.getpid(), number)).start()
+            return
+    sys.__unraisablehook__(unraisable)
 
 
 def _code_of(error: BaseException) -> int:

@@ -164,33 +164,36 @@ def _largest_piece(settings: ModelSettings, training: TrainingSettings, tokens: 
 def _block(settings: ModelSettings, training: TrainingSettings, tokens: int, kind: str, working: bool = True) -> int:
     """What a block has saved when it is recovered, and what the backward of one of its branches works with.
 
-    The feed-forward branch goes first, while what both have saved is there.
+    The feed-forward branch goes first: while what both have saved is there, or, where its second run gives gradients,
+    before attention has saved anything.
     """
     size = 2 if training.bf16 else _SIZE
     hidden, inner = settings.hidden_size, settings.num_attention_heads * settings.head_width
     wide = settings.feed_forward_width * (3 if settings.hidden_act == "swiglu" else 1)
-    piece = min(settings.chunk_size_feed_forward or _feeding_at_once(settings, tokens), tokens)
+    early = settings.reversible and not _drops_behind_feed_forward(settings)
+    whole = rows_in_cache(wide) if early and not torch.accelerator.is_available() else tokens
+    piece = min(settings.chunk_size_feed_forward or whole, tokens)
     rounds = settings.num_hashes if kind == "lsh" else 1
     # queries, keys, values, output; turned and shifted ones
-    copies = {"lsh": 4, "local": 7, "full": 8 if settings.shifted_keys else 7}[kind]
+    copies = {"lsh": 4, "local": 6, "full": 7 if settings.shifted_keys else 6}[kind]
     context = tokens * hidden * size if _taps(settings, kind) else 0  # behind the convolution
     norm = tokens * hidden * (2 * _SIZE - size)  # stays in fp32, beside a bf16 copy
     of_attention = norm + context + tokens * copies * inner * size
     inside = 2 * wide * piece * size
+    attending = tokens * inner * _SIZE * 4 + tokens * settings.num_attention_heads * rounds * 16
+    if early:
+        grad = tokens * hidden * size
+        return max(norm + grad + wide * piece * size + inside, of_attention + max(norm + grad, attending))
     of_feed_forward = norm + (inside if piece == tokens else 0)
     if not working:
         return of_attention + of_feed_forward
-    attending = tokens * inner * _SIZE * 4 + tokens * settings.num_attention_heads * rounds * 16
     feeding = wide * piece * size + (inside if piece != tokens else 0) + 2 * piece * hidden * size
     return of_attention + max(of_feed_forward + feeding, attending)
 
 
-def _feeding_at_once(settings: ModelSettings, tokens: int) -> int:
-    """Tokens of a piece that nobody asked for: a reversible block on a CPU makes its own, but for dropout behind it."""
+def _drops_behind_feed_forward(settings: ModelSettings) -> bool:
     p = settings.feed_forward_dropout
-    if not settings.reversible or torch.accelerator.is_available() or (settings.hidden_dropout if p is None else p):
-        return tokens
-    return rows_in_cache(settings.feed_forward_width * (2 if settings.hidden_act == "swiglu" else 1))
+    return bool(settings.hidden_dropout if p is None else p)
 
 
 def _loss(settings: ModelSettings, tokens: int) -> int:
