@@ -1,24 +1,50 @@
-"""`make demo` as a benchmark: bits per byte before and after, beside those of byte models, and seconds in all."""
+"""`make demo` as a benchmark: bits per byte before and after, beside those of byte models, and seconds in all.
 
+An earlier commit's demo, with the same steps, goes first if one is named; its own lines are in the same row.
+
+    python benchmarks/demo.py --before ab6178d
+"""
+
+import argparse
+import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+from machine import save
+from trees import ROOT, tree_of
+
+
+def run(tree: Path) -> tuple[dict[str, float], float]:
+    """Bits per byte by what the demo of a tree calls them, and its seconds."""
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, str(tree / "examples" / "demo.py"), "--out", f"{out}/demo"]
+        environment, started = {**os.environ, "PYTHONPATH": str(tree / "src")}, time.perf_counter()
+        printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
+        seconds = time.perf_counter() - started
+    print(printed, flush=True)
+    found = re.findall(r"^  (\S.*?) +(\d+\.\d{3})$", printed, re.MULTILINE)
+    return {name: float(value) for name, value in found}, seconds
 
 
 def main() -> None:
-    from machine import save
-
-    started = time.perf_counter()
-    command = [sys.executable, str(Path(__file__).parents[1] / "examples" / "demo.py"), *sys.argv[1:]]
-    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    seconds = time.perf_counter() - started
-    print(printed)
-    bits = re.findall(r"^  (\S.*?) +(\d+\.\d{3})$", printed, re.MULTILINE)
-    save("demo", [{"model": name, "bits_per_byte": float(value)} for name, value in bits], seconds=seconds)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", help="a commit to compare with")
+    before, earlier = parser.parse_args().before, {}
+    if before:
+        with tree_of(before) as tree:
+            bits, seconds = run(tree)
+        earlier = {
+            "before": before,
+            "seconds_before": seconds,
+            "after_training_before": bits["Reformer after training"],
+        }
+    bits, seconds = run(ROOT)
+    rows = [{"model": name, "bits_per_byte": value} for name, value in bits.items()]
+    save("demo", rows, seconds=seconds, **earlier)
 
 
 if __name__ == "__main__":
