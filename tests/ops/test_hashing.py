@@ -13,7 +13,11 @@ def test_rotations_depend_on_seed_head_round_and_column_only() -> None:
     for heads, rounds, columns in ((3, 4, 1), (2, 1, 7), (1, 3, 39)):
         part = draw_rotations(7, heads, rounds, 10, columns)
         assert torch.equal(part, full[:heads, :rounds, :, :columns])
-    assert not torch.equal(draw_rotations(8, 3, 4, 10, 40), full)
+    for width in (10, 7, 16):
+        full = draw_rotations(7, 3, 4, width, 40)
+        for first in (1, 3, 8, 39):
+            assert torch.equal(draw_rotations(7, 3, 4, width, 40, first=first), full[..., first:])
+    assert not torch.equal(draw_rotations(8, 3, 4, 16, 40), full)
 
 
 def test_rotations_are_standard_normal_and_independent() -> None:

@@ -54,22 +54,23 @@ def draw_seed() -> int:
 
 
 def draw_rotations(
-    seed: int, heads: int, rounds: int, width: int, columns: int, share: bool = False
+    seed: int, heads: int, rounds: int, width: int, columns: int, share: bool = False, first: int = 0
 ) -> Float[Tensor, "h r d columns"]:
     """Gaussian rotations on the CPU, in fp32; column j of round i depends on (seed, head, i, j) only.
 
     A counter-based generator (numpy's Philox bits, whose stream is stable between versions) per head and round,
-    then Box-Muller. `share`: one set for all heads.
+    then Box-Muller. `share`: one set for all heads; `first`: without the columns in front of that one.
     """
-    drawn = np.empty((1 if share else heads, rounds, columns, width), dtype=np.float32)
-    pairs = (columns * width + 1) // 2
+    drawn = np.empty((1 if share else heads, rounds, columns - first, width), dtype=np.float32)
+    counter, behind = divmod(first * width, 4)  # of the generator, which gives four numbers at a time
+    pairs = (drawn[0, 0].size + behind + 1) // 2
     for head in range(drawn.shape[0]):
         for i in range(rounds):
-            bits = np.random.Philox(key=derive_seed(seed, head, i)).random_raw(2 * pairs)
+            bits = np.random.Philox(key=derive_seed(seed, head, i)).advance(counter).random_raw(2 * pairs)
             uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
             radius, angle = np.sqrt(-2.0 * np.log(uniform[0::2])), 2.0 * np.pi * uniform[1::2]
             normal = np.stack((radius * np.cos(angle), radius * np.sin(angle)), axis=1).reshape(-1)
-            drawn[head, i] = normal[: columns * width].reshape(columns, width)
+            drawn[head, i] = normal[behind : behind + drawn[head, i].size].reshape(-1, width)
     rotations = torch.from_numpy(drawn).transpose(2, 3).contiguous()
     return rotations.expand(heads, -1, -1, -1)
 

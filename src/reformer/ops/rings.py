@@ -116,9 +116,10 @@ def draw_columns(rings: Rings, octave: int) -> None:
     if columns <= rings.columns:
         return
     heads, rounds, width = rings.rotations.shape[:3]
-    drawn = draw_rotations(rings.seed, heads, rounds, width, columns, rings.spec.share_rotations)
+    known = rings.drawn[..., : rings.columns]
+    drawn = draw_rotations(rings.seed, heads, rounds, width, columns, rings.spec.share_rotations, rings.columns)
     padded = torch.nn.functional.pad(drawn, (0, -columns % VECTOR))
-    rings.drawn = padded.to(rings.rotations.device, rings.rotations.dtype).contiguous()
+    rings.drawn = torch.cat((known, padded.to(known.device, known.dtype)), dim=-1)
     rings.columns, rings.by_column = columns, None
 
 
