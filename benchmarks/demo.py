@@ -1,6 +1,6 @@
 """`make demo` as a benchmark: bits per byte before and after, beside those of byte models, and seconds in all.
 
-An earlier commit's demo, with the same steps, goes first if one is named; its own lines are in the same row.
+An earlier commit's demo, of as many steps, goes first if one is named.
 
     python benchmarks/demo.py --before ab6178d
 """
@@ -17,11 +17,13 @@ from pathlib import Path
 from machine import save
 from trees import ROOT, tree_of
 
+from reformer.settings.presets import load_preset
 
-def run(tree: Path) -> tuple[dict[str, float], float]:
+
+def run(tree: Path, steps: int) -> tuple[dict[str, float], float]:
     """Bits per byte by what the demo of a tree calls them, and its seconds."""
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, str(tree / "examples" / "demo.py"), "--out", f"{out}/demo"]
+        command = [sys.executable, str(tree / "examples" / "demo.py"), "--out", f"{out}/demo", "--steps", str(steps)]
         environment, started = {**os.environ, "PYTHONPATH": str(tree / "src")}, time.perf_counter()
         printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
         seconds = time.perf_counter() - started
@@ -33,18 +35,20 @@ def run(tree: Path) -> tuple[dict[str, float], float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", help="a commit to compare with")
-    before, earlier = parser.parse_args().before, {}
+    parser.add_argument("--steps", type=int, default=load_preset("demo")["training"]["steps"])
+    arguments, earlier = parser.parse_args(), {}
+    before, steps = arguments.before, arguments.steps
     if before:
         with tree_of(before) as tree:
-            bits, seconds = run(tree)
+            bits, seconds = run(tree, steps)
         earlier = {
             "before": before,
             "seconds_before": seconds,
             "after_training_before": bits["Reformer after training"],
         }
-    bits, seconds = run(ROOT)
+    bits, seconds = run(ROOT, steps)
     rows = [{"model": name, "bits_per_byte": value} for name, value in bits.items()]
-    save("demo", rows, seconds=seconds, **earlier)
+    save("demo", rows, steps=steps, seconds=seconds, **earlier)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def _small(claim: str) -> None:
 
 
 def test_every_claim_is_tried() -> None:
-    assert {"duplication", "induction", "language", "recall"} <= set(CLAIMS)
+    assert {"context", "duplication", "induction", "language", "lengths", "limits", "recall"} <= set(CLAIMS)
 
 
 def test_the_page_shows_what_was_measured() -> None:
@@ -37,3 +37,17 @@ def test_the_page_shows_what_was_measured() -> None:
     assert len(tables) > 1
     assert [table for table in tables if table not in page] == []
     assert sum(line.startswith("| ---") for line in page.splitlines()) == len(tables)
+
+
+def test_what_was_measured_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    done = in_a_fork(_draw, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.stem for path in tmp_path.iterdir()} >= {"worth_duplication", "worth_language"}
+
+
+def _draw(folder: Path) -> None:
+    sys.path.insert(0, str(BENCHMARKS))
+    plots = importlib.import_module("worth.plots")
+    for claim in plots.DRAWN:
+        plots.draw(claim, folder)

@@ -15,7 +15,7 @@ def run_cells(
     out: Path,
     options: Mapping[str, Sequence[Any]],
     run: Callable[..., Row],
-    small: Callable[[], None],
+    small: Callable[[], None] | None,
     **settings: Any,
 ) -> None:
     """Run `run(*cell, **settings)` for the cells that `out` has no row of.
@@ -30,11 +30,13 @@ def run_cells(
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--small", action="store_true", help="the direction of the claim, in seconds")
+    parser.add_argument(
+        "--small", action="store_true", help="the direction of the claim, in seconds" if small else argparse.SUPPRESS
+    )
     arguments = parser.parse_args()
     cells = list(itertools.product(*(getattr(arguments, name) for name in options)))
     chosen = {name: getattr(arguments, name) for name in settings}
-    if arguments.small:
+    if arguments.small and small:
         small()
     elif arguments.one:
         print(json.dumps(run(*cells[0], **chosen)), flush=True)

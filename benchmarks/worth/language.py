@@ -35,18 +35,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "exact": {"attention_pattern": FULL},
     "exact, shifted keys and convolution": {"attention_pattern": FULL, "shifted_keys": True},
     "exact by LSH's formula": {"num_hashes": 1, "num_buckets": 1},
+    "exact by LSH's formula, own values": {"num_hashes": 1, "num_buckets": 1, "successor_values": False},
+    "LSH, not reversible": {"reversible": False},
     "Llama": {},
 }
+ROUNDS = (1, 2, 4, 8, 16)
+"""Of the same weights, in evaluation (figure 4 of the Reformer paper)."""
 DATA = Path("../../shared/data")
 
 
-def build(variant: str, width: int, layers: int, length: int) -> Any:
+def build(variant: str, width: int, layers: int, length: int, **more: Any) -> Any:
     """The model of a variant, for windows of a length."""
     heads = max(width // 32, 1)
     if variant == "Llama":
         return llama(width, layers, heads, length)
-    settings = dict(VARIANTS[variant])
-    if variant == "exact by LSH's formula":
+    settings = VARIANTS[variant] | more
+    if variant.startswith("exact by LSH's formula"):
         settings["window"] = length
     config = reformer.ReformerConfig(
         hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, loss_chunk=2048, **settings
@@ -116,6 +120,11 @@ def run(
         print(f"{variant}, {rate}: {step} {found:.4f} {spent:.0f} s", file=sys.stderr, flush=True)
 
     fit(model, draw, steps, rate, after)
+    rounds = {}
+    for one in ROUNDS if variant == "LSH" else ():
+        other = build(variant, width, layers, length, num_hashes=one)
+        other.load_state_dict(model.state_dict())
+        rounds[str(one)] = round(evaluate(other, held_out, length)[0], 4)
     return {
         **row,
         "variant": variant,
@@ -124,6 +133,7 @@ def run(
         "weights": sum(p.numel() for p in model.parameters()),
         "bits": bits,
         "by position": by_position,
+        "by rounds": rounds,
         "cpu seconds": round(time.process_time() - started - outside, 1),
     }
 

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from statistics import mean
 from typing import Any
 
+import numpy as np
 from machine import RESULTS
 
 from worth.duplication import PAPER, ROUNDS, TRAINED
 
 Row = dict[str, Any]
+SIZE = ("corpus", "layers", "width", "length", "steps")
 
 
 def rows_of(name: str) -> list[Row]:
@@ -26,31 +28,64 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def language() -> Iterator[str]:
-    """A table for each corpus and size: the better learning rate of each variant, best first."""
+def best_runs() -> dict[tuple[Any, ...], dict[str, Row]]:
+    """For each corpus and size, the run of each variant at its better learning rate; with how many were tried."""
     runs: dict[tuple[Any, ...], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows_of("language"):
-        size = tuple(row[name] for name in ("corpus", "layers", "width", "length", "steps"))
-        runs[size][row["variant"]].append(row)
-    for (corpus, layers, width, length, steps), variants in runs.items():
+        if row["seed"] == 0:
+            runs[tuple(row[name] for name in SIZE)][row["variant"]].append(row)
+    return {
+        size: {
+            variant: min(found, key=_last_bits) | {"tried": len({row["rate"] for row in found})}
+            for variant, found in variants.items()
+        }
+        for size, variants in runs.items()
+    }
+
+
+def language() -> Iterator[str]:
+    """A table for each corpus and size, best first."""
+    for (corpus, layers, width, length, steps), best in best_runs().items():
         marks = [str(steps * i // 6) for i in (1, 2, 3, 6)]
-        best = {variant: min(found, key=lambda row: row["bits"][str(steps)]) for variant, found in variants.items()}
         lines = [
             [
                 variant,
                 *(f"{row['bits'][mark]:.3f}" for mark in marks),
-                f"{row['by position'][_last(row)]:.3f}",
-                f"{row['rate']:g} of {len(variants[variant])}",
+                f"{list(row['by position'].values())[-1]:.3f}",
+                f"{row['rate']:g} of {row['tried']}",
                 f"{row['weights']:,}",
             ]
-            for variant, row in sorted(best.items(), key=lambda item: item[1]["bits"][str(steps)])
+            for variant, row in sorted(best.items(), key=lambda item: _last_bits(item[1]))
         ]
         what = f"{corpus}, {layers} layers of width {width}, {length:,} tokens a step; bits per byte after steps"
         yield table([what, *marks, "last half of a window", "learning rate", "weights"], lines)
 
 
-def _last(row: Row) -> str:
-    return list(row["by position"])[-1]
+def equal_time() -> Iterator[str]:
+    """Each beside LSH, at the end of whichever of the two ends first."""
+    ratios = {tuple(row[name] for name in (*SIZE[1:4], "variant")): row["ratio"] for row in rows_of("language_seconds")}
+    for (corpus, layers, width, length, steps), best in best_runs().items():
+        lines = []
+        for variant, row in best.items():
+            ratio = ratios.get((layers, width, length, variant))
+            if variant != "LSH" and "LSH" in best and ratio is not None:
+                end = min(1.0, ratio) * steps  # in steps of LSH
+                lsh, other = bits_at(best["LSH"], end), bits_at(row, end / ratio)
+                fewer = f"{100 * (1 - lsh / other):.1f} %"
+                lines.append([variant, f"{ratio:.2f}", f"{end:.0f}", f"{other:.3f}", f"{lsh:.3f}", fewer])
+        if lines:
+            what = f"{corpus}, {layers} layers of width {width}, {length:,} tokens, {steps:,} steps at most"
+            heads = ("time of a step, LSH's is 1", "read after so many steps of LSH", "bits per byte", "LSH", "fewer")
+            yield table([what, *heads], lines)
+
+
+def _last_bits(row: Row) -> float:
+    return row["bits"][str(row["steps"])]
+
+
+def bits_at(row: Row, step: float) -> float:
+    """Between two evaluations, on the line between them."""
+    return float(np.interp(step, [int(mark) for mark in row["bits"]], list(row["bits"].values())))
 
 
 def recall() -> Iterator[str]:
@@ -91,8 +126,36 @@ def duplication() -> Iterator[str]:
         yield table([f"{rule} rule, {values} values; trained with", *ROUNDS, "seeds"], lines)
 
 
+def context() -> Iterator[str]:
+    """Bits per byte of the same blocks by what stands in front of them."""
+    found: dict[str, dict[str, dict[int, Row]]] = defaultdict(lambda: defaultdict(dict))
+    for row in rows_of("context"):
+        found[row["corpus"]][row["reader"]][row["context"]] = row
+    for corpus, readers in found.items():
+        contexts = sorted({context for rows in readers.values() for context in rows})
+        lines = []
+        for reader, rows in readers.items():
+            shown = [f"{rows[c]['bits']:.3f} ± {rows[c]['standard error']:.3f}" if c in rows else "" for c in contexts]
+            lines.append([reader, *shown])
+        yield table([f"{corpus}; bytes in front", *(f"{context:,}" for context in contexts)], lines)
+
+
+def limits() -> Iterator[str]:
+    """Accuracy where something is asked for, bits a symbol where all is predicted."""
+    found = rows_of("limits")
+    tasks, variants = ({row[name]: None for row in found} for name in ("task", "variant"))
+    if found:
+        by = {(row["task"], row["variant"]): row for row in found}
+        lines = []
+        for task in tasks:
+            unit = "accuracy" if task in ("majority", "noise") else "bits"
+            cells = [f"{by[task, one][unit]:.3f} ({by[task, one]['cpu seconds']:.0f} s)" for one in variants]
+            lines.append([task, unit, *cells])
+        yield table(["task", "", *variants], lines)
+
+
 def main() -> None:
-    for claim in (language, recall, induction, duplication):
+    for claim in (language, equal_time, context, recall, induction, duplication, limits):
         for found in claim():
             print(found, end="\n\n")
 

@@ -18,8 +18,8 @@ from tests.cli.command import TINY, reformer, run_group
 def test_presets_are_listed_and_planned() -> None:
     listed = reformer("train", "--preset")
     assert listed.returncode == 0
-    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["books", "demo", "enwik8", "small"]
-    for name, weights in (("demo", 0.9e6), ("books", 6.3e6), ("small", 12e6), ("enwik8", 140e6)):
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["books", "demo", "enwik8", "long", "small"]
+    for name, weights in (("demo", 0.9e6), ("books", 6.3e6), ("long", 3.2e6), ("small", 12e6), ("enwik8", 140e6)):
         planned = reformer("train", "--preset", name, "--dry-run")
         assert planned.returncode == 0, planned.stderr
         count = int(planned.stdout.split()[1].replace(",", ""))
