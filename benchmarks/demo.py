@@ -40,12 +40,14 @@ def main() -> None:
     before, steps = arguments.before, arguments.steps
     if before:
         with tree_of(before) as tree:
+            run(tree, 1)  # compiles
             bits, seconds = run(tree, steps)
         earlier = {
             "before": before,
             "seconds_before": seconds,
             "after_training_before": bits["Reformer after training"],
         }
+    run(ROOT, 1)
     bits, seconds = run(ROOT, steps)
     rows = [{"model": name, "bits_per_byte": value} for name, value in bits.items()]
     save("demo", rows, steps=steps, seconds=seconds, **earlier)

@@ -1,6 +1,7 @@
 """Long benchmarks, run by run: each in a process of its own, whose row is saved as it ends and not run for again."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -26,7 +27,9 @@ def rows_of(out: Path) -> list[Row]:
     return json.loads(out.read_text())["rows"] if out.exists() else []
 
 
-def fill(out: Path, key: Key, runs: Mapping[tuple[Any, ...], Sequence[str]], processes: int) -> Iterator[Row]:
+def fill(
+    out: Path, key: Key, runs: Mapping[tuple[Any, ...], Sequence[str]], processes: int, **environment: str
+) -> Iterator[Row]:
     """The rows of those `runs`, a command line of this script for each key, that `out` does not have.
 
     Such a run prints its row as JSON, in its last line.
@@ -34,7 +37,7 @@ def fill(out: Path, key: Key, runs: Mapping[tuple[Any, ...], Sequence[str]], pro
 
     def start(words: Sequence[str]) -> Row:
         command = [sys.executable, *this_script(), *words]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **environment})
         about = describe()
         row: Row = {**json.loads(done.stdout.splitlines()[-1]), "commit": about["commit"]}
         with SAVING:

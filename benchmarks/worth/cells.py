@@ -16,6 +16,7 @@ def run_cells(
     options: Mapping[str, Sequence[Any]],
     run: Callable[..., Row],
     small: Callable[[], None] | None,
+    environment: Mapping[str, str] = {},
     **settings: Any,
 ) -> None:
     """Run `run(*cell, **settings)` for the cells that `out` has no row of.
@@ -43,7 +44,9 @@ def run_cells(
     else:
         common = ["--one", *_words({name.replace("_", "-"): value for name, value in chosen.items()})]
         runs = {cell: [*common, *_words(dict(zip(options, cell, strict=True)))] for cell in cells}
-        for row in fill(out, lambda row: tuple(row[name] for name in options), runs, arguments.processes):
+        for row in fill(
+            out, lambda row: tuple(row[name] for name in options), runs, arguments.processes, **environment
+        ):
             print(*(row[name] for name in options), f"{row['cpu seconds']:.0f} s", flush=True)
 
 

@@ -50,7 +50,7 @@ def training_text(data: Path) -> list[Document]:
     """The standard library but a twentieth of its files, as in `learning.texts`, and books."""
     files = library()
     order = np.random.default_rng(1).permutation(len(files))
-    books = read_documents([data / "books" / f"{name}.txt" for name in TRAINED_BOOKS])
+    books = [Document(f"{name}.txt", (data / "books" / f"{name}.txt").read_bytes()) for name in TRAINED_BOOKS]
     return [files[i] for i in sorted(order[len(files) // 20 :])] + books
 
 
@@ -99,7 +99,7 @@ def compressors() -> dict[str, Size]:
     import zstandard
 
     def zstd(data: bytes) -> int:
-        known = zstandard.ZstdCompressionParameters.from_level(19, window_log=27, enable_ldm=True)
+        known = zstandard.ZstdCompressionParameters.from_level(22, window_log=27, enable_ldm=True)
         return len(zstandard.ZstdCompressor(compression_params=known).compress(data))
 
     def ppmd(data: bytes) -> int:
@@ -146,7 +146,7 @@ def run(corpus: str, reader: str, context: int, *, lsh: Path, local: Path, data:
 def write_training_text(folder: Path, data: Path) -> None:
     """The files of `training_text`, for `reformer train`."""
     for document in training_text(data):
-        path = folder / Path(document.name).relative_to(Path(document.name).anchor or ".")
+        path = folder / document.name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(document.text)
 

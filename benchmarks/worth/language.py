@@ -120,7 +120,7 @@ def run(
         print(f"{variant}, {rate}: {step} {found:.4f} {spent:.0f} s", file=sys.stderr, flush=True)
 
     fit(model, draw, steps, rate, after)
-    rounds = {}
+    spent, rounds = time.process_time() - started - outside, {}
     for one in ROUNDS if variant == "LSH" else ():
         other = build(variant, width, layers, length, num_hashes=one)
         other.load_state_dict(model.state_dict())
@@ -134,7 +134,7 @@ def run(
         "bits": bits,
         "by position": by_position,
         "by rounds": rounds,
-        "cpu seconds": round(time.process_time() - started - outside, 1),
+        "cpu seconds": round(spent, 1),
     }
 
 

@@ -1,10 +1,10 @@
 """What LSH attention does not do: tasks and texts where exact or local attention is as good or better.
 
-`majority`: which of four symbols stands most often in a row; every token counts, and a look-up sees a few. `noise`: the
-pieces of `worth.induction`, each symbol of a recurrence replaced with a chance of a quarter: what stood behind the same
-context is asked for, and the same context is rare. `markov`: symbols of a fixed random chain of order one, which never
-says anything twice for the sake of it: bits a symbol. `sentences`: rows of 64 bytes of code, each alone: bits a byte.
-Two layers of width 64, rows of 256 symbols in training and in measuring.
+`majority`: which of four symbols stands most often in a row; every token counts, and a look-up sees few. `noise`: the
+pieces of `worth.induction`, where each symbol that is asked for is replaced with a chance of a quarter: the same
+context is rarer the longer a piece. `markov`: symbols of a fixed random chain of order one, which never says anything
+twice for the sake of it: bits a symbol. `sentences`: rows of 64 bytes of code, each alone, measured on other files:
+bits a byte. Two layers of width 64, rows of 256 symbols in training and in measuring.
 
     python -m worth.limits --task majority noise
     python -m worth.limits --small
@@ -38,7 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 Examples = tuple[torch.Tensor, torch.Tensor]
 
 
-def majority(rng: np.random.Generator, rows: int) -> Examples:
+def majority(rng: np.random.Generator, rows: int, held_out: bool = False) -> Examples:
     """Each row has its own shares; symbol 4 asks at the end."""
     tokens = np.stack([rng.choice(4, LENGTH, p=rng.dirichlet(np.full(4, 20.0))) for _ in range(rows)])
     labels = np.full_like(tokens, IGNORED)
@@ -47,7 +47,7 @@ def majority(rng: np.random.Generator, rows: int) -> Examples:
     return torch.from_numpy(tokens), torch.from_numpy(labels)
 
 
-def noise(rng: np.random.Generator, rows: int) -> Examples:
+def noise(rng: np.random.Generator, rows: int, held_out: bool = False) -> Examples:
     """Pieces that come again with errors; asked for is what stood there first."""
     tokens, labels = pieces(rng, rows, LENGTH)
     again = torch.from_numpy(rng.random(tokens.shape) < NOISE) & (labels != IGNORED)
@@ -60,7 +60,7 @@ def _chain() -> np.ndarray:
     return np.random.default_rng(7).dirichlet(np.full(64, 0.1), 64).cumsum(1)
 
 
-def markov(rng: np.random.Generator, rows: int) -> Examples:
+def markov(rng: np.random.Generator, rows: int, held_out: bool = False) -> Examples:
     tokens = np.zeros((rows, LENGTH), np.int64)
     for i in range(1, LENGTH):
         tokens[:, i] = (rng.random(rows)[:, None] > _chain()[tokens[:, i - 1]]).sum(1).clip(0, 63)
@@ -68,18 +68,20 @@ def markov(rng: np.random.Generator, rows: int) -> Examples:
 
 
 @cache
-def _code() -> np.ndarray:
-    return joined(library()[::10])
+def _code() -> tuple[np.ndarray, np.ndarray]:
+    """To train on, and to measure with."""
+    files = library()[::10]
+    return joined(files[::2]), joined(files[1::2])
 
 
-def sentences(rng: np.random.Generator, rows: int) -> Examples:
-    code = _code()
+def sentences(rng: np.random.Generator, rows: int, held_out: bool = False) -> Examples:
+    code = _code()[held_out]
     begins = rng.integers(0, len(code) - 64, rows * LENGTH // 64)
     tokens = torch.from_numpy(np.stack([code[begin : begin + 64] for begin in begins]).astype(np.int64))
     return tokens, tokens
 
 
-TASKS: dict[str, tuple[Callable[[np.random.Generator, int], Examples], int]] = {
+TASKS: dict[str, tuple[Callable[..., Examples], int]] = {
     "majority": (majority, 5),
     "noise": (noise, SYMBOLS["pieces"]),
     "markov": (markov, 64),
@@ -93,7 +95,7 @@ def measure(model: Any, task: str, batches: int) -> tuple[float, float]:
     rng, right, nll, seen = np.random.default_rng(10**6), 0, 0.0, 0
     with torch.no_grad():
         for _ in range(batches):
-            tokens, labels = TASKS[task][0](rng, 16)
+            tokens, labels = TASKS[task][0](rng, 16, held_out=True)
             output = model(tokens, labels=labels)
             count = int(output.predicted)
             right, nll, seen = right + int(output.correct), nll + float(output.loss) * count, seen + count

@@ -62,7 +62,7 @@ def language() -> Iterator[str]:
 
 
 def equal_time() -> Iterator[str]:
-    """Each beside LSH, at the end of whichever of the two ends first."""
+    """Each beside LSH, when the first of the two ends: the other is read in the middle of its schedule."""
     ratios = {tuple(row[name] for name in (*SIZE[1:4], "variant")): row["ratio"] for row in rows_of("language_seconds")}
     for (corpus, layers, width, length, steps), best in best_runs().items():
         lines = []
@@ -70,6 +70,8 @@ def equal_time() -> Iterator[str]:
             ratio = ratios.get((layers, width, length, variant))
             if variant != "LSH" and "LSH" in best and ratio is not None:
                 end = min(1.0, ratio) * steps  # in steps of LSH
+                if min(end, end / ratio) < min(map(int, row["bits"])):
+                    continue  # before the first evaluation
                 lsh, other = bits_at(best["LSH"], end), bits_at(row, end / ratio)
                 fewer = f"{100 * (1 - lsh / other):.1f} %"
                 lines.append([variant, f"{ratio:.2f}", f"{end:.0f}", f"{other:.3f}", f"{lsh:.3f}", fewer])
@@ -149,8 +151,10 @@ def limits() -> Iterator[str]:
         lines = []
         for task in tasks:
             unit = "accuracy" if task in ("majority", "noise") else "bits"
-            cells = [f"{by[task, one][unit]:.3f} ({by[task, one]['cpu seconds']:.0f} s)" for one in variants]
-            lines.append([task, unit, *cells])
+            cells = [by.get((task, one)) for one in variants]
+            lines.append(
+                [task, unit, *(f"{one[unit]:.3f} ({one['cpu seconds']:.0f} s)" if one else "" for one in cells)]
+            )
         yield table(["task", "", *variants], lines)
 
 

@@ -281,12 +281,13 @@ def test_a_signal_within_a_finalizer_is_not_lost(number: str, code: int) -> None
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_an_import_that_sigterm_broke_off_is_no_bug() -> None:
+@pytest.mark.parametrize(("number", "code", "said"), [("SIGTERM", 143, "terminated"), ("SIGINT", 130, "interrupted")])
+def test_an_import_that_a_signal_broke_off_is_no_bug(number: str, code: int, said: str) -> None:
     """C extensions say `initialization failed` of what came while they loaded."""
-    code = SWALLOWED.format(number="SIGTERM").replace(
+    program = SWALLOWED.format(number=number).replace(
         "    Owner()\n    time.sleep(30)",
-        "    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n        time.sleep(30)\n"
+        f"    try:\n        os.kill(os.getpid(), signal.{number})\n        time.sleep(30)\n"
         "    except BaseException as error:\n        raise ImportError('initialization failed') from error",
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=25)
-    assert (done.returncode, done.stderr) == (143, "reformer: terminated\n")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=25)
+    assert (done.returncode, done.stderr) == (code, f"reformer: {said}\n")

@@ -58,11 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (Exception, KeyboardInterrupt, Terminated) as caught:
-        # an import that SIGTERM broke off may fail with an error of its own
-        error = Terminated("terminated") if _TOLD_TO_END.is_set() else caught
+        error = _signal_behind(caught) or caught
         code = _code_of(error)
         if code == BUG or "--debug" in rest:
-            traceback.print_exception(error)
+            traceback.print_exception(caught)
         return _complain(REPORT.format(where=_tracker()) if code == BUG else _said_by(error), code)
     return 0
 
@@ -91,6 +90,18 @@ def _send_again(unraisable: "sys.UnraisableHookArgs") -> None:
             Timer(0.05, os.kill, (os.getpid(), number)).start()
             return
     sys.__unraisablehook__(unraisable)
+
+
+def _signal_behind(error: BaseException) -> BaseException | None:
+    """What an error is but the consequence of: an import that a signal broke off fails with an error of its own."""
+    if isinstance(error, RunError | Interrupted):
+        return None
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, KeyboardInterrupt | Terminated):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return Terminated("terminated") if _TOLD_TO_END.is_set() else None
 
 
 def _code_of(error: BaseException) -> int:

@@ -170,8 +170,9 @@ def _block(settings: ModelSettings, training: TrainingSettings, tokens: int, kin
     size = 2 if training.bf16 else _SIZE
     hidden, inner = settings.hidden_size, settings.num_attention_heads * settings.head_width
     wide = settings.feed_forward_width * (3 if settings.hidden_act == "swiglu" else 1)
-    early = settings.reversible and not _drops_behind_feed_forward(settings)
-    whole = rows_in_cache(wide) if early and not torch.accelerator.is_available() else tokens
+    early = settings.reversible and not training.lora and not _drops_behind_feed_forward(settings)
+    into = settings.feed_forward_width * (2 if settings.hidden_act == "swiglu" else 1)
+    whole = rows_in_cache(into) if early and not torch.accelerator.is_available() else tokens
     piece = min(settings.chunk_size_feed_forward or whole, tokens)
     rounds = settings.num_hashes if kind == "lsh" else 1
     # queries, keys, values, output; turned and shifted ones
