@@ -122,3 +122,28 @@ def test_room_that_was_foreseen_is_not_widened(make: Make, monkeypatch: pytest.M
     for at in range(60, 128):
         lm(x[:, at : at + 1], past_key_values=cache)
         assert cache.layers[0].wider.rows is None
+
+
+@torch.no_grad()
+def test_a_step_draws_few_columns(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rotations of the octave to come are drawn over several steps, and are those of one forward."""
+    drawn: list[int] = []
+    draw = ring_keeper.draw_columns
+
+    def watched(rings: Any, octave: int, most: int | None = None) -> None:
+        before = rings.columns
+        draw(rings, octave, most)
+        drawn.append(rings.columns - before)
+
+    monkeypatch.setattr(ring_keeper, "draw_columns", watched)
+    monkeypatch.setattr(ring_keeper, "COLUMNS_AT_ONCE", 2)
+    monkeypatch.setattr(ring_keeper, "LAYERS_APART", 1)
+    lm, x = make(attention_pattern=("lsh",)).eval(), tokens(2, 300)
+    full, cache = lm(x).logits, ReformerCache(lm.config)
+    lm(x[:, :60], past_key_values=cache)
+    drawn.clear()
+    for at in range(60, 300):
+        out = lm(x[:, at : at + 1], past_key_values=cache).logits
+        assert (out - full[:, at : at + 1]).abs().max() < 1e-9
+    assert sum(drawn) > 2
+    assert max(drawn) == 2

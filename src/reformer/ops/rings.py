@@ -110,11 +110,15 @@ def widen_rings(rings: Rings, octave: int, keep: Sequence[int]) -> None:
 
 
 @torch.inference_mode(False)
-def draw_columns(rings: Rings, octave: int) -> None:
-    """Have the rotations of octaves up to that one, with zeros behind them up to a whole number of vectors."""
+def draw_columns(rings: Rings, octave: int, most: int | None = None) -> None:
+    """Have the rotations of octaves up to that one, or `most` columns of them more.
+
+    Zeros stand behind them up to a whole number of vectors.
+    """
     columns = columns_for(range(octave + 1), rings.rule.factor_from)
     if columns <= rings.columns:
         return
+    columns = columns if most is None else min(columns, rings.columns + most)
     heads, rounds, width = rings.rotations.shape[:3]
     known = rings.drawn[..., : rings.columns]
     drawn = draw_rotations(rings.seed, heads, rounds, width, columns, rings.spec.share_rotations, rings.columns)

@@ -16,7 +16,10 @@ from reformer.ops.rings import Rings, RingSet, draw_columns, widen_rings
 
 STALE = -1  # the octave of rings that hold nothing
 LAYERS_APART = 64
-"""Layers draw rotations within so many steps, each at its own, for drawing takes as long as a step."""
+"""Layers begin to draw rotations within so many steps, each at its own."""
+
+COLUMNS_AT_ONCE = 32
+"""Columns of rotations that a step draws: all that an octave adds would take longer than the step."""
 
 AT_ONCE = 64
 """Tokens that enter coming rings together: as many as are hashed in one go."""
@@ -55,7 +58,7 @@ class RingKeeper:
         rule, wanted = self.rings.rule, []
         octave, count = max(zip(octaves, slots, strict=True))
         if octave < rule.last_octave and count - (rule.bucket_size << octave >> 1) >= self.rings.seed % LAYERS_APART:
-            draw_columns(self.rings, octave + 1)
+            draw_columns(self.rings, octave + 1, COLUMNS_AT_ONCE)
         for row, (octave, count) in enumerate(zip(octaves, slots, strict=True)):
             end = rule.bucket_size << octave
             target = 4 * count - 3 * end  # none in the first half of an octave, all at its end
