@@ -33,7 +33,7 @@ def describe() -> dict[str, Any]:
 
 
 def _script() -> str:
-    spec, path = sys.modules["__main__"].__spec__, Path(sys.argv[0])
+    spec, path = sys.modules["__main__"].__spec__, Path(sys.argv[0]).resolve()
     return f"{path.parent.name}/{path.name}" if spec is None else f"-m {spec.name}"
 
 
