@@ -25,6 +25,13 @@ def ran_out_of_memory(error: BaseException) -> bool:
     return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 
+def lost_peer(error: BaseException) -> bool:
+    """Whether another process of the run is gone, or cannot be reached; for Gloo, PyTorch has no type of its own."""
+    named = any(kind.__name__ == "DistError" for kind in type(error).__mro__)
+    said = str(error) if type(error) is RuntimeError else ""
+    return named or "gloo/transport" in said or "connectFullMesh" in said
+
+
 def not_written(error: Exception, message: str) -> InputError | RunError:
     """What to raise for something that cannot be written: a full or broken disk is nothing that a user gave."""
     full = getattr(error, "errno", None) in _OF_DISKS or any(f"os error {number}" in str(error) for number in _OF_DISKS)

@@ -17,8 +17,8 @@ from reformer.errors import InputError, Interrupted, RunError, Terminated, not_w
 from reformer.models import ReformerCache, ReformerConfig, ReformerForCausalLM, save_cache
 from reformer.report.positions import plot_positions
 from reformer.report.tasks import write_answers
+from reformer.training.checkpointing import NotSaved
 from reformer.training.guards import NonFiniteLoss
-from reformer.training.trainer import NotSaved
 from tests.cli.command import reformer_alone as reformer
 
 
@@ -91,7 +91,7 @@ BAD = [
         "train text.txt --out model --init model --hidden-size 64 --overwrite",
         "keeps what it is; leave out hidden_size=64",
     ),
-    ("train text.txt --out x --fsdp", "fsdp=true shards over accelerators"),
+    ("train text.txt --out x --fsdp", "fsdp=true shards over the processes of torchrun"),
     ("train text.txt --out x --resume text.txt", "is no checkpoint of a run"),
     ("train text.txt --out x --length-schedule 64", "must be LENGTH:STEP"),
     ("train bad.jsonl --out x", "bad.jsonl, line 2: no JSON"),

@@ -26,6 +26,8 @@ from reformer.training.run import NotResumed, find_checkpoint
 from tests.hostile.mutations import DEEP, FUZZ, harmless, spoilt_bytes, spoilt_json, spoilt_safetensors
 from tests.training.conftest import TEXT, settings, train, training
 
+OPTIMIZER = "optimizer/optimizer.safetensors"
+
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
 
 
@@ -78,7 +80,7 @@ def test_a_model_that_is_spoilt(checkpoint: Path, name: str, tmp_path: Path) -> 
     check_file(folder, name, read)
 
 
-@pytest.mark.parametrize("name", ["run.toml", "origin.json", "manifest.json", "trainer_state.json", "optimizer.pt"])
+@pytest.mark.parametrize("name", ["run.toml", "origin.json", "manifest.json", "trainer_state.json", OPTIMIZER])
 def test_a_checkpoint_that_is_spoilt(checkpoint: Path, name: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     folder = out / "checkpoint-2"
@@ -96,7 +98,7 @@ def test_a_checkpoint_that_is_spoilt(checkpoint: Path, name: str, tmp_path: Path
     check_file(folder, name, read)
 
 
-@pytest.mark.parametrize("name", ["trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
+@pytest.mark.parametrize("name", ["trainer_state.json", OPTIMIZER, "schedule.json", "rng_state.pth"])
 def test_a_forged_checkpoint_is_not_gone_on_from(checkpoint: Path, name: str, tmp_path: Path) -> None:
     """One whose manifest is right."""
     out = tmp_path / "run"

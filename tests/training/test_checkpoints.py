@@ -16,9 +16,10 @@ from reformer.inference.evaluate import evaluate
 from reformer.settings.run_file import Run
 from reformer.tasks.lm import LanguageModelling
 from reformer.training.checkpoint import checkpoints, load_checkpoint
+from reformer.training.checkpointing import NotSaved
 from reformer.training.folder import RunFolder
 from reformer.training.run import Interrupted, find_checkpoint
-from reformer.training.trainer import NotSaved, ReformerTrainer
+from reformer.training.trainer import ReformerTrainer
 from tests.training.conftest import TEXT, corpus, settings, stop_behind, train, training
 
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
@@ -51,10 +52,10 @@ def test_a_resumed_run_is_bit_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     last = [checkpoints(tmp_path / name)[-1] for name in ("whole", "parts")]
     for name in ("model.safetensors",):
         assert all(torch.equal(x, load_file(last[1] / name)[key]) for key, x in load_file(last[0] / name).items())
-    states = [torch.load(folder / "optimizer.pt", weights_only=True) for folder in last]
-    for a, b in zip(*(state["state"].values() for state in states), strict=True):
-        for key, value in a.items():
-            assert torch.equal(torch.as_tensor(value), torch.as_tensor(b[key]))
+    (first,), (second,) = ([*(folder / "optimizer").glob("*.safetensors")] for folder in last)
+    moments, others = load_file(first), load_file(second)
+    assert moments.keys() == others.keys()
+    assert all(torch.equal(value, others[key]) for key, value in moments.items())
 
 
 def test_evaluation_changes_nothing(tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path, capsys: pytest.CaptureFi
     assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), load_checkpoint(out).parameters(), strict=True))
     assert not list(out.rglob("*.bin"))
     files = {path.name for path in checkpoints(out)[0].iterdir()}
-    assert {"config.json", "model.safetensors", "run.toml", "optimizer.pt", "scheduler.pt", "rng_state.pth"} <= files
+    assert {"config.json", "model.safetensors", "run.toml", "optimizer", "schedule.json", "rng_state.pth"} <= files
 
 
 def test_a_damaged_best_checkpoint_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,16 +217,16 @@ def test_a_manifest_that_lists_nothing_is_damage(finished: Path, written: str, t
 def test_a_damaged_checkpoint_costs_steps_and_no_bits(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
-    spoil(out / "checkpoint-6" / "optimizer.pt", "flipped")
+    spoil(out / "checkpoint-6" / "optimizer" / "optimizer.safetensors", "flipped")
     run(out, resume="auto", eval_steps=0)
-    for name in ("model.safetensors", "optimizer.pt"):
+    for name in ("model.safetensors", "optimizer/optimizer.safetensors"):
         assert (out / "checkpoint-6" / name).read_bytes() == (finished / "checkpoint-6" / name).read_bytes()
 
 
 def test_damaged_weights_are_not_loaded(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint-6"
     shutil.copytree(finished / "checkpoint-6", folder)
-    spoil(folder / "optimizer.pt", "gone")  # a model needs none
+    spoil(folder / "optimizer" / "optimizer.safetensors", "gone")  # a model needs none
     config = folder / "config.json"
     config.write_text(config.read_text().replace('"use_cache": true', '"use_cache": false'))  # by its owner
     assert load_checkpoint(folder).num_parameters() > 0

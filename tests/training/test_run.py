@@ -164,7 +164,7 @@ def test_what_was_trained_is_never_lost(tmp_path: Path) -> None:
     folder(out, overwrite=True).discard()
     assert (out / "model.safetensors").read_bytes() == before
     replacing = folder(out, overwrite=True)
-    replacing.save(build_model(settings(), 1))
+    replacing.save(build_model(settings(), 1).save_pretrained)
     replacing.discard()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert (out / "model.safetensors").read_bytes() != before
@@ -370,9 +370,9 @@ def test_settings_that_contradict(changes: dict[str, Any], message: str) -> None
         training(**changes)
 
 
-def test_fsdp_needs_accelerators(tmp_path: Path) -> None:
+def test_fsdp_needs_torchrun(tmp_path: Path) -> None:
     if torch.accelerator.is_available():
         pytest.skip("this machine has one")
-    with pytest.raises(ValueError, match="fsdp=true shards over accelerators, and this machine has none"):
+    with pytest.raises(ValueError, match="fsdp=true shards over the processes of torchrun, and this is one alone"):
         train(corpus(), settings(), training(fsdp=True), tmp_path / "run", say=lambda _: None)
     assert list(tmp_path.iterdir()) == []

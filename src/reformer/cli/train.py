@@ -1,5 +1,6 @@
 """`reformer train`."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -13,7 +14,7 @@ from reformer.cli.parse import parse
 from reformer.data.sources import STANDARD_INPUT
 from reformer.errors import InputError
 from reformer.ops.cpu.ahead import compile_ahead_unless_kept
-from reformer.settings.data import BPE
+from reformer.settings.data import BPE, HUB
 from reformer.settings.model import ModelSettings
 from reformer.settings.presets import describe_presets, load_preset
 from reformer.settings.run_file import RUN_FILE, Run, Tables, lay, read_run_file
@@ -72,7 +73,7 @@ def run(argv: Sequence[str]) -> None:
     from reformer.cli.quiet import quiet_libraries
     from reformer.training.run import check_fit
 
-    quiet_libraries()
+    quiet_libraries(offline=not any(given.startswith(HUB) for given in run.data.files))
     task = cast("Task", run.data)
     if command.dry_run:
         from reformer.training.plan import plan
@@ -128,6 +129,8 @@ def _show_scores(task: Any, model: Any, text: Any, rows: int) -> None:
 def _check(command: Train, run: Run) -> None:
     if command.resume is not None and command.overwrite:
         raise InputError("resume goes on with a run and overwrite replaces it; give one of them")
+    if command.overwrite and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        raise InputError("overwrite would replace the run that torchrun starts again; give --resume auto instead")
     if command.dry_run and not cast("Task", run.data).in_windows:
         raise InputError(f"dry-run plans lm and mlm, not task={run.data.task!r}; train a few --steps instead")
     if command.dry_run:

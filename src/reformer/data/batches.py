@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from reformer.data.examples import Example
+from reformer.data.pace import Pace
 from reformer.settings.data import IGNORED
 
 POOL = 64
@@ -19,13 +20,20 @@ POOL = 64
 class TrainingBatches(Dataset[list[Example]]):
     """The micro-batches of a whole run; each pass over the examples takes every one of them once.
 
-    A batch has `batch_size` examples, or as many as fit into `batch_tokens` padded tokens: at least one.
+    A batch has `batch_size` examples, or as many as fit into `batch_tokens` padded tokens: at least one. `pace` is
+    that of a run that has gone on with another number of processes.
     """
 
     def __init__(
-        self, examples: Sequence[Example], batches: int, batch_size: int, batch_tokens: int = 0, seed: int = 0
+        self,
+        examples: Sequence[Example],
+        batches: int,
+        batch_size: int,
+        batch_tokens: int = 0,
+        seed: int = 0,
+        pace: Pace = Pace(1),  # noqa: B008 - frozen
     ) -> None:
-        self.examples, self.batches, self.seed = examples, batches, seed
+        self.examples, self.batches, self.seed, self.pace = examples, batches, seed, pace
         self.batch_size, self.batch_tokens = batch_size, batch_tokens
         self.sizes = np.array([example.size for example in examples])
         self._passes: list[int] = []  # batches up to the end of each pass
@@ -37,6 +45,7 @@ class TrainingBatches(Dataset[list[Example]]):
     def __getitem__(self, index: int) -> list[Example]:
         if not 0 <= index < self.batches:
             raise IndexError(index)
+        _, index = self.pace.locate(index)
         turn = 0
         while turn < len(self._passes) and self._passes[turn] <= index:
             turn += 1

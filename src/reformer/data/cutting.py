@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from reformer.data.windows import row_of
+
 SHORTEST = 16
 """Tokens of the shortest piece but for a window's last one."""
 
@@ -25,7 +27,7 @@ class CutWindows(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         window = self.windows[index]
-        length, random = len(window["input_ids"]), np.random.default_rng((self.seed, index))
+        length, random = len(window["input_ids"]), np.random.default_rng((self.seed, row_of(self.windows, index)))
         if length <= SHORTEST or random.random() >= self.share:
             return window
         starts = torch.zeros(length, dtype=torch.long)

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from reformer.data.tokenizer import Tokenizer
+from reformer.data.windows import row_of
 from reformer.settings.data import IGNORED
 
 MASKED, OTHER = 0.8, 0.1
@@ -23,7 +24,7 @@ class MaskedWindows(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         ids = self.windows[index]["input_ids"]
-        random = np.random.default_rng((self.seed, index))
+        random = np.random.default_rng((self.seed, row_of(self.windows, index)))
         chosen = torch.from_numpy(random.random(len(ids)) < self.share) & (ids != self.tokenizer.end)
         if not chosen.any():  # of a short text too there is something to learn
             chosen[random.integers(len(ids))] = True

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import IO, Any, AnyStr, BinaryIO
+from typing import IO, Any, AnyStr, Protocol
 
 from reformer.data.sources import Source, readable
 from reformer.errors import InputError
@@ -25,6 +25,13 @@ PACKED = 1 << 30
 
 RATIO = 300
 """Beyond that, most times of its size; text seldom unpacks to more than twenty, and gzip can claim a thousand."""
+
+
+class Readable(Protocol):
+    """A file of bytes, or what stands for one."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes, at most so many; none at the end."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +58,18 @@ def read_pieces(source: Source, field: str) -> Iterator[Piece]:
     """
     if source.kind == "text":
         with opened(source) as file:
-            yield from _text(file, source.skip_binary)
+            yield from text_pieces(file, source.skip_binary)
     else:
         for text in _texts(source, field):
-            yield from _text(io.BytesIO(text), skip_binary=False)
+            yield from text_pieces(io.BytesIO(text))
     source.check_unchanged()
 
 
 def _texts(source: Source, field: str) -> Iterator[bytes]:
-    if source.kind in ("parquet", "dataset"):
-        return (_parquet if source.kind == "parquet" else _dataset)(source, field)
+    if source.kind == "parquet":
+        return (text for _, text in parquet_texts(source, field))
+    if source.kind == "dataset":
+        return _dataset(source, field)
     rows = {"jsonl": json_rows, "json": json_list, "separated": separated_rows}[source.kind]
     return _fields(rows(source), field)
 
@@ -132,7 +141,7 @@ def _parsed(text: bytes, where: str, advice: str) -> Any:
         raise InputError(f"{where}: no JSON ({error}); {advice}") from None
 
 
-def _text(file: BinaryIO, skip_binary: bool) -> Iterator[Piece]:
+def text_pieces(file: Readable, skip_binary: bool = False) -> Iterator[Piece]:
     """A file as one document."""
     digest, carried, first = blake2b(digest_size=8), b"", True
     while block := file.read(PIECE):
@@ -161,7 +170,7 @@ def _character_end(text: bytes) -> int:
 
 def _fields(rows: Iterator[tuple[str, dict[str, Any]]], field: str) -> Iterator[bytes]:
     for where, row in rows:
-        yield _as_bytes(take(row, field, where), field, where)
+        yield as_bytes(take(row, field, where), field, where)
 
 
 def json_rows(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -171,10 +180,15 @@ def json_rows(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
             if not line.strip():
                 continue
             where = f"{source.name}, line {number}"
-            row = _parsed(line, where, "mend or remove the line")
-            if not isinstance(row, dict):
-                raise InputError(f"{where}: a {type(row).__name__}, not an object; each line is one object")
-            yield where, row
+            yield where, parsed_row(line, where)
+
+
+def parsed_row(line: bytes, where: str) -> dict[str, Any]:
+    """The object of a line. Raises InputError for what is none."""
+    row = _parsed(line, where, "mend or remove the line")
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: a {type(row).__name__}, not an object; each line is one object")
+    return row
 
 
 def json_list(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -221,7 +235,8 @@ def take(row: dict[str, Any], field: str, where: str, flag: str = "--field") -> 
     return row[field]
 
 
-def _parquet(source: Source, field: str) -> Iterator[bytes]:
+def parquet_texts(source: Source, field: str, group: int = 0) -> Iterator[tuple[int, bytes]]:
+    """The texts of a Parquet file from a row group on, each with the number of its group."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -233,19 +248,20 @@ def _parquet(source: Source, field: str) -> Iterator[bytes]:
                 raise  # the system's
             raise InputError(f"{source.name} is no Parquet file ({_line(error)}); write it again") from None
         with file:
-            yield from _column(source, field, file.schema_arrow.names, file)
+            yield from _column(source, field, file, group)
 
 
-def _column(source: Source, field: str, names: list[str], file: Any) -> Iterator[bytes]:
-
+def _column(source: Source, field: str, file: Any, group: int) -> Iterator[tuple[int, bytes]]:
+    names = file.schema_arrow.names
     if field not in names:
         raise InputError(f"{source.name} has no column {field!r}; it has {_names(names)}: choose one with --field")
-    number = 0
+    number = sum(file.metadata.row_group(i).num_rows for i in range(group))
     try:
-        for batch in file.iter_batches(batch_size=64, columns=[field]):
-            for value in batch.column(0):
-                number += 1
-                yield _as_bytes(value.as_py(), field, f"{source.name}, row {number}")
+        for i in range(group, file.num_row_groups):
+            for batch in file.iter_batches(batch_size=64, row_groups=[i], columns=[field]):
+                for value in batch.column(0):
+                    number += 1
+                    yield i, as_bytes(value.as_py(), field, f"{source.name}, row {number}")
     except InputError:
         raise
     except Exception as error:  # damaged pages, texts that are not UTF-8, dates that Python has not
@@ -261,7 +277,7 @@ def _dataset(source: Source, field: str) -> Iterator[bytes]:
     if field not in names:
         raise InputError(f"{source.name} has no column {field!r}; it has {_names(names)}: choose one with --field")
     for where, row in table_rows(source.name, rows.select_columns([field])):
-        yield _as_bytes(row[field], field, where)
+        yield as_bytes(row[field], field, where)
 
 
 def table_rows(name: str, table: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -283,7 +299,8 @@ def _readable_table(name: str) -> Iterator[None]:
         raise InputError(f"{name} cannot be read ({_line(error)}); write it again") from None
 
 
-def _as_bytes(value: object, field: str, where: str) -> bytes:
+def as_bytes(value: object, field: str, where: str) -> bytes:
+    """The text of a field. Raises InputError for what is none."""
     if isinstance(value, str):
         return value.encode("utf-8", "surrogatepass")
     if isinstance(value, bytes):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from reformer.errors import InputError
+from reformer.settings.data import HUB
 
 Kind = Literal["text", "jsonl", "json", "separated", "parquet", "dataset"]
 
@@ -91,6 +92,8 @@ def find_sources(paths: Sequence[str | Path], scratch: Path | None = None, raw: 
     for given in map(str, paths):
         if not given:
             raise InputError("a path is empty; give a file, a folder or a pattern (is a variable not set?)")
+        if given.startswith(HUB):
+            raise InputError(f"{given} is a dataset of the Hub, which --stream-data reads; or download it first")
         if given == STANDARD_INPUT:
             sources.append(_standard_input(scratch))
             continue

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from reformer.data.examples import Examples
     from reformer.data.prepare import Corpus
+    from reformer.data.streaming import StreamedCorpus
     from reformer.data.tokenizer import Tokenizer
     from reformer.models import ReformerPreTrainedModel
     from reformer.settings import ModelSettings
@@ -77,7 +78,7 @@ class Task(DataSettings, ABC):
         return replace(settings, causal=False) if self.causal is False else settings
 
     @abstractmethod
-    def read(self, length: int, say: Say) -> Corpus | Examples:
+    def read(self, length: int, say: Say) -> Corpus | StreamedCorpus | Examples:
         """What to train on and what is held out, where the windows or examples have at most `length` tokens.
 
         Raises InputError for text that does not fit, and where there is none to train on.
@@ -103,7 +104,7 @@ class Task(DataSettings, ABC):
         Raises InputError for text that does not fit the task or the model, and where there is none.
         """
 
-    def collate(self, text: Corpus | Examples) -> Callable[[Any], dict[str, Tensor]]:
+    def collate(self, text: Corpus | StreamedCorpus | Examples) -> Callable[[Any], dict[str, Tensor]]:
         """Windows or examples to a batch."""
         from reformer.data.batches import ExampleCollate
 

@@ -1,6 +1,7 @@
 """Windows of tokens, for training and for evaluation."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from reformer.data.corpus import Document
+from reformer.data.pace import Pace
 from reformer.data.stream import TokenStream, join_documents
 from reformer.data.tokenizer import Tokenizer
 from reformer.settings.data import IGNORED
@@ -20,30 +22,39 @@ class TrainingWindows(Dataset[dict[str, Tensor]]):
     """The windows of a whole run in their order, which depends on the seed and on nothing else.
 
     Each pass over the stream takes every window of one grid once, in a new order; the grid begins at a random token
-    of the first window's, anew in each pass. A stream that is shorter than a window is one window.
+    of the first window's, anew in each pass. A stream that is shorter than a window is one window. `rows` are those of
+    a step; `past` is that of the run's `Pace`.
     """
 
-    def __init__(self, stream: TokenStream, phases: Sequence[Phase], rows: int, seed: int) -> None:
-        self.stream, self.phases, self.rows, self.seed = stream, phases, rows, seed
+    def __init__(
+        self, stream: TokenStream, phases: Sequence[Phase], rows: int, seed: int, past: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        self.stream, self.phases, self.pace, self.seed = stream, phases, Pace(rows, past), seed
         self._order: tuple[tuple[int, int], NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
-        return self.rows * sum(phase.steps for phase in self.phases)
+        return self.pace.items * sum(phase.steps for phase in self.phases)
 
     def grid(self, length: int) -> int:
         """Windows of a pass."""
         return max((len(self.stream) - length + 1) // length, 1)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
+        step, window = self.pace.locate(index)
+        begun = 0
         for number, phase in enumerate(self.phases):  # noqa: B007
-            if index < self.rows * phase.steps:
+            if step < begun + phase.steps:
                 break
-            index -= self.rows * phase.steps
+            begun += phase.steps
         length = min(phase.length, len(self.stream))
-        turn, place = divmod(index, self.grid(length))
+        turn, place = divmod(window - self.pace.before(begun), self.grid(length))
         start = self._starts(number, turn, length)[place]
         tokens = torch.from_numpy(self.stream.part(start, start + length))
         return {"input_ids": tokens, "labels": tokens}
+
+    def row(self, index: int) -> int:
+        """The number among all rows of the run."""
+        return self.pace.locate(index)[1]
 
     def _starts(self, phase: int, turn: int, length: int) -> NDArray[np.int64]:
         """First tokens of the windows of a pass, in their order."""
@@ -53,6 +64,11 @@ class TrainingWindows(Dataset[dict[str, Tensor]]):
             offset = random.integers(min(length - 1, len(self.stream) - windows * length), endpoint=True)
             self._order = ((phase, turn), random.permutation(windows) * length + offset)
         return self._order[1]
+
+
+def row_of(windows: Any, index: int) -> int:
+    """The number of a window in its run, which stays where the number of processes changes: draws are keyed by it."""
+    return windows.row(index) if hasattr(windows, "row") else index
 
 
 class HeldOutWindows(Dataset[dict[str, Tensor]]):

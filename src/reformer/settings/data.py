@@ -8,6 +8,9 @@ from reformer.settings import Settings
 
 BYTES, BPE = "bytes", "bpe:"
 
+HUB = "hf:"
+"""What stands in front of a streamed dataset's name, as in hf:NAME, hf:NAME:SPLIT and hf:NAME,CONFIG:SPLIT."""
+
 IGNORED = -100
 """The label of a token that nothing is to be learned from, as PyTorch has it."""
 

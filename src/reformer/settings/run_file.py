@@ -34,8 +34,11 @@ NO_TASKS: Kinds = {DataSettings.task: DataSettings}
 OF_CHUNKS = {"lsh_rotary", "hash_rotations"}
 """Of the model, what goes with rule="chunk" beside the options of the chunks themselves."""
 
-HARMLESS = {"tensorboard", "keep", "grace", "skip_nonfinite", "spike", "stall_timeout", "data_workers"}
+HARMLESS = {"tensorboard", "keep", "grace", "skip_nonfinite", "spike", "stall_timeout", "data_workers", "fsdp"}
 """Keys that a resumed run may change: no step depends on them."""
+
+SPLIT = {"accumulation", "batch_size"}
+"""Keys by which a step is split, which may change with the number of processes: the data go on at their place."""
 
 Tables = dict[str, dict[str, Any]]
 
@@ -182,6 +185,7 @@ def check_same_run(path: Path, run: Run) -> None:
         raise InputError(f"{path.parent} was trained for task={task!r}, not {run.data.task!r}; give another --out")
     then = Run.of(read_run_file(path, tasks), tasks)
     asked = (vars(then.model), vars(run.model))
+    free = HARMLESS | (SPLIT if getattr(run.data, "in_windows", False) else {"accumulation"})
     follows = {name for name in asked[0] if asked[0][name] is asked[1][name] is None}  # from what differs
     differing = [
         f"{each.name}={getattr(now, each.name)!r} (it has {getattr(before, each.name)!r})"
@@ -191,7 +195,7 @@ def check_same_run(path: Path, run: Run) -> None:
             (then.training, run.training),
         )
         for each in fields(now)
-        if getattr(now, each.name) != getattr(before, each.name) and each.name not in HARMLESS | follows
+        if getattr(now, each.name) != getattr(before, each.name) and each.name not in free | follows
     ]
     if differing:
         raise InputError(

@@ -50,7 +50,7 @@ class TrainingSettings(Settings):
     lora: str | None = None
     """Train small matrices beside the frozen weights of init: r=8, or r=8,alpha=16,dropout=0.05."""
     fsdp: bool = False
-    """Shard weights, gradients and optimizer over the processes of torchrun (FSDP2); needs accelerators."""
+    """Shard weights, gradients and optimizer over the processes of torchrun (FSDP2)."""
     seed: int = 0
     """Seed of weights, windows and dropout."""
     log_steps: int = 20

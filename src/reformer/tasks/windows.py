@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from reformer.data.task import Say, Task
-from reformer.ops.checks import check_choice
+from reformer.ops.checks import check_choice, check_integer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from reformer.data.examples import Examples
     from reformer.data.prepare import Corpus
+    from reformer.data.streaming import StreamedCorpus
 
 
 @dataclass(kw_only=True)
@@ -22,6 +23,10 @@ class WindowTask(Task):
 
     documents: Literal["join", "apart"] = "join"
     """Whether a token sees the documents in front of its own in a window."""
+    stream_data: bool = False
+    """Read the text as it comes and prepare nothing; files may be hf:NAME,CONFIG:SPLIT too, a dataset of the Hub."""
+    shuffle_tokens: int = 1 << 24
+    """Tokens of a streamed text that are shuffled at a time; it is this much memory, twice or four times in bytes."""
 
     in_windows = True
     unit_is_token = True
@@ -29,18 +34,26 @@ class WindowTask(Task):
 
     def __post_init__(self) -> None:
         check_choice("documents", self.documents, ("join", "apart"))
+        check_integer("shuffle_tokens", self.shuffle_tokens, 1)
         super().__post_init__()
 
-    def read(self, length: int, say: Say) -> Corpus:
-        """The corpus, prepared for every length."""
+    def read(self, length: int, say: Say) -> Corpus | StreamedCorpus:
+        """The corpus, prepared for every length, or to be read as it comes."""
         from reformer.data.corpus import standard_library_sources
-        from reformer.data.prepare import prepare
+        from reformer.data.open_stream import open_stream
+        from reformer.data.prepare import Corpus, prepare
 
-        corpus = prepare(self, sources=None if self.files else standard_library_sources(), say=say)
+        sources = None if self.files else standard_library_sources()
+        if self.stream_data:
+            corpus = open_stream(self, self.shuffle_tokens, say, sources)
+            if not isinstance(corpus, Corpus):
+                return corpus
+        else:
+            corpus = prepare(self, sources=sources, say=say)
         say(f"{len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held out")
         return corpus
 
-    def collate(self, text: Corpus | Examples) -> Callable[[Any], dict[str, Tensor]]:
+    def collate(self, text: Corpus | StreamedCorpus | Examples) -> Callable[[Any], dict[str, Tensor]]:
         """Windows to a batch, documents apart if asked for."""
         from reformer.data.windows import Collate
 

@@ -37,7 +37,7 @@ def load_model(folder: Path) -> ReformerPreTrainedModel:
     written = read_config(folder)
     if not (folder / WEIGHTS).exists() and not (folder / SHARDS).exists():
         raise InputError(f"{folder} holds half a checkpoint ({WEIGHTS} is missing); train it again")
-    if (folder / MANIFEST).exists() and (reason := damage(folder, ".safetensors")) is not None:
+    if (folder / MANIFEST).exists() and (reason := damage(folder, weights=True)) is not None:
         raise InputError(f"{folder} is damaged ({reason}); give another checkpoint of the run, or the run's folder")
     name = first_name(written, "architectures", ReformerForCausalLM.__name__)
     kind: Any = getattr(reformer.models, name, None)

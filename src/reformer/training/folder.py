@@ -4,28 +4,26 @@ import json
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from torch import Tensor
-from transformers import PreTrainedModel
 
+from reformer.data.pace import Pace
 from reformer.errors import InputError, not_written
 from reformer.settings.json_file import read_object
 from reformer.settings.run_file import RUN_FILE, Run, check_same_run, write_run_file
-from reformer.training.checkpoint import CONFIG, PARTIAL, checkpoints
-from reformer.training.job import Text
-from reformer.training.processes import is_main_process, process_count
+from reformer.training.checkpoint import CONFIG, PARTIAL, checkpoints, step_of
+from reformer.training.job import Text, items_per_step
+from reformer.training.processes import is_main_process
 
 STAGING = ".model"
 """Where a model is written before it is whole."""
 
 ORIGIN = "origin.json"
-"""What a checkpoint was trained on, and by how many processes."""
+"""What a checkpoint was trained on, and at what pace (`Pace`)."""
 
 
 def check_out(out: Path, overwrite: bool = False, resume: bool = False) -> None:
@@ -46,21 +44,19 @@ def check_out(out: Path, overwrite: bool = False, resume: bool = False) -> None:
         raise InputError(f"{out} is not the folder of a run ({RUN_FILE} is missing): it is not overwritten")
 
 
-def check_same(checkpoint: Path, run: Run, corpus: Text) -> None:
-    """InputError when a checkpoint is that of a run with other settings or another text."""
+def check_same(checkpoint: Path, run: Run, corpus: Text) -> list[tuple[int, int]]:
+    """The past of a run's `Pace` at a checkpoint; InputError for one of other settings or of another text."""
     check_same_run(checkpoint / RUN_FILE, run)
-    then, now = read_object(checkpoint / ORIGIN), _origin(corpus)
-    if then.get("corpus") != now["corpus"]:
+    then = read_object(checkpoint / ORIGIN)
+    if then.get("corpus") != corpus.fingerprint:
         raise InputError(f"the text is not the one that {checkpoint} was trained on; give the same, or another --out")
-    if then.get("processes") != now["processes"]:
+    try:
+        return [(int(until), int(items)) for until, items in then["past"]]
+    except (KeyError, TypeError, ValueError):
         raise InputError(
-            f"{checkpoint} was trained by {then.get('processes')} processes and this is a run of {now['processes']}; "
-            "start as many, or give another --out"
-        )
-
-
-def _origin(corpus: Text) -> dict[str, Any]:
-    return {"corpus": corpus.fingerprint, "processes": process_count()}
+            f"{checkpoint / ORIGIN} does not say what was read: it is damaged, or of an earlier version; start another "
+            f"run with --init {checkpoint}"
+        ) from None
 
 
 class RunFolder:
@@ -70,8 +66,18 @@ class RunFolder:
     cannot be made, or is that of a run that goes on.
     """
 
-    def __init__(self, out: Path, run: Run, corpus: Text, *, overwrite: bool = False, resume: bool = False) -> None:
+    def __init__(
+        self,
+        out: Path,
+        run: Run,
+        corpus: Text,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        past: Sequence[tuple[int, int]] = (),
+    ) -> None:
         self.out, self.run, self.corpus, self.main = out.resolve(), run, corpus, is_main_process()
+        self.pace = Pace(items_per_step(corpus, run.training), past)
         self.former = self.out.with_name(f".{self.out.name}.former")
         self.saved = resume
         self.lock: FileLock | None = None
@@ -103,21 +109,23 @@ class RunFolder:
         """Put settings and tokenizer into a checkpoint, so that it is a model of its own."""
         self.corpus.tokenizer.save(checkpoint)
         write_run_file(checkpoint / RUN_FILE, self.run)
-        (checkpoint / ORIGIN).write_text(json.dumps(_origin(self.corpus)), encoding="utf-8")
+        origin = {"corpus": self.corpus.fingerprint, "past": self.pace.up_to(step_of(checkpoint))}
+        (checkpoint / ORIGIN).write_text(json.dumps(origin), encoding="utf-8")
         self._keep()
 
-    def save(self, model: PreTrainedModel, weights: dict[str, Tensor] | None = None) -> None:
+    def save(self, write: Callable[[Path], None]) -> None:
         """The model, whole: the configuration, without which there is none, comes last.
 
-        `weights` where the model has a part of them only. Raises as `not_written` says.
+        All processes call it, and `write` puts configuration and weights into a folder. Raises as `not_written` says.
         """
-        if not self.main:
-            return
         staging = self.out / STAGING
         with _no_interruption():
-            shutil.rmtree(staging, ignore_errors=True)
+            if self.main:
+                shutil.rmtree(staging, ignore_errors=True)
             try:
-                model.save_pretrained(staging, state_dict=weights)
+                write(staging)
+                if not self.main:
+                    return
                 self.corpus.tokenizer.save(staging)
                 for path in sorted(staging.iterdir(), key=lambda path: path.name == CONFIG):
                     path.replace(self.out / path.name)
@@ -126,7 +134,8 @@ class RunFolder:
                     error, f"the model cannot be written to {self.out} ({error}); make room, then --resume auto"
                 ) from error
             finally:
-                shutil.rmtree(staging, ignore_errors=True)
+                if self.main:
+                    shutil.rmtree(staging, ignore_errors=True)
             self._keep()
 
     def _keep(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -9,7 +10,9 @@ from torch.utils.data import Dataset
 
 from reformer.data.batches import ExampleDataset, TrainingBatches
 from reformer.data.examples import Example, Examples
+from reformer.data.pace import Pace
 from reformer.data.prepare import Corpus
+from reformer.data.streaming import StreamedCorpus, StreamedWindows
 from reformer.data.task import Task
 from reformer.data.tokenizer import Tokenizer
 from reformer.data.windows import HeldOutWindows, TrainingWindows
@@ -18,7 +21,7 @@ from reformer.settings import ModelSettings
 from reformer.settings.training import TrainingSettings
 from reformer.training.processes import process_count
 
-Text = Corpus | Examples
+Text = Corpus | StreamedCorpus | Examples
 """What runs are trained on."""
 
 
@@ -38,33 +41,54 @@ class Job:
     """Of the configuration, beyond the model's settings."""
     evaluating: dict[str, Any] = field(default_factory=dict)
     """Arguments of the model in evaluation."""
+    save_places: Callable[[Path, int], None] | None = None
+    """Writes to a file where this process reads behind a step, if data are read as they come."""
 
 
-def make_job(text: Text, task: Task, training: TrainingSettings) -> Job:
-    """The run over a corpus or over examples."""
+def items_per_step(text: Text, training: TrainingSettings) -> int:
+    """What a step of all processes takes of the data: windows, or micro-batches of examples."""
+    batches = training.accumulation * process_count()
+    return batches if isinstance(text, Examples) else batches * training.batch_size
+
+
+def make_job(
+    text: Text,
+    task: Task,
+    training: TrainingSettings,
+    past: Sequence[tuple[int, int]] = (),
+    resume: Path | None = None,
+) -> Job:
+    """The run over a corpus or over examples; `past` is that of its `Pace` where it goes on, `resume` from where."""
+    rows, phases = items_per_step(text, training), training.phases()
     if isinstance(text, Examples):
-        return _example_job(text, task, training)
-    rows = training.batch_size * training.accumulation * process_count()
-    train = TrainingWindows(text.train, training.phases(), rows, training.seed)
+        return _example_job(text, task, training, Pace(rows, past))
+    train: TrainingWindows | StreamedWindows
+    read = rows * sum(phase.length * phase.steps for phase in phases)
+    if isinstance(text, StreamedCorpus):
+        train = StreamedWindows(text, phases, rows, training.seed, past, resume)
+        amount = f"{read:,} tokens, read as they come in {training.steps:,} steps"
+    else:
+        train = TrainingWindows(text.train, phases, rows, training.seed, past)
+        amount = f"{len(text.train):,} tokens, read {read / len(text.train):,.2f} times in {training.steps:,} steps"
     held_out = HeldOutWindows(text.held_out, training.length, training.eval_tokens)
-    read = rows * sum(phase.length * phase.steps for phase in training.phases()) / len(text.train)
     return Job(
         task.model_class,
         task.windows(train, text.tokenizer, training.seed, held_out=False),
         task.windows(held_out, text.tokenizer, training.seed, held_out=True),
         task.collate(text),
         training.batch_size,
-        f"{len(text.train):,} tokens, read {read:,.2f} times in {training.steps:,} steps",
+        amount,
         evaluating=task.evaluating,
+        save_places=train.save if isinstance(train, StreamedWindows) else None,
     )
 
 
-def _example_job(text: Examples, task: Task, training: TrainingSettings) -> Job:
-    batches = training.steps * training.accumulation * process_count()
+def _example_job(text: Examples, task: Task, training: TrainingSettings, pace: Pace) -> Job:
+    batches = training.steps * pace.items
     names = dict(enumerate(text.classes))
     return Job(
         task.model_class,
-        TrainingBatches(text.train, batches, training.batch_size, training.batch_tokens, training.seed),
+        TrainingBatches(text.train, batches, training.batch_size, training.batch_tokens, training.seed, pace),
         ExampleDataset(_spread(text.held_out, training.eval_tokens)),
         task.collate(text),
         1,

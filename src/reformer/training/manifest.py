@@ -23,15 +23,15 @@ def write_manifest(folder: Path) -> None:
         flush(path)
 
 
-def damage(folder: Path, suffix: str = "") -> str | None:
-    """What is wrong with the files of a checkpoint whose names end so, or None for a whole one."""
+def damage(folder: Path, weights: bool = False) -> str | None:
+    """What is wrong with the files of a checkpoint, or with its `weights` alone; None for a whole one."""
     try:
         listed = read_object(folder / MANIFEST)["files"]
         if STATE not in listed:
             return f"{MANIFEST} is not that of a checkpoint"
         for name, facts in listed.items():
             path = folder / name
-            if not name.endswith(suffix):
+            if weights and not (name.endswith(".safetensors") and path.parent == folder):
                 continue
             if not path.is_file():
                 return f"{name} is missing"

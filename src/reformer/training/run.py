@@ -1,6 +1,7 @@
 """A training run from a corpus to a folder with a model."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import torch
 from transformers import set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from reformer.data.examples import Examples
+from reformer.data.prepare import Corpus
+from reformer.data.streaming import StreamedCorpus
 from reformer.data.task import Task
-from reformer.errors import InputError, Interrupted, RunError, Terminated, ran_out_of_memory
+from reformer.errors import InputError, Interrupted, RunError, Terminated, lost_peer, ran_out_of_memory
 from reformer.models import ReformerConfig, ReformerForCausalLM
 from reformer.models.pretrained import ReformerPreTrainedModel
 from reformer.settings import ModelSettings
@@ -19,15 +21,16 @@ from reformer.settings.lora import LoraSettings
 from reformer.settings.run_file import Run
 from reformer.settings.training import TrainingSettings
 from reformer.training.checkpoint import CONFIG, checkpoints
+from reformer.training.checkpointing import DEAD_WORKER
 from reformer.training.finetune import add_lora, merge_lora, start_from
 from reformer.training.folder import RunFolder, check_same
 from reformer.training.interruption import GivenUp, Interruption
-from reformer.training.job import Text, make_job, with_tokens
+from reformer.training.job import Text, items_per_step, make_job, with_tokens
 from reformer.training.manifest import MANIFEST, STATE, damage
 from reformer.training.memory import out_of_memory
-from reformer.training.processes import is_main_process
+from reformer.training.processes import is_main_process, launched, process_count
 from reformer.training.progress import ProgressLines
-from reformer.training.trainer import DEAD_WORKER, ReformerTrainer
+from reformer.training.trainer import ReformerTrainer
 from reformer.training.watchdog import Watchdog
 
 Say = Callable[[str], None]
@@ -39,6 +42,10 @@ class NotResumed(InputError):
 
 class WorkerDied(RunError):
     """A process that prepared batches is gone."""
+
+
+class PeerLost(RunError):
+    """Another process of the run is gone."""
 
 
 def build_model(
@@ -68,18 +75,21 @@ def train(
     WorkerDied, where what was saved before stays; and Interrupted after Ctrl-C or Terminated after SIGTERM, when what
     was trained is saved. A run that does not move any more ends the process (`Watchdog`).
     """
+    if isinstance(corpus, StreamedCorpus) and training.data_workers:
+        raise InputError(
+            f"data_workers={training.data_workers}: a text that is read as it comes has one reader; leave it out"
+        )
     settings = task.settings_for(settings)
     check_fit(settings, training, corpus.tokenizer.vocabulary, task)
-    job = make_job(corpus, task, training)
+    run = Run(settings, task, training)
+    past = [] if resume is None else check_same(resume, run, corpus)
+    job = make_job(corpus, task, training, past, resume)
     if model is None and training.init is not None:
         model = start_from(training.init, settings, training.seed, job.model_class, **job.config)
     if training.lora and model is None:
         raise InputError("lora trains beside frozen weights; name the model that has them with init")
-    run = Run(settings, task, training)
-    if resume is not None:
-        check_same(resume, run, corpus)
-    _say_what_surprises(corpus, training, say)
-    folder = RunFolder(out, run, corpus, overwrite=overwrite, resume=resume is not None)
+    _say_what_surprises(corpus, training, past, say)
+    folder = RunFolder(out, run, corpus, overwrite=overwrite, resume=resume is not None, past=past)
     per_token = "byte" if corpus.tokenizer.per_byte else "token"
     progress = ProgressLines(per_token if task.unit_is_token else None)
     try:
@@ -113,10 +123,22 @@ def train(
                 f"{how} at step {trainer.state.global_step}; what was trained is in {out}"
                 + ("; go on with --resume auto" if checkpoints(folder.out) else "")
             )
+    except RuntimeError as error:
+        if not lost_peer(error):
+            raise
+        raise PeerLost(_without_peer(error, checkpoints(folder.out))) from error
     finally:
         progress.stop()
         folder.discard()
     return model
+
+
+def _without_peer(error: Exception, found: Sequence[Path]) -> str:
+    reason, kept = " ".join(str(error).split())[:120], found[-1] if found else "nothing yet"
+    what = f"another process of this run is gone or cannot be reached ({reason}); saved is {kept}"
+    if "connectFullMesh" in str(error) and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        return f"{what}; restarts need TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in torchrun's environment"
+    return f"{what}: --resume auto goes on, and with it in the command torchrun --max-restarts 3 does so by itself"
 
 
 def _run(trainer: ReformerTrainer, interruption: Interruption, resume: Path | None) -> None:
@@ -126,6 +148,9 @@ def _run(trainer: ReformerTrainer, interruption: Interruption, resume: Path | No
     except (KeyboardInterrupt, GivenUp) as error:
         undone = interruption.undone
         interruption.disarm()
+        if process_count() > 1:  # the others are in the middle of something that they do together
+            kind, how = (Terminated, "terminated") if interruption.terminated else (Interrupted, "interrupted")
+            raise kind(f"{how} within a step; {trainer.where_to_go_on()}") from error
         if not trainer.state.global_step:  # nothing was trained yet
             raise (Terminated("terminated") if interruption.terminated else KeyboardInterrupt()) from error
         interruption.asked = True
@@ -147,7 +172,7 @@ def _keep(
     model = trainer.accelerator.unwrap_model(trainer.model)
     if training.lora:
         model = merge_lora(model)
-    folder.save(model, trainer.accelerator.get_state_dict(trainer.model) if training.fsdp else None)
+    folder.save(lambda staging: trainer.save_alone(model, staging))
     step = trainer.state.best_global_step if best else trainer.state.global_step
     say(f"saved to {out} after {trainer.state.global_step} steps" + (f": the model of step {step}" if best else ""))
     trainer.accelerator.wait_for_everyone()  # nobody leaves while another one still writes to it
@@ -168,6 +193,8 @@ def _reason(
         return InputError(str(error).strip().splitlines()[-1].split(": ", 1)[-1])
     if isinstance(error, RunError | InputError):
         return None
+    if lost_peer(error):
+        return None
     good = trainer.where_to_go_on()
     if str(error).startswith(DEAD_WORKER):
         return WorkerDied(
@@ -179,8 +206,17 @@ def _reason(
     return out_of_memory(error, settings, training, good, task.in_windows)
 
 
-def _say_what_surprises(corpus: Text, training: TrainingSettings, say: Callable[[str], None]) -> None:
-    if not isinstance(corpus, Examples) and len(corpus.train) < training.length:
+def _say_what_surprises(
+    corpus: Text, training: TrainingSettings, past: Sequence[tuple[int, int]], say: Callable[[str], None]
+) -> None:
+    if past and past[-1][1] != (items := items_per_step(corpus, training)):
+        say(
+            f"{past[-1][1]} became {items} items of the data a step, behind step {past[-1][0]}: the data goes on at "
+            "the same place, and dropout draws anew"
+        )
+    if training.fsdp and process_count() == 1:
+        say("fsdp: one process holds all")
+    if isinstance(corpus, Corpus) and len(corpus.train) < training.length:
         say(f"the text has {len(corpus.train):,} tokens, less than one window of {training.length:,}: it is one window")
     if training.bf16 and not torch.accelerator.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX2":
         say("bf16: this processor has no products of bf16, which take many times as long as those of fp32")
@@ -223,8 +259,13 @@ def check_fit(settings: ModelSettings, training: TrainingSettings, vocabulary: i
         )
     if task.causal and not settings.causal:
         raise InputError(f"causal=False: task={task.task!r} predicts the next token; leave causal on")
-    if training.fsdp and not torch.accelerator.is_available():
-        raise InputError("fsdp=true shards over accelerators, and this machine has none; leave --fsdp out")
+    if training.fsdp and not launched():
+        raise InputError(
+            "fsdp=true shards over the processes of torchrun, and this is one alone; start it as torchrun "
+            "--nproc-per-node 2 -m reformer train ..., or give --no-fsdp"
+        )
+    if training.fsdp and training.optimizer == "adafactor":
+        raise InputError("fsdp=true together with optimizer='adafactor' is not supported; take adamw")
     if training.lora and not task.adapters:
         raise InputError(f"lora together with task={task.task!r} is not supported; train all weights")
     if training.batch_tokens and task.in_windows:

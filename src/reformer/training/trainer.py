@@ -1,7 +1,6 @@
 """transformers' Trainer, set up for this model: its data, what is logged, what is kept, and what stops a run."""
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Sized
 from pathlib import Path
@@ -9,28 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from accelerate import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import EarlyStoppingCallback, EvalPrediction, PrinterCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, EvalPrediction, PrinterCallback, TrainingArguments
 
-from reformer.errors import RunError, ran_out_of_memory
 from reformer.ops.hashing import derive_seed
 from reformer.settings.training import TrainingSettings
-from reformer.training.checkpoint import CHECKPOINT, PARTIAL, checkpoints, step_of
+from reformer.training.checkpointing import CheckpointingTrainer
 from reformer.training.guards import StepGuard
 from reformer.training.job import Job
-from reformer.training.manifest import damage, flush, write_manifest
-
-DEAD_WORKER = "DataLoader worker (pid"
-"""How PyTorch's error begins when a process that prepares batches is gone; it may come up at any place."""
+from reformer.training.processes import process_count
 
 
-class NotSaved(RunError):
-    """A checkpoint could not be written; earlier ones are whole."""
-
-
-class ReformerTrainer(Trainer):
+class ReformerTrainer(CheckpointingTrainer):
     """Logs bits per byte, accuracy and tokens per second; leaves out steps that are not finite (`StepGuard`).
 
     The order of the job's data is the order of the run. Checkpoints are staged, then renamed; the last ones and the
@@ -55,12 +46,15 @@ class ReformerTrainer(Trainer):
             eval_dataset=job.held_out if evaluated else None,
             compute_metrics=_held_out_metrics,
             data_collator=job.collate,
+            complete=complete,
+            say=say,
+            keep=settings.keep,
+            save_places=job.save_places,
         )
         self.remove_callback(PrinterCallback)
         if settings.patience and evaluated:
             self.add_callback(EarlyStoppingCallback(settings.patience))
-        self.complete, self.say, self.evaluating, self.keep = complete, say, job.evaluating, settings.keep
-        self._staging: Path | None = None
+        self.evaluating = job.evaluating
         self.begun = False
         """Whether the first step of this process was reached."""
         self._correct, self._predicted, self._tokens = 0, 0, 0
@@ -121,24 +115,6 @@ class ReformerTrainer(Trainer):
             model.zero_grad(set_to_none=True)  # weights without a gradient stay as they are, moments too
         return norm
 
-    def where_to_go_on(self) -> str:
-        """The last checkpoint, for messages of a run that ends."""
-        found = self._whole_ones()
-        if not found:
-            return "nothing was saved yet"
-        return f"the last checkpoint is {found[-1]}: --resume auto goes on from it, and with other settings --init does"
-
-    def _whole_ones(self) -> list[Path]:
-        """The checkpoints of this run up to now."""
-        found = checkpoints(Path(str(self.args.output_dir)))
-        return [folder for folder in found if step_of(folder) <= self.state.global_step and damage(folder) is None]
-
-    def save_now(self) -> None:
-        """A checkpoint of the present state, unless there is one."""
-        name = f"{CHECKPOINT}{self.state.global_step}"
-        if self.args.save_strategy != "no" and not (Path(str(self.args.output_dir)) / name).exists():
-            self._save_checkpoint(self.model_wrapped, None)
-
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,6 +145,25 @@ class ReformerTrainer(Trainer):
             self._since += time.perf_counter() - started
         return metrics
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._read()
+        if self._guard.row:  # the last steps were skipped, perhaps for these weights: keep those before them
+            self.say(f"no checkpoint is made at step {self.state.global_step}, which was skipped")
+            return
+        super()._save_checkpoint(model, trial)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As the Trainer does; where it would leave CPUs unsharded, though asked to shard, they are told to."""
+        super().create_accelerator_and_postprocess()
+        if self.args.fsdp_plugin_args is None or self.is_fsdp_enabled:
+            return
+        state: Any = self.accelerator.state
+        state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+        if state.mixed_precision != "no":
+            state.fsdp_plugin.set_mixed_precision(state.mixed_precision)
+        state.distributed_type = DistributedType.FSDP
+        self.is_fsdp_enabled = True
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add bits per byte, token accuracy and tokens per second to the lines of the training loss."""
         self._read()
@@ -181,78 +176,6 @@ class ReformerTrainer(Trainer):
             if name in logs:
                 logs[name.replace("loss", "bits_per_token")] = logs[name] / math.log(2)
         super().log(logs, start_time)
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        better: bool = super()._determine_best_metric(metrics, trial)
-        if better and self.args.save_strategy != "no":
-            self.state.best_global_step = self.state.global_step
-            self.control.should_save = True
-        return better
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._staging) if self._staging is not None else super()._get_output_dir(trial)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self._read()
-        if self._guard.row:  # the last steps were skipped, perhaps for these weights: keep those before them
-            self.say(f"no checkpoint is made at step {self.state.global_step}, which was skipped")
-            return
-        out = Path(str(self.args.output_dir))
-        name = f"{CHECKPOINT}{self.state.global_step}"
-        self._staging = out / PARTIAL
-        try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()  # each process writes its random state
-            if self.args.should_save:
-                made = self._staging / name
-                (made / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.toml says more
-                self.complete(made)
-                write_manifest(made)
-                shutil.rmtree(out / name, ignore_errors=True)
-                made.rename(out / name)
-                flush(out)
-                self._keep_last_and_best(out, out / name)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            if ran_out_of_memory(error) or str(error).startswith(DEAD_WORKER):
-                raise
-            whole = ", ".join(folder.name for folder in self._whole_ones()) or "none yet"
-            reason = " ".join(str(error).split())[:200]
-            raise NotSaved(
-                f"{name} could not be written ({reason}); whole checkpoints in {out}: {whole}. Make room, then go on "
-                "with --resume auto"
-            ) from error
-        finally:
-            if self.args.should_save:
-                shutil.rmtree(out / PARTIAL, ignore_errors=True)
-            self._staging = None
-        self.accelerator.wait_for_everyone()
-
-    def _keep_last_and_best(self, out: Path, last: Path) -> None:
-        """Of those up to the one just written; a run that goes on from an older one drops what came behind it."""
-        before = [folder for folder in checkpoints(out) if step_of(folder) <= step_of(last)]
-        kept = (*before[-self.keep :], self.best_checkpoint())
-        for folder in checkpoints(out):
-            if folder not in kept:
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def best_checkpoint(self) -> Path | None:
-        """The folder of the checkpoint with the least loss on held-out text."""
-        if not self.state.best_global_step:
-            return None
-        folder = Path(str(self.args.output_dir)) / f"{CHECKPOINT}{self.state.best_global_step}"
-        return folder if folder.exists() else None
-
-    def return_to_best(self) -> bool:
-        """Take the weights of the best checkpoint, unless they are the present ones; whether it is there and whole."""
-        best = self.best_checkpoint()
-        if best is None or self.state.best_global_step == self.state.global_step:
-            return best is not None
-        if (reason := damage(best)) is not None:
-            self.say(f"{best}, the best one, is damaged ({reason}): the model is that of the last step")
-            return False
-        self.state.best_model_checkpoint = str(best)
-        self._load_best_model()
-        return True
 
 
 def _held_out_metrics(sums: EvalPrediction) -> dict[str, float]:
@@ -296,11 +219,13 @@ def _arguments(settings: TrainingSettings, output_dir: str, evaluated: bool, row
         save_strategy="steps" if settings.save_steps else "no",
         save_steps=settings.save_steps or 500,
         report_to=[],
+        log_level="error",
+        log_level_replica="error",
         disable_tqdm=True,
         remove_unused_columns=False,
         restore_callback_states_from_checkpoint=True,
         ddp_find_unused_parameters=False,
         dataloader_drop_last=False,
         dataloader_num_workers=settings.data_workers,
-        fsdp=settings.fsdp or None,  # type: ignore[arg-type]
+        fsdp=(settings.fsdp and process_count() > 1) or None,  # type: ignore[arg-type]
     )
