@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from reformer.models import ReformerConfig, ReformerForCausalLM
 from reformer.training.checkpoint import checkpoints, load_checkpoint
 from tests.cli.command import run_group
 from tests.training.several import losses_of
@@ -79,6 +80,19 @@ def test_two_processes_learn_as_one(kind: str, two: Any, tmp_path: Path) -> None
     for engine in ("ddp", "fsdp"):
         found = two[0][f"{engine} {kind}"]
         assert max(abs(a - b) for a, b in zip(alone, found, strict=True)) < CLOSE, (engine, kind)
+
+
+def test_a_row_has_the_bits_that_it_has_alone() -> None:
+    """With the integer that the Trainer hands in; with another one it has others."""
+    torch.manual_seed(0)
+    config = ReformerConfig(vocab_size=259, hidden_size=32, num_hidden_layers=4, num_attention_heads=2)
+    model = ReformerForCausalLM(config).train()
+    ids = torch.randint(3, 259, (3, 301))
+    with torch.no_grad():
+        together = model(ids, seed=7).logits
+        for row, logits in enumerate(together):
+            assert torch.equal(model(ids[row : row + 1], seed=7).logits[0], logits)
+            assert not torch.allclose(model(ids[row : row + 1], seed=8).logits[0], logits)
 
 
 @pytest.mark.parametrize("engine", ["ddp", "fsdp"])
