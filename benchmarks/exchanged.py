@@ -94,9 +94,7 @@ def main() -> None:
                     "ratio": counted / formula,
                 }
             )
-            print(
-                f"{engine:5} {processes} processes: {counted:13,.0f} bytes a step, {counted / formula:.3f} of the formula"
-            )
+            print(f"{engine:5} {processes} processes: {counted:13,.0f} bytes, {counted / formula:.3f} of the formula")
     save("exchanged", rows)
 
 
