@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from reformer import InputError
-from reformer.models import ReformerForCausalLM
+from reformer.models import ReformerForCausalLM, ReformerForConditionalGeneration
 from tests.ecosystem.models import CLASSES, inputs_of, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # torch.compile does so while it traces
@@ -28,7 +28,16 @@ def assert_alike(found: Any, model: Any, inputs: dict[str, Tensor]) -> None:
     assert (found[0] - model(**inputs)[0]).abs().max() < 1e-5
 
 
-CASES = [*((kind, masked_inputs) for kind in CLASSES), (CLASSES[1], inputs_of)]
+IN_CI = (ReformerForCausalLM, ReformerForConditionalGeneration)
+"""Those whose graphs are not parts of another one's, but for the head."""
+
+CASES = [
+    *(
+        pytest.param(kind, masked_inputs, marks=[] if kind in IN_CI else pytest.mark.slow, id=kind.__name__)
+        for kind in CLASSES
+    ),
+    (CLASSES[1], inputs_of),
+]
 
 
 @torch.no_grad()
@@ -43,7 +52,9 @@ def test_evaluation_is_one_graph(kind: Any, make: Any) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("changes", [{"window": 64, "bucket_size": 4}, {"rule": "chunk"}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"window": 64, "bucket_size": 4}, pytest.param({"rule": "chunk"}, marks=pytest.mark.slow)], ids=str
+)
 def test_texts_shorter_than_the_window(changes: dict[str, Any]) -> None:
     torch._dynamo.reset()
     if "rule" in changes:

@@ -19,7 +19,12 @@ def run(name: str, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", [("article_listing.py",), ("article_listing_keras.py",), ("article_listing_keras.py", "--fit")]
+    "command",
+    [
+        ("article_listing.py",),
+        pytest.param(("article_listing_keras.py",), marks=pytest.mark.slow),
+        ("article_listing_keras.py", "--fit"),
+    ],
 )
 def test_the_articles_listing_prints_the_articles_lines(command: tuple[str, ...]) -> None:
     out = run(*command, "--epochs", "2", "--steps", "4", "--test-steps", "1", "--log-steps", "2")

@@ -374,7 +374,8 @@ for length in (1, 50, 211):
 """
 
 
-@pytest.mark.parametrize("width", [32, *(pytest.param(width, marks=pytest.mark.slow) for width in (16, 64))])
+@pytest.mark.slow  # a minute of compiling each
+@pytest.mark.parametrize("width", [16, 32, 64])
 def test_vectors_of_other_machines(width: int, tmp_path: Path) -> None:
     """The code for AVX2 and for 128 bits is right too, and no kernel reads what nobody wrote."""
     if width > VECTOR_BYTES:
