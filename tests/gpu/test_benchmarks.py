@@ -9,7 +9,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-@pytest.mark.parametrize("script", ["gpu_attention.py", "gpu_step.py"])
+@pytest.mark.parametrize("script", [pytest.param("gpu_attention.py", marks=pytest.mark.slow), "gpu_step.py"])
 def test_dry(script: str) -> None:
     done = subprocess.run([sys.executable, BENCHMARKS / script, "--dry"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
