@@ -18,6 +18,7 @@ from reformer.settings.phases import Phase
 from reformer.tasks.lm import LanguageModelling
 
 SEED = 5
+KINDS = ["text", "jsonl", "jsonl.gz", "parquet", "hub", "csv", "json"]
 LENGTH = 32
 LETTERS = random.Random(0)
 TEXTS = [f"document {i}: " + "".join(LETTERS.choices("abcdefghijklmnop qrst", k=40 + 97 * i)) for i in range(14)]
@@ -38,13 +39,19 @@ def write(kind: str, folder: Path) -> str:
 
             parquet.write_table(pa.table({"text": texts}), folder / f"{number}.parquet", row_group_size=2)
             continue
+        if kind in ("csv", "json"):
+            listed = json.dumps([{"text": text} for text in texts])
+            lines = "".join(f'"{text}"\n' for text in ("text", *texts))
+            (folder / f"{number}.{kind}").write_text(lines if kind == "csv" else listed)
+            continue
         rows = "".join(json.dumps({"text": text}) + "\n" for text in texts)
         if kind == "jsonl.gz":
             with gzip.open(folder / f"{number}.jsonl.gz", "wt") as file:
                 file.write(rows)
         else:
             (folder / f"{number}.jsonl").write_text(rows)
-    return f"hf:{folder}" if kind == "hub" else str(folder)
+    patterns = {"hub": f"hf:{folder}", "csv": f"{folder}/*.csv", "json": f"{folder}/*.json"}
+    return patterns.get(kind, str(folder))
 
 
 def opened(files: str, **changes: Any) -> StreamedCorpus:
@@ -63,7 +70,7 @@ def tokens_of(data: StreamedWindows, start: int = 0, end: int | None = None) -> 
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.parametrize("kind", ["text", "jsonl", "jsonl.gz", "parquet", "hub"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_lane_has_the_tokens_of_prepared_text(kind: str, tmp_path: Path) -> None:
     corpus = opened(write(kind, tmp_path / "text"), shuffle_tokens=7 * LENGTH)
     whole = [np.concatenate([[1], np.frombuffer(text.encode(), np.uint8).astype(np.int64) + 3]) for text in TEXTS]
@@ -99,7 +106,7 @@ def test_the_order_is_of_the_seed(tmp_path: Path) -> None:
     assert sorted(first[: 4 * blocks]) == sorted(unshuffled[: 4 * blocks])
 
 
-@pytest.mark.parametrize("kind", ["text", "jsonl", "jsonl.gz", "parquet", "hub"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("step", [1, 9, 30])
 def test_it_goes_on_at_its_place(kind: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = write(kind, tmp_path / "text")

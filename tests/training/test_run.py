@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
+from reformer.cli import train as train_verb
 from reformer.data.corpus import Document
+from reformer.errors import RunError, lost_peer
 from reformer.inference.evaluate import evaluate
 from reformer.inference.generate import Sampling, generate_text
 from reformer.settings.run_file import Run, check_same_run, read_run_file, write_run_file
@@ -20,6 +23,7 @@ from reformer.training.checkpoint import load_checkpoint
 from reformer.training.folder import RunFolder
 from reformer.training.guards import NonFiniteLoss
 from reformer.training.run import Interrupted, build_model
+from reformer.training.state import load_weights
 from reformer.training.trainer import ReformerTrainer
 from tests.training.conftest import TEXT, corpus, settings, train, training
 
@@ -376,3 +380,38 @@ def test_fsdp_needs_torchrun(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="fsdp=true shards over the processes of torchrun, and this is one alone"):
         train(corpus(), settings(), training(fsdp=True), tmp_path / "run", say=lambda _: None)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_adafactor_is_not_sharded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ValueError, match="fsdp=true together with optimizer='adafactor' is not supported"):
+        train(corpus(), settings(), training(fsdp=True, optimizer="adafactor"), tmp_path / "run", say=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer"), True),
+        (RuntimeError("Gloo connectFullMesh failed with no error"), True),
+        (torch.distributed.DistBackendError("NCCL error"), True),
+        (torch.distributed.DistNetworkError("timed out"), True),
+        (RunError("no room in gloo/transport"), False),
+        (RuntimeError("shapes differ"), False),
+        (ValueError("gloo/transport"), False),
+    ],
+)
+def test_a_lost_process_is_told_from_a_bug(error: Exception, lost: bool) -> None:
+    assert lost_peer(error) == lost
+
+
+def test_a_restart_does_not_overwrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with pytest.raises(ValueError, match="overwrite would replace the run that torchrun starts again"):
+        train_verb.run(["text.txt", "--out", str(tmp_path / "run"), "--overwrite"])
+
+
+def test_what_is_missing_in_a_checkpoint_is_an_exception(tmp_path: Path) -> None:
+    model = build_model(settings(vocab_size=259), 1)
+    save_file({"other": torch.zeros(3)}, tmp_path / "model.safetensors")
+    with pytest.raises(Exception, match="Missing key"):  # PyTorch's own is none
+        load_weights(model, tmp_path)

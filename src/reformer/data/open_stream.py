@@ -86,8 +86,8 @@ def _split(shards: Sequence[Shard], share: float) -> tuple[list[Shard], list[Sha
     kept: list[Shard] = []
     held = []
     for shard in shards:
-        plain = isinstance(shard, Source) and is_text(shard) and not shard.compressed
-        if plain and isinstance(shard, Source) and (last := int(shard.size * share)):
+        cut = isinstance(shard, Source) and is_text(shard) and not shard.compressed
+        if isinstance(shard, Source) and cut and (last := int(shard.size * share)):
             kept.append(Part(shard, 0, shard.size - last))
             held.append(Part(shard, shard.size - last, shard.size))
         else:

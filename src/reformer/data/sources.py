@@ -93,7 +93,10 @@ def find_sources(paths: Sequence[str | Path], scratch: Path | None = None, raw: 
         if not given:
             raise InputError("a path is empty; give a file, a folder or a pattern (is a variable not set?)")
         if given.startswith(HUB):
-            raise InputError(f"{given} is a dataset of the Hub, which --stream-data reads; or download it first")
+            raise InputError(
+                f"{given} is a dataset of the Hub, which `reformer train --stream-data` reads to train on; otherwise "
+                "download it first"
+            )
         if given == STANDARD_INPUT:
             sources.append(_standard_input(scratch))
             continue

@@ -46,11 +46,10 @@ class WindowTask(Task):
         sources = None if self.files else standard_library_sources()
         if self.stream_data:
             corpus = open_stream(self, self.shuffle_tokens, say, sources)
-            if not isinstance(corpus, Corpus):
-                return corpus
         else:
             corpus = prepare(self, sources=sources, say=say)
-        say(f"{len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held out")
+        if isinstance(corpus, Corpus):
+            say(f"{len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held out")
         return corpus
 
     def collate(self, text: Corpus | StreamedCorpus | Examples) -> Callable[[Any], dict[str, Tensor]]:
