@@ -58,7 +58,7 @@ def open_stream(
         shards, held = _split(shards, share)
         held_out = _tokens(held, shards, settings.field, tokenizer, share)
         if share and not len(held_out):
-            say("nothing is held out: no row was found that is; give --held-out-files")
+            say("nothing was found to hold out, so that nothing is measured; give --held-out-files")
     say(f"{len(shards):,} shards, read as they come; {len(held_out):,} tokens held out")
     sizes = [_size(shard) for shard in shards]
     return StreamedCorpus(shards, sizes, held_out, tokenizer, settings.field, share, buffer, digest)
