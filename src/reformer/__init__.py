@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ReformerForTokenClassification,
         ReformerLM,
         ReformerModel,
+        SequenceParallel,
     )
     from reformer.ops.attention import lsh_attention
 
@@ -48,6 +49,7 @@ __all__ = [
     "ReformerLM",
     "ReformerModel",
     "ReversibleSequence",
+    "SequenceParallel",
     "lsh_attention",
 ]
 

@@ -67,6 +67,7 @@ def once(
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[float]], Path, str]:
     """All runs of two processes, which start only once."""
     cases: list[dict[str, Any]] = [
+        {"out": "ddp parts", "training": {"batch_size": 4, "sequence_parallel": 2, **SCHEDULE, **WATCHED}},
         {"out": "ddp rows", "training": {"batch_size": 2, **SCHEDULE}},
         {"out": "ddp micro-batches", "training": {"batch_size": 1, "accumulation": 2, **SCHEDULE}},
         {"out": "ddp examples", "training": {"batch_size": 2}, "examples": True},
@@ -76,11 +77,14 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[float]
         {"out": "ddp dropout", "training": {"steps": 12}, **MODEL},
         {"out": "fsdp dropout", "training": {"steps": 12, "fsdp": True}, **MODEL},
         {"out": "sharded", "training": {**SAVED, "batch_size": 3, "fsdp": True}},
+        {"out": "fsdp parts", "training": {"batch_size": 4, "sequence_parallel": 2, "fsdp": True, **SCHEDULE}},
     ]
     return once(tmp_path_factory, "two", 2, lambda _: cases)
 
 
+WATCHED: dict[str, Any] = {"save_steps": 30, "eval_steps": 10, "eval_tokens": 700}
 ONE: dict[str, dict[str, Any]] = {
+    "parts": {"training": {"batch_size": 4, **SCHEDULE, **WATCHED}},
     "rows": {"training": {"batch_size": 4, **SCHEDULE}},
     "micro-batches": {"training": {"batch_size": 2, "accumulation": 2, **SCHEDULE}},
     "examples": {"training": {"batch_size": 2, "accumulation": 2}, "examples": True},
@@ -94,6 +98,31 @@ def test_two_processes_learn_as_one(kind: str, two: Any, tmp_path: Path) -> None
     for engine in ("ddp", "fsdp"):
         found = two[0][f"{engine} {kind}"]
         assert max(abs(a - b) for a, b in zip(alone, found, strict=True)) < CLOSE, (engine, kind)
+    if kind == "parts":
+        held_out = [_held_out(folder) for folder in (tmp_path / "one", two[1] / "ddp parts")]
+        assert len(held_out[0]) == 3
+        assert held_out[0] == pytest.approx(held_out[1], abs=CLOSE)
+
+
+def _held_out(run: Path) -> list[float]:
+    history = json.loads((checkpoints(run)[-1] / "trainer_state.json").read_text())["log_history"]
+    return [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+
+
+@pytest.mark.slow
+def test_two_groups_of_two_learn_as_one(tmp_path: Path) -> None:
+    alone = losses_of({"out": str(tmp_path / "one"), **ONE["parts"]}, lambda _: None)
+    split = {"batch_size": 2, "sequence_parallel": 2, **SCHEDULE, **WATCHED}
+    cases = [
+        {"out": "ddp", "training": split},
+        {"out": "micro-batches", "training": {**split, "batch_size": 1, "accumulation": 2}},
+        {"out": "fsdp", "training": {**split, "fsdp": True}},
+    ]
+    found, _ = several(4, cases, tmp_path)
+    for losses in found.values():
+        assert max(abs(a - b) for a, b in zip(alone, losses, strict=True)) < CLOSE
+    for name in found:
+        assert _held_out(tmp_path / name) == pytest.approx(_held_out(tmp_path / "one"), abs=CLOSE)
 
 
 def test_a_row_has_the_bits_that_it_has_alone() -> None:

@@ -89,9 +89,10 @@ def _train(command: Train, run: Run, task: "Task") -> None:
     from reformer.data.tokenizer import tokenizer_of
     from reformer.training.finetune import check_init
     from reformer.training.folder import check_out
-    from reformer.training.run import check_fit, find_checkpoint, train
+    from reformer.training.run import check_fit, check_launched, find_checkpoint, train
 
     assert command.out is not None
+    check_launched(run.training)
     if is_main_process():
         check_out(command.out, command.overwrite, command.resume is not None)
     resume = find_checkpoint(command.out, command.resume, say) if command.resume else None

@@ -89,6 +89,23 @@ class HeldOutWindows(Dataset[dict[str, Tensor]]):
         return {"input_ids": tokens, "labels": tokens}
 
 
+class FilledUp(Dataset[dict[str, Tensor]]):
+    """As many windows as are a multiple of some number: those that are not there predict nothing."""
+
+    def __init__(self, windows: Any, multiple: int) -> None:
+        self.windows, self.size = windows, -(-len(windows) // multiple) * multiple
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if index < len(self.windows):
+            window: dict[str, Tensor] = self.windows[index]
+            return window
+        first = self.windows[0]
+        return {**first, "labels": torch.full_like(first["labels"], IGNORED)}
+
+
 class Collate:
     """Windows to a batch: shorter ones padded, pieces marked, and documents where they are kept apart.
 

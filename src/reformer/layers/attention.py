@@ -71,13 +71,14 @@ class LSHAttention(SelfAttention):
             if not step.first:
                 return self._merge(cache.attend(q, v, step))
             cache.extend(q, v, step)
-        spec = self.spec if self.training else self.spec_in_evaluation
+        q, v = batch.to_heads(q, v)
+        spec = batch.of_heads(self.spec if self.training else self.spec_in_evaluation, self.num_heads)
         seed = self._seed(batch, layer)
         rotations = None
         if spec.hash_rotations == "transformers":
             rotations = self._transformers_rotations(spec, q)
         elif not self.training and not torch.compiler.is_compiling():  # a graph draws them where it hashes
-            rotations = self.rotations.of(seed, self.num_heads, spec, self.head_dim, x.shape[1], x.device)
+            rotations = self.rotations.of(seed, q.shape[1], spec, self.head_dim, q.shape[2], x.device)
         out = attend_by_content(
             self._rotated(batch, q)[0] if self.rotary else q,
             v,
@@ -87,7 +88,7 @@ class LSHAttention(SelfAttention):
             rotations=rotations,
             seed=seed if rotations is None else None,
         )
-        return self._merge(out)
+        return self._merge(batch.to_parts(out))
 
     def _seed(self, batch: Batch, layer: int) -> int:
         if batch.seeds:
@@ -101,7 +102,8 @@ class LSHAttention(SelfAttention):
         generator = torch.Generator().manual_seed(spec.hash_seed)
         heads = 1 if spec.share_rotations else self.num_heads
         drawn = torch.randn(heads, self.head_dim, spec.rounds, columns, generator=generator, dtype=like.dtype)
-        return drawn.transpose(1, 2).expand(self.num_heads, -1, -1, -1)
+        first, _ = spec.first_of(self.num_heads)
+        return drawn.transpose(1, 2).expand(self.num_heads, -1, -1, -1)[first : first + like.shape[1]]
 
 
 class LocalAttention(SelfAttention):
@@ -134,7 +136,7 @@ class LocalAttention(SelfAttention):
     def _attend(self, x: Tensor, batch: Batch, layer: int) -> Tensor:
         q, k = self._heads(self.query, x), self._heads(self.key, x)
         if self.rotary:
-            q, k = self._rotated(batch, q, k)
+            q, k = self._rotated(batch, q, k, own=True)
         v = self._heads(self.value, x)
         step = batch.step
         if step is not None:
@@ -143,8 +145,9 @@ class LocalAttention(SelfAttention):
             if not step.first:
                 return self._merge(cache.attend(q, k, v, step))
             cache.extend(k, v, step)
-        spec = self.spec if self.training else self.spec_in_evaluation
-        return self._merge(attend_nearby(q, k, v, spec, batch.sequences))
+        q, k, v = batch.to_heads(q, k, v)
+        spec = batch.of_heads(self.spec if self.training else self.spec_in_evaluation, self.num_heads)
+        return self._merge(batch.to_parts(attend_nearby(q, k, v, spec, batch.sequences)))
 
 
 class FullAttention(SelfAttention):
@@ -185,6 +188,7 @@ class FullAttention(SelfAttention):
     def _attend(self, x: Tensor, batch: Batch, layer: int) -> Tensor:
         context, step, sequences = self._context(x, batch, layer), batch.step, batch.sequences
         q, k, v = self._heads(self.query, context), self._heads(self.key, context), self._heads(self.value, x)
+        q, k, v = batch.to_heads(q, k, v)
         if self.shifted_keys and step is not None:
             k = batch.caches[layer].recent["keys"].follow(k, step, lambda keys, both: shift(keys, -1, both))
         elif self.shifted_keys:
@@ -199,10 +203,10 @@ class FullAttention(SelfAttention):
             cache.extend(k, v, step)
         dropout = self.dropout if self.training else 0.0
         if not sequences.masked:
-            return self._merge(exact_attention(q, k, v, dropout_p=dropout, causal=self.causal))
+            return self._merge(batch.to_parts(exact_attention(q, k, v, dropout_p=dropout, causal=self.causal)))
         ranks, k, v = sequences.ranks, sequences.without_padding(k), sequences.without_padding(v)
         pieces = [
             exact_attention(q[:, :, rows], k, v, visible_pairs(ranks, self.causal, rows), dropout_p=dropout)
-            for rows in (slice(start, start + FULL_PIECE) for start in range(0, x.shape[1], FULL_PIECE))
+            for rows in (slice(start, start + FULL_PIECE) for start in range(0, q.shape[2], FULL_PIECE))
         ]
-        return self._merge(sequences.without_padding(torch.cat(pieces, dim=2)))
+        return self._merge(batch.to_parts(sequences.without_padding(torch.cat(pieces, dim=2))))

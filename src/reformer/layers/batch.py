@@ -12,6 +12,8 @@ from reformer.layers.caches.cross import CrossCache
 from reformer.layers.caches.layer import CacheLayer
 from reformer.layers.caches.step import Step
 from reformer.layers.positions import Waves, compute_waves
+from reformer.ops.exchange import Parts
+from reformer.ops.flat import Attention, flattened
 from reformer.ops.sequences import Sequences
 
 
@@ -33,6 +35,10 @@ class Batch:
     source: Float[Tensor, "b s width"] | None = None
     """What a decoder attends to."""
     source_mask: Bool[Tensor, "b s"] | None = None
+    parts: Parts | None = None
+    """Where several processes hold the sequences, of which all else here is whole: their parts."""
+    source_parts: Parts | None = None
+    """Those of what a decoder attends to."""
     cross_caches: Sequence[CrossCache] = ()
     """What each layer keeps of its source."""
 
@@ -52,7 +58,24 @@ class Batch:
 
         return self.sequences.remember(("batch", id(self), where), move)
 
-    def waves(self, width: int, dtype: torch.dtype) -> Waves:
-        """Cosines and sines for heads of a width."""
+    def waves(self, width: int, dtype: torch.dtype, own: bool = False) -> Waves:
+        """Cosines and sines for heads of a width; `own`: of the tokens that this process holds."""
         positions = self.sequences.ranks.rank if self.positions is None else self.positions
-        return self.sequences.remember(("waves", width, dtype), lambda: compute_waves(positions, width, dtype))
+        if own and self.parts is not None:
+            positions = positions[:, self.parts.own]
+        return self.sequences.remember(("waves", width, dtype, own), lambda: compute_waves(positions, width, dtype))
+
+    def to_heads(self, *vectors: Float[Tensor, "b h own d"]) -> list[Float[Tensor, "b heads l d"]]:
+        """All tokens of the heads that this process computes."""
+        return [x if self.parts is None else self.parts.to_heads(x) for x in vectors]
+
+    def to_parts(self, x: Float[Tensor, "b heads l d"]) -> Float[Tensor, "b h own d"]:
+        """All heads of the tokens that this process holds."""
+        return x if self.parts is None else self.parts.to_parts(x)
+
+    def of_heads(self, spec: Attention, heads: int) -> Attention:
+        """The attention of this process's heads, of so many."""
+        if self.parts is None:
+            return spec
+        part_of = self.parts.heads(heads)
+        return self.sequences.remember((spec, part_of), lambda: flattened(replace(spec, part_of=part_of)))

@@ -8,6 +8,8 @@ from reformer.layers.caches.recent import Recent
 from reformer.layers.caches.step import Step
 from reformer.ops.checks import check_integer
 from reformer.ops.convolution import convolve, convolve_recent, tap_offsets
+from reformer.ops.exchange import Parts
+from reformer.ops.halo import convolve_part
 from reformer.ops.sequences import Sequences
 
 
@@ -45,9 +47,18 @@ class ShortConvolution(nn.Module):
         return f"{self.weight.shape[0]}, size={self.weight.shape[1]}, causal={self.causal}"
 
     def forward(
-        self, x: Float[Tensor, "b l hidden"], sequences: Sequences | None = None, recent: Recent | None = None
+        self,
+        x: Float[Tensor, "b l hidden"],
+        sequences: Sequences | None = None,
+        recent: Recent | None = None,
+        parts: Parts | None = None,
     ) -> Float[Tensor, "b l hidden"]:
-        """Convolve; `recent` holds the tokens in front of x, which `sequences`, a `Step`, describes; it takes up x."""
+        """Convolve; `recent` holds the tokens in front of x, which `sequences`, a `Step`, describes; it takes up x.
+
+        With `parts`, x is this process's of the whole sequences.
+        """
+        if parts is not None and sequences is not None:
+            return convolve_part(x, self.weight, sequences, parts, causal=self.causal)
         sequences = Sequences.of(x) if sequences is None else sequences
         if recent is None or not isinstance(sequences, Step):
             return self._convolve(x, sequences)

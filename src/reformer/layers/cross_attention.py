@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 from reformer.layers.caches.cross import CrossCache
 from reformer.layers.projections import HeadProjections
 from reformer.ops.exact_attention import exact_attention
+from reformer.ops.exchange import Parts
 
 SCORES = 1 << 24
 """Scores of all heads that are worked on at a time, about: 64 MiB in fp32."""
@@ -42,9 +43,17 @@ class CrossAttention(HeadProjections):
         source: Float[Tensor, "b s width"],
         source_mask: Bool[Tensor, "b s"] | None = None,
         cache: CrossCache | None = None,
+        parts: Parts | None = None,
+        source_parts: Parts | None = None,
     ) -> Float[Tensor, "b l hidden"]:
-        """Attend; `cache` keeps the source's keys and values from the first call on, once for rows of one source."""
+        """Attend; `cache` keeps the source's keys and values from the first call on, once for rows of one source.
+
+        With `parts` and `source_parts`, x and `source` are this process's of them, and the mask is whole.
+        """
         q = self._heads(self.query, x)
+        if parts is not None and source_parts is not None:
+            k, v = (source_parts.to_heads(self._heads(each, source)) for each in (self.key, self.value))
+            return self._merge(parts.to_parts(self._attend(parts.to_heads(q), k, v, source_mask)))
         if cache is None:
             k, v = self._heads(self.key, source), self._heads(self.value, source)
             return self._merge(self._attend(q, k, v, source_mask))

@@ -82,9 +82,9 @@ class SelfAttention(HeadProjections):
         if self.convolution is None:
             return x
         recent = batch.caches[layer].recent.get("inputs") if batch.caches else None
-        return self.convolution(x, batch.sequences, recent)
+        return self.convolution(x, batch.sequences, recent, batch.parts)
 
-    def _rotated(self, batch: Batch, *vectors: Tensor) -> list[Tensor]:
-        """Queries and keys turned by their positions."""
-        waves = batch.waves(self.head_dim, vectors[0].dtype)
+    def _rotated(self, batch: Batch, *vectors: Tensor, own: bool = False) -> list[Tensor]:
+        """Queries and keys turned by their positions; `own`: those of the tokens that this process holds."""
+        waves = batch.waves(self.head_dim, vectors[0].dtype, own)
         return [rotate(vector, waves) for vector in vectors]

@@ -18,6 +18,7 @@ from reformer.models.heads import (
 from reformer.models.model import ReformerModel, ReformerModelOutput
 from reformer.models.pretrained import ReformerPreTrainedModel
 from reformer.models.reformer_lm import ReformerLM
+from reformer.models.sequence_parallel import SequenceParallel
 
 transformers.AutoConfig.register(ReformerConfig.model_type, ReformerConfig, exist_ok=True)
 for _auto, _name, _model in (
@@ -53,6 +54,7 @@ __all__ = [
     "ReformerModel",
     "ReformerModelOutput",
     "ReformerPreTrainedModel",
+    "SequenceParallel",
     "load_cache",
     "save_cache",
 ]

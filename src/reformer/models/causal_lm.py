@@ -18,6 +18,7 @@ from reformer.models.language_head import Counts, LanguageHead
 from reformer.models.loss import TokenScores, next_token_targets, token_scores
 from reformer.models.model import ReformerModel
 from reformer.models.pretrained import check_one_stack
+from reformer.models.sequence_parallel import SequenceParallel
 from reformer.settings.data import IGNORED
 
 logger = logging.get_logger(__name__)
@@ -75,24 +76,36 @@ class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: int | Tensor | None = None,
         seed: int | None = None,
+        sequence_parallel: SequenceParallel | None = None,
         token_type_ids: Tensor | None = None,  # of tokenizers of other models; not used
     ) -> ReformerCausalLMOutput | tuple[Any, ...]:
         """Logits of the next token, and with `labels` (not shifted, -100 ignored) the loss in nats a token.
 
         `logits_to_keep` as in transformers: the last n positions, or those of an index; 0 keeps all.
         `num_items_in_batch`: divide the summed loss by it, for accumulation over micro-batches.
+        With `sequence_parallel` all tensors are this process's parts of whole rows, and logits too; the loss and the
+        counts are those of all parts, and gradients are to be averaged over the processes.
         """
         prepared = self.model.prepare(
-            input_ids, attention_mask, position_ids, segment_ids, inputs_embeds, past_key_values, use_cache
+            input_ids,
+            attention_mask,
+            position_ids,
+            segment_ids,
+            inputs_embeds,
+            past_key_values,
+            use_cache,
+            labels=labels,
+            sequence_parallel=sequence_parallel,
         )
         self._ask_labels(labels, prepared.size, prepared.questions)
-        targets = None
+        targets, labels = None, prepared.labels
         if labels is not None:
-            new = None if attention_mask is None else attention_mask[:, -labels.shape[1] :]
+            new = None if prepared.mask is None else prepared.mask[:, -labels.shape[1] :]
             targets = next_token_targets(labels, new, prepared.segment_ids)
             if num_items_in_batch is not None and (new is not None or prepared.segment_ids is not None):
                 dropped = (labels[:, 1:] != IGNORED) & (targets[:, :-1] == IGNORED)
                 prepared.questions.ask(dropped.any(), _say_dropped)
+            targets = prepared.own(targets)
         output = self.model(
             input_ids=input_ids,
             position_ids=position_ids,
@@ -107,7 +120,7 @@ class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
         result = ReformerCausalLMOutput(
             hidden_states=output.hidden_states,
             past_key_values=output.past_key_values,
-            **self._predict(hidden, targets, num_items_in_batch, logits_to_keep),
+            **self._predict(hidden, targets, num_items_in_batch, logits_to_keep, prepared.parts),
         )
         return self._shaped(result, return_dict)
 

@@ -15,6 +15,7 @@ from reformer.models.config import ReformerConfig
 from reformer.models.generation import ReformerGenerationMixin
 from reformer.models.language_head import Counts, LanguageHead
 from reformer.models.model import ReformerModel
+from reformer.models.sequence_parallel import SequenceParallel
 from reformer.ops.hashing import derive_seed
 from reformer.ops.questions import Questions
 from reformer.settings.data import IGNORED
@@ -108,20 +109,34 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: int | Tensor | None = None,
         seed: int | None = None,
+        sequence_parallel: SequenceParallel | None = None,
     ) -> ReformerConditionalGenerationOutput | tuple[Any, ...]:
         """Logits of the target's tokens, and with `labels` (one for each slot, -100 ignored) the loss in nats a token.
 
         Without `decoder_input_ids` the decoder reads the labels, shifted. `encoder_outputs` stand for the source, which
         is not run again; `attention_mask` is its. `past_key_values` are of the decoder.
+        With `sequence_parallel`, as in `ReformerForCausalLM`, this process holds parts of the source and of the target.
         Raises InputError as `ReformerModel` does, and for a target that is missing.
         """
         if decoder_input_ids is None and decoder_inputs_embeds is None:
-            if labels is None:
-                raise InputError("the target is missing; give decoder_input_ids, or labels to learn from")
+            if labels is None or sequence_parallel is not None:
+                raise InputError("the target is missing; give decoder_input_ids, or whole labels to learn from")
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         self._hand_on()
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         questions = Questions()
+        source, source_mask, source_parts = None, attention_mask, None
+        if encoder_outputs is None:
+            source = self.encoder.prepare(
+                input_ids,
+                attention_mask,
+                inputs_embeds=inputs_embeds,
+                questions=questions,
+                sequence_parallel=sequence_parallel,
+            )
+            source_mask, source_parts = source.mask, source.parts
+        elif sequence_parallel is not None:
+            raise InputError("sequence_parallel together with encoder_outputs is not supported; give the source")
         target = self.decoder.prepare(
             decoder_input_ids,
             decoder_attention_mask,
@@ -130,12 +145,13 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
             decoder_inputs_embeds,
             past_key_values,
             use_cache,
-            attention_mask,
+            source_mask,
             questions,
+            sequence_parallel=sequence_parallel,
+            source_parts=source_parts,
         )
         self._ask_labels(labels, target.size, questions)
         if encoder_outputs is None:
-            source = self.encoder.prepare(input_ids, attention_mask, inputs_embeds=inputs_embeds, questions=questions)
             encoder_outputs = self.encoder(
                 input_ids=input_ids,
                 inputs_embeds=inputs_embeds,
@@ -163,6 +179,6 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
             decoder_hidden_states=output.hidden_states,
             encoder_last_hidden_state=states,
             encoder_hidden_states=getattr(encoder_outputs, "hidden_states", None),
-            **self._predict(hidden, labels, num_items_in_batch, logits_to_keep),
+            **self._predict(hidden, labels, num_items_in_batch, logits_to_keep, target.parts),
         )
         return self._shaped(result, return_dict)

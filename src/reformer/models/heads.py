@@ -20,6 +20,7 @@ from reformer.models.language_head import Counts, LanguageHead
 from reformer.models.loss import ask_labels, token_loss
 from reformer.models.model import ReformerModel, pool
 from reformer.models.pretrained import ReformerPreTrainedModel, check_one_stack
+from reformer.models.sequence_parallel import SequenceParallel, refuse_parts
 from reformer.ops.questions import Questions
 from reformer.settings.data import IGNORED
 
@@ -89,10 +90,16 @@ class ReformerForMaskedLM(LanguageHead, _Head):
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: int | Tensor | None = None,
         seed: int | None = None,
+        sequence_parallel: SequenceParallel | None = None,
         token_type_ids: Tensor | None = None,  # of tokenizers of other models; not used
     ) -> ReformerMaskedLMOutput | tuple[Any, ...]:
-        """Logits of each token, and with `labels` (-100: not masked, not predicted) the loss in nats a token."""
-        prepared = self.model.prepare(input_ids, attention_mask, position_ids, segment_ids, inputs_embeds)
+        """Logits of each token, and with `labels` (-100: not masked, not predicted) the loss in nats a token.
+
+        `sequence_parallel` as in `ReformerForCausalLM`.
+        """
+        prepared = self.model.prepare(
+            input_ids, attention_mask, position_ids, segment_ids, inputs_embeds, sequence_parallel=sequence_parallel
+        )
         self._ask_labels(labels, prepared.size, prepared.questions)
         output = self.model(
             input_ids=input_ids,
@@ -106,7 +113,7 @@ class ReformerForMaskedLM(LanguageHead, _Head):
         )
         result = ReformerMaskedLMOutput(
             hidden_states=output.hidden_states,
-            **self._predict(output.last_hidden_state, labels, num_items_in_batch, logits_to_keep),
+            **self._predict(output.last_hidden_state, labels, num_items_in_batch, logits_to_keep, prepared.parts),
         )
         return self._shaped(result, return_dict)
 
@@ -144,6 +151,7 @@ class ReformerForSequenceClassification(_Head):
         return_dict: bool | None = None,
         num_items_in_batch: int | Tensor | None = None,
         seed: int | None = None,
+        sequence_parallel: SequenceParallel | None = None,
         token_type_ids: Tensor | None = None,  # of tokenizers of other models; not used
     ) -> ReformerSequenceClassifierOutput | tuple[Any, ...]:
         """Logits [b, num_labels], and with `labels` ([b]; [b, num_labels] for several classes) the mean loss.
@@ -151,6 +159,7 @@ class ReformerForSequenceClassification(_Head):
         Without a mask, a causal model takes runs of `pad_token_id` at the ends of rows for padding, as others do.
         Raises InputError for labels that are no class.
         """
+        refuse_parts(sequence_parallel, type(self))
         if attention_mask is None and input_ids is not None and self.config.causal:
             attention_mask = _without_ends(input_ids, self.config.pad_token_id)
         prepared = self.model.prepare(input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds)
@@ -221,13 +230,16 @@ class ReformerForTokenClassification(_Head):
         return_dict: bool | None = None,
         num_items_in_batch: int | Tensor | None = None,
         seed: int | None = None,
+        sequence_parallel: SequenceParallel | None = None,
         token_type_ids: Tensor | None = None,  # of tokenizers of other models; not used
     ) -> ReformerTokenClassifierOutput | tuple[Any, ...]:
         """Logits [b, l, num_labels], and with `labels` (-100 ignored) the mean loss over tokens.
 
-        Raises InputError for labels that are no class.
+        `sequence_parallel` as in `ReformerForCausalLM`. Raises InputError for labels that are no class.
         """
-        prepared = self.model.prepare(input_ids, attention_mask, position_ids, segment_ids, inputs_embeds)
+        prepared = self.model.prepare(
+            input_ids, attention_mask, position_ids, segment_ids, inputs_embeds, sequence_parallel=sequence_parallel
+        )
         if labels is not None:
             self._ask_classes(labels, prepared.size, prepared.questions)
         output = self.model(
@@ -243,7 +255,9 @@ class ReformerForTokenClassification(_Head):
         logits = self.classifier(self.dropout(output.last_hidden_state))
         learned: dict[str, Any] = {}
         if labels is not None:
-            learned = token_loss(logits, labels, nn.Identity()).fields(num_items_in_batch)
+            sums = token_loss(logits, labels, nn.Identity())
+            sums = sums if prepared.parts is None else sums.over(prepared.parts)
+            learned = sums.fields(num_items_in_batch)
         result = ReformerTokenClassifierOutput(logits=logits, hidden_states=output.hidden_states, **learned)
         return self._shaped(result, return_dict)
 
@@ -270,12 +284,14 @@ class ReformerForQuestionAnswering(_Head):
         return_dict: bool | None = None,
         num_items_in_batch: int | Tensor | None = None,
         seed: int | None = None,
+        sequence_parallel: SequenceParallel | None = None,
         token_type_ids: Tensor | None = None,  # of tokenizers of other models; not used
     ) -> ReformerQuestionAnsweringOutput | tuple[Any, ...]:
         """Logits of starts and ends [b, l]; with both positions the loss, the mean of that of start and of end.
 
         A position outside the tokens is not learned from, as in transformers.
         """
+        refuse_parts(sequence_parallel, type(self))
         output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -11,6 +11,7 @@ from reformer.models.config import ReformerConfig
 from reformer.models.loss import ask_labels, token_loss
 from reformer.models.pretrained import ReformerPreTrainedModel
 from reformer.ops.checks import check_integer
+from reformer.ops.exchange import Parts
 from reformer.ops.questions import Questions
 
 logger = logging.get_logger(__name__)
@@ -58,6 +59,7 @@ class LanguageHead(ReformerPreTrainedModel):
         targets: Int[Tensor, "b l"] | None,
         num_items_in_batch: int | Tensor | None,
         logits_to_keep: int | Tensor = 0,
+        parts: Parts | None = None,
     ) -> dict[str, Any]:
         """Fields of an output: logits, and with `targets` the loss; with `loss_chunk` logits beside it if asked for."""
         if isinstance(logits_to_keep, int):
@@ -79,4 +81,5 @@ class LanguageHead(ReformerPreTrainedModel):
             logits = self._logits(hidden)
             sums = token_loss(logits, targets, nn.Identity(), smoothing=smoothing)
             logits = logits[:, kept]
+        sums = sums if parts is None else sums.over(parts)
         return {"logits": logits, **sums.fields(num_items_in_batch)}

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from reformer.errors import InputError
+from reformer.ops.exchange import Parts
 from reformer.ops.questions import Questions, without_values
 from reformer.settings.data import IGNORED
 
@@ -23,6 +24,11 @@ class TokenLoss(NamedTuple):
     """Tokens that had the largest logit."""
     predicted: Int[Tensor, ""]
     """Predicted tokens."""
+
+    def over(self, parts: Parts) -> "TokenLoss":
+        """The sums over all parts of a sequence."""
+        correct, predicted = parts.sum(torch.stack((self.correct, self.predicted))).unbind()
+        return TokenLoss(parts.sum(self.nll), correct, predicted)
 
     def fields(self, num_items_in_batch: int | Tensor | None) -> dict[str, Tensor]:
         """What an output says of the loss."""

@@ -17,7 +17,9 @@ from reformer.models.config import ReformerConfig
 from reformer.models.embeddings import Embeddings
 from reformer.models.prepared import Padding, Prepared, documents_of, draft_sequences, one_of, two_dimensional
 from reformer.models.pretrained import ReformerPreTrainedModel, check_one_stack
+from reformer.models.sequence_parallel import SequenceParallel, join
 from reformer.models.stack import make_stack
+from reformer.ops.exchange import Parts
 from reformer.ops.hashing import draw_seed, layer_seeds
 from reformer.ops.questions import Questions
 from reformer.ops.sequences import Sequences, as_mask
@@ -77,6 +79,7 @@ class ReformerModel(ReformerPreTrainedModel):
         encoder_attention_mask: Shaped[Tensor, "b s"] | None = None,
         seed: int | None = None,
         prepared: Prepared | None = None,
+        sequence_parallel: SequenceParallel | None = None,
         token_type_ids: Tensor | None = None,  # of tokenizers of other models; not used
     ) -> ReformerModelOutput | tuple[Any, ...]:
         """Encode; any length, padded and packed at will.
@@ -86,6 +89,7 @@ class ReformerModel(ReformerPreTrainedModel):
         of its own with `use_cache=True`, new tokens follow those of the cache, `attention_mask` [b, p + k] covers both,
         and nothing has a gradient. The rotations of all layers come from `seed`; unless given, in training from torch's
         generator, in evaluation from `hash_seed`. `prepared` is what `prepare` gave for the same arguments.
+        With `sequence_parallel` all tensors are this process's parts, and outputs too (without `pooler_output`).
         Raises InputError for tokens or positions out of range, shapes that do not fit, and a cache in training.
         """
         if self.config.output_attentions if output_attentions is None else output_attentions:
@@ -102,6 +106,7 @@ class ReformerModel(ReformerPreTrainedModel):
                 past_key_values,
                 use_cache,
                 encoder_attention_mask,
+                sequence_parallel=sequence_parallel,
             )
         self._check_source(encoder_hidden_states, prepared)
         cache = prepared.cache
@@ -109,10 +114,11 @@ class ReformerModel(ReformerPreTrainedModel):
         prepared.questions.fetch()
         if cache is None:
             sequences = prepared.sequences()
-            rank = sequences.ranks.rank.expand(sequences.batch, -1)
+            rank = prepared.own(sequences.ranks.rank.expand(sequences.batch, -1))
             x = self._embed(input_ids, inputs_embeds, position_ids, rank)
-            output = self._encode(x, self._batch(prepared, sequences, position_ids, encoder_hidden_states, seed), keep)
-            if not self.config.causal:
+            batch = self._batch(prepared, sequences, prepared.positions, encoder_hidden_states, seed)
+            output = self._encode(x, batch, keep)
+            if not self.config.causal and prepared.parts is None:
                 assert output.last_hidden_state is not None
                 output.pooler_output = pool(output.last_hidden_state, sequences.key_padding_mask, self.config.pooling)
         else:
@@ -142,8 +148,14 @@ class ReformerModel(ReformerPreTrainedModel):
         use_cache: bool | None = None,
         encoder_attention_mask: Shaped[Tensor, "b s"] | None = None,
         questions: Questions | None = None,
+        labels: Int[Tensor, "b l"] | None = None,
+        sequence_parallel: SequenceParallel | None = None,
+        source_parts: Parts | None = None,
     ) -> Prepared:
         """Check what a forward is given, without waiting for a GPU: that is left to `questions`.
+
+        With `sequence_parallel` the processes tell each other what they hold; `source_parts` are those of the source,
+        whose mask is whole.
 
         Raises InputError for shapes that do not fit, and a cache in training.
         """
@@ -154,16 +166,25 @@ class ReformerModel(ReformerPreTrainedModel):
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and why_not_cached(self.built_from) is None
         cache = past_key_values if past_key_values is not None else ReformerCache(self.config) if use_cache else None
-        positions, padding, drafted = position_ids, None, None
+        padding, drafted, parts = None, None, None
         if position_ids is not None and position_ids.shape not in ((b, length), (1, length)):
             raise InputError(
                 f"position_ids have shape {list(position_ids.shape)}; they must be [b, l] = [{b}, {length}]"
             )
+        slots = inputs[..., None] if inputs.dim() == 2 else inputs[..., :1]
+        if sequence_parallel is not None:
+            if cache is not None:
+                raise InputError("sequence_parallel together with a cache is not supported; pass use_cache=False")
+            given = {"attention_mask": mask, "segment_ids": segment_ids, "position_ids": position_ids, "labels": labels}
+            heads = self.built_from.num_attention_heads
+            parts, mask, segment_ids, position_ids, labels = join(sequence_parallel, heads, inputs, given)
+            slots = inputs.new_empty(()).expand(b, sum(parts.lengths), 1)
         segment_ids = documents_of(position_ids, mask, segment_ids, cache)
+        positions = position_ids
         if cache is None:
             if segment_ids is not None:
                 segment_ids = segment_ids.expand(b, -1)
-            drafted = draft_sequences(inputs, mask, segment_ids, self.built_from, questions)
+            drafted = draft_sequences(slots, mask, segment_ids, self.built_from, questions)
             padding = None if mask is None else Padding.of(mask, questions)
             positions = drafted.ranks.rank if positions is None else positions
         else:
@@ -173,7 +194,8 @@ class ReformerModel(ReformerPreTrainedModel):
         if positions is not None:
             self.embeddings.ask_positions(positions, questions)
         source = None if encoder_attention_mask is None else Padding.of(encoder_attention_mask, questions)
-        return Prepared(inputs, cache, mask, padding, segment_ids, drafted, source, questions)
+        about = cache, mask, padding, segment_ids, drafted, source, questions, position_ids, labels, parts, source_parts
+        return Prepared(inputs, *about)
 
     def _batch(
         self,
@@ -187,11 +209,13 @@ class ReformerModel(ReformerPreTrainedModel):
         return Batch(
             sequences,
             positions,
-            self._seeds(seed),
+            self._seeds(seed, prepared),
             () if cache is None else cache.layers,
             source,
             None if padding is None else padding.if_any(),
-            cache.cross_layers() if cache is not None and self.is_decoder else (),
+            cross_caches=cache.cross_layers() if cache is not None and self.is_decoder else (),
+            parts=prepared.parts,
+            source_parts=prepared.source_parts,
         )
 
     def _embed(
@@ -214,10 +238,12 @@ class ReformerModel(ReformerPreTrainedModel):
         hidden = self.norm(self._merge(x1, x2))
         return ReformerModelOutput(last_hidden_state=hidden, hidden_states=tuple(states) if keep else None)
 
-    def _seeds(self, seed: int | None) -> list[int]:
+    def _seeds(self, seed: int | None, prepared: Prepared) -> list[int]:
         """One seed a layer: from the one given, else in training from torch's generator, else from `hash_seed`."""
         if seed is None:
             seed = draw_seed() if self.training else self.config.hash_seed
+            if self.training and prepared.parts is not None:
+                seed = prepared.parts.agree(seed, prepared.inputs.device)
         return layer_seeds(seed, self.layers.depth)
 
     def _check_source(self, states: Tensor | None, prepared: Prepared) -> None:
@@ -233,10 +259,11 @@ class ReformerModel(ReformerPreTrainedModel):
         rows, padding = prepared.size[0], prepared.source_padding
         if states.shape[0] != rows:
             raise InputError(f"encoder_hidden_states have {states.shape[0]} rows and the decoder's tokens {rows}")
-        if padding is not None and padding.mask.shape != states.shape[:2]:
+        length = states.shape[1] if prepared.source_parts is None else sum(prepared.source_parts.lengths)
+        if padding is not None and padding.mask.shape != (rows, length):
             raise InputError(
                 f"the source's attention_mask has shape {list(padding.mask.shape)}; it must be [b, s] = "
-                f"{list(states.shape[:2])}"
+                f"{[rows, length]}"
             )
 
     def _merge(self, x1: Tensor, x2: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from reformer.errors import InputError
 from reformer.models.cache import ReformerCache
 from reformer.ops.environment import interpreted
+from reformer.ops.exchange import Parts
 from reformer.ops.questions import Answer, Questions
 from reformer.ops.sequences import Sequences, as_mask
 from reformer.settings import ModelSettings
@@ -56,6 +57,19 @@ class Prepared:
     source_padding: Padding | None
     """The padding of what a decoder attends to."""
     questions: Questions
+    positions: Int[Tensor, "#b l"] | None = None
+    """The `position_ids` that were given."""
+    labels: Int[Tensor, "b l"] | None = None
+    """The labels that were given."""
+    parts: Parts | None = None
+    """Where several processes hold the sequences: their parts. `inputs` is this one's, and all else is whole."""
+
+    source_parts: Parts | None = None
+    """Those of what a decoder attends to."""
+
+    def own(self, x: Shaped[Tensor, "b l"]) -> Shaped[Tensor, "b own"]:
+        """Of what is said of all tokens, that of the tokens that this process holds."""
+        return x if self.parts is None else x[:, self.parts.own]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -67,22 +81,23 @@ class Prepared:
         assert self.drafted is not None
         if self.padding is None or self.padding.if_any() is not None:
             return self.drafted
+        size = self.drafted.batch, self.drafted.length, self.drafted.device
         if self.drafted.segment_ids is None:
-            return Sequences(*self.size, self.drafted.device)
-        return Sequences(*self.size, self.drafted.device, None, self.drafted.segment_ids, self.drafted.memo)
+            return Sequences(*size)
+        return Sequences(*size, None, self.drafted.segment_ids, self.drafted.memo)
 
 
 def draft_sequences(
-    inputs: Tensor,
+    slots: Shaped[Tensor, "b l 1"],
     mask: Bool[Tensor, "b l"] | None,
     segment_ids: Int[Tensor, "b l"] | None,
     settings: ModelSettings,
     questions: Questions,
 ) -> Sequences:
     """Sequences of a forward without a cache, with what kernels on a GPU have to know asked ahead."""
-    sequences = Sequences.of(inputs[..., None] if inputs.dim() == 2 else inputs, mask, segment_ids, questions)
+    sequences = Sequences.of(slots, mask, segment_ids, questions)
     waits = sequences.device.type != "cpu" or interpreted()
-    if waits and sequences.masked and inputs.numel() and not torch.compiler.is_compiling():
+    if waits and sequences.masked and slots.numel() and not torch.compiler.is_compiling():
         spec = settings.lsh.fitted(sequences.length)
         sequences.ask_ahead(spec.rule, spec.causal, questions)
     return sequences

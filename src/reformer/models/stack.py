@@ -50,7 +50,8 @@ class DecoderBranch(AttentionBranch):
         assert batch is not None
         assert batch.source is not None
         cache = batch.cross_caches[layer] if batch.cross_caches else None
-        crossed = self.cross_attention(self.cross_norm(x + added), batch.source, batch.source_mask, cache)
+        about = batch.source, batch.source_mask, cache, batch.parts, batch.source_parts
+        crossed = self.cross_attention(self.cross_norm(x + added), *about)
         return added + (self.dropout(crossed) if self.training else crossed)
 
 

@@ -54,19 +54,28 @@ def draw_seed() -> int:
 
 
 def draw_rotations(
-    seed: int, heads: int, rounds: int, width: int, columns: int, share: bool = False, first: int = 0
+    seed: int,
+    heads: int,
+    rounds: int,
+    width: int,
+    columns: int,
+    share: bool = False,
+    first: int = 0,
+    first_head: int = 0,
 ) -> Float[Tensor, "h r d columns"]:
     """Gaussian rotations on the CPU, in fp32; column j of round i depends on (seed, head, i, j) only.
 
     A counter-based generator (numpy's Philox bits, whose stream is stable between versions) per head and round,
-    then Box-Muller. `share`: one set for all heads; `first`: without the columns in front of that one.
+    then Box-Muller. `share`: one set for all heads; `first`: without the columns in front of that one;
+    `first_head`: what the first of these heads is called, where others are elsewhere.
     """
     drawn = np.empty((1 if share else heads, rounds, columns - first, width), dtype=np.float32)
     counter, behind = divmod(first * width, 4)  # of the generator, which gives four numbers at a time
     pairs = (drawn[0, 0].size + behind + 1) // 2
     for head in range(drawn.shape[0]):
         for i in range(rounds):
-            bits = np.random.Philox(key=derive_seed(seed, head, i)).advance(counter).random_raw(2 * pairs)
+            called = 0 if share else first_head + head
+            bits = np.random.Philox(key=derive_seed(seed, called, i)).advance(counter).random_raw(2 * pairs)
             uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
             radius, angle = np.sqrt(-2.0 * np.log(uniform[0::2])), 2.0 * np.pi * uniform[1::2]
             normal = np.stack((radius * np.cos(angle), radius * np.sin(angle)), axis=1).reshape(-1)
@@ -79,19 +88,20 @@ class KeptRotations:
     """Rotations of seeds that are asked for again, as a layer's are in evaluation; they live as long as it."""
 
     def __init__(self) -> None:
-        self.drawn: dict[int, Tensor] = {}
+        self.drawn: dict[tuple[int, int], Tensor] = {}
 
     def of(
         self, seed: int, heads: int, spec: LSH, width: int, length: int, device: torch.device
     ) -> Float[Tensor, "h r d columns"]:
         """The rotations of a call, with as many columns as a sequence of that length takes, on a device."""
-        columns = columns_of(spec, length)
-        kept = self.drawn.get(seed)
-        if kept is None or kept.shape[3] < columns or kept.device != device:
+        columns, first = columns_of(spec, length), spec.first_of(heads)[0]
+        kept = self.drawn.get((seed, first))
+        if kept is None or kept.shape[3] < columns or kept.shape[0] != heads or kept.device != device:
             if len(self.drawn) >= MOST_KEPT:
                 self.drawn.clear()
-            drawn = draw_rotations(seed, heads, spec.rounds, width, columns, spec.share_rotations)
-            kept = self.drawn[seed] = drawn.to(device)
+            size = heads, spec.rounds, width, columns
+            drawn = draw_rotations(seed, *size, spec.share_rotations, first_head=first)
+            kept = self.drawn[seed, first] = drawn.to(device)
         return hold(kept) if capturing(device) else kept
 
 
@@ -105,10 +115,12 @@ class Rotations(NamedTuple):
     given: Float[Tensor, "h r d columns"] | None
     seed: int
 
-    def columns(self, count: int, heads: int, rounds: int, width: int, share: bool) -> Float[Tensor, "h r d columns"]:
+    def columns(self, count: int, heads: int, width: int, spec: LSH) -> Float[Tensor, "h r d columns"]:
         """At least so many columns of them; InputError if those that were given have fewer."""
         if self.given is None:
-            return draw_rotations(self.seed, heads, rounds, width, count, share)
+            first_head = spec.first_of(heads)[0]
+            size = heads, spec.rounds, width, count
+            return draw_rotations(self.seed, *size, spec.share_rotations, first_head=first_head)
         if self.given.shape[3] < count:
             raise InputError(
                 f"rotations have {self.given.shape[3]} columns; the largest number of buckets here needs {count}"

@@ -99,7 +99,24 @@ class Band:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LSH:
+class _Heads:
+    """What random numbers go by."""
+
+    part_of: tuple[int, int] | None = None
+    """Where a process computes some of the heads: the first of them, and how many there are; None: all of them."""
+
+    def first_of(self, heads: int) -> tuple[int, int]:
+        """The number of the first of these heads among all, and how many those are."""
+        return self.part_of or (0, heads)
+
+    def number(self, batch_head: Any, heads: int) -> Any:
+        """The number of a (batch, head) among all heads of all rows, of its number among these."""
+        first, everywhere = self.first_of(heads)
+        return batch_head // heads * everywhere + batch_head % heads + first
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSH(_Heads):
     """Attention by content: to what falls into a query's buckets."""
 
     rule: Octaves | Chunks = Octaves()
@@ -163,7 +180,7 @@ class LSH:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Local:
+class Local(_Heads):
     """Attention to near tokens, self included."""
 
     rule: Band | Chunks = Band()
@@ -206,7 +223,7 @@ PUBLIC_NAMES = {
 """Fields that have another name where all options stand side by side: operations, layers, settings."""
 
 OPTIONS: dict[type, dict[str, str]] = {
-    kind: {PUBLIC_NAMES.get(each.name, each.name): each.name for each in fields(kind)}
+    kind: {PUBLIC_NAMES.get(each.name, each.name): each.name for each in fields(kind) if each.name != "part_of"}
     for kind in (Octaves, Chunks, Band, LSH, Local)
 }
 """The options that say what a value of a kind is, by their public names, and its fields."""

@@ -34,7 +34,10 @@ NO_TASKS: Kinds = {DataSettings.task: DataSettings}
 OF_CHUNKS = {"lsh_rotary", "hash_rotations"}
 """Of the model, what goes with rule="chunk" beside the options of the chunks themselves."""
 
-HARMLESS = {"tensorboard", "keep", "grace", "skip_nonfinite", "spike", "stall_timeout", "data_workers", "fsdp"}
+HARMLESS = {
+    *("tensorboard", "keep", "grace", "skip_nonfinite", "spike", "stall_timeout", "data_workers"),
+    *("fsdp", "sequence_parallel"),
+}
 """Keys that a resumed run may change: no step depends on them."""
 
 SPLIT = {"accumulation", "batch_size"}

@@ -51,6 +51,8 @@ class TrainingSettings(Settings):
     """Train small matrices beside the frozen weights of init: r=8, or r=8,alpha=16,dropout=0.05."""
     fsdp: bool = False
     """Shard weights, gradients and optimizer over the processes of torchrun (FSDP2)."""
+    sequence_parallel: int = 1
+    """Processes of torchrun that share each window, a part of it each; a divisor of their number and of the heads'."""
     seed: int = 0
     """Seed of weights, windows and dropout."""
     log_steps: int = 20
@@ -86,7 +88,7 @@ class TrainingSettings(Settings):
             check_choice(name, getattr(self, name), choices)
         super().__post_init__()
         check_integer("length", self.length, 2)
-        for name in ("batch_size", "accumulation", "steps", "log_steps", "eval_tokens", "keep"):
+        for name in ("batch_size", "accumulation", "steps", "sequence_parallel", "log_steps", "eval_tokens", "keep"):
             check_integer(name, getattr(self, name), 1)
         for name in (
             *("batch_tokens", "warmup_steps", "eval_steps", "patience", "save_steps"),

@@ -47,7 +47,7 @@ class Job:
 
 def items_per_step(text: Text, training: TrainingSettings) -> int:
     """What a step of all processes takes of the data: windows, or micro-batches of examples."""
-    batches = training.accumulation * process_count()
+    batches = training.accumulation * (process_count() // training.sequence_parallel)
     return batches if isinstance(text, Examples) else batches * training.batch_size
 
 

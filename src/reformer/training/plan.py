@@ -55,20 +55,22 @@ def plan(settings: ModelSettings, training: TrainingSettings) -> Plan:
     weights = sum(_matrices(settings)) + sum(_vectors(settings))
     trained = weights if lora is None else sum(_adapters(settings, lora.r))
     length, rows = training.length, training.batch_size
-    stream = rows * length * settings.hidden_size * _SIZE
-    shards = process_count() if training.fsdp else 1
+    part = -(-length // training.sequence_parallel)  # inside attention as much: all tokens, of a part of the heads
+    tokens = rows * part
+    stream = tokens * settings.hidden_size * _SIZE
+    processes = max(process_count(), training.sequence_parallel)  # planned where they are not started
+    shards = processes if training.fsdp else 1
     memory = {
         "weights": (weights + (trained if lora else 0)) * _SIZE // shards,
         "gradients": trained * _SIZE // shards,
         "optimizer": _optimizer(settings, training, trained) // shards,
         "streams": 6 * stream,
-        "orders": _orders(settings, rows * length),
-        "largest piece": _largest_piece(settings, training, rows * length),
+        "orders": _orders(settings, tokens),
+        "largest piece": _largest_piece(settings, training, tokens),
     }
-    processes = process_count()
-    per_process = rows * training.accumulation
-    flops = _flops(settings, length, lora is not None) * per_process * processes
-    return Plan(weights, trained, per_process * length * processes, flops, memory)
+    windows = rows * training.accumulation * (processes // training.sequence_parallel)
+    flops = _flops(settings, length, lora is not None) * windows
+    return Plan(weights, trained, windows * length, flops, memory)
 
 
 def _layers(settings: ModelSettings) -> list[str]:

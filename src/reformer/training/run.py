@@ -80,6 +80,7 @@ def train(
             f"data_workers={training.data_workers}: a text that is read as it comes has one reader; leave it out"
         )
     settings = task.settings_for(settings)
+    check_launched(training)
     check_fit(settings, training, corpus.tokenizer.vocabulary, task)
     run = Run(settings, task, training)
     past = [] if resume is None else check_same(resume, run, corpus)
@@ -259,11 +260,7 @@ def check_fit(settings: ModelSettings, training: TrainingSettings, vocabulary: i
         )
     if task.causal and not settings.causal:
         raise InputError(f"causal=False: task={task.task!r} predicts the next token; leave causal on")
-    if training.fsdp and not launched():
-        raise InputError(
-            "fsdp=true shards over the processes of torchrun, and this is one alone; start it as torchrun "
-            "--nproc-per-node 2 -m reformer train ..., or give --no-fsdp"
-        )
+    _check_shared(settings, training, task)
     if training.fsdp and training.optimizer == "adafactor":
         raise InputError("fsdp=true together with optimizer='adafactor' is not supported; take adamw")
     if training.lora and not task.adapters:
@@ -282,6 +279,35 @@ def check_fit(settings: ModelSettings, training: TrainingSettings, vocabulary: i
             f"length={training.length} is over {limit}, the longest document of {settings.position_embedding} "
             "positions; shorten the windows, or raise max_position_embeddings or axial_shape"
         )
+
+
+def check_launched(training: TrainingSettings) -> None:
+    """InputError where torchrun has not started the processes that a run is split over."""
+    if training.fsdp and not launched():
+        raise InputError(
+            "fsdp=true shards over the processes of torchrun, and this is one alone; start it as torchrun "
+            "--nproc-per-node 2 -m reformer train ..., or give --no-fsdp"
+        )
+    share, processes = training.sequence_parallel, process_count()
+    if processes % share:
+        raise InputError(
+            f"sequence_parallel={share} splits each window over {share} processes of torchrun, and there "
+            f"{'is one' if processes == 1 else f'are {processes}'}; start it as torchrun --nproc-per-node {share} "
+            "-m reformer train ..., or a multiple of it"
+        )
+
+
+def _check_shared(settings: ModelSettings, training: TrainingSettings, task: Task) -> None:
+    share = training.sequence_parallel
+    if share == 1:
+        return
+    if settings.num_attention_heads % share:
+        raise InputError(
+            f"sequence_parallel={share} does not divide num_attention_heads={settings.num_attention_heads}; inside "
+            "attention each process has a part of the heads"
+        )
+    if not task.in_windows:
+        raise InputError(f"sequence_parallel={share} splits windows, and task={task.task!r} has examples; leave it out")
 
 
 def _tensorboard(folder: Path) -> Any:

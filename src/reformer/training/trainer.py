@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from accelerate import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import EarlyStoppingCallback, EvalPrediction, PrinterCallback, TrainingArguments
 
+from reformer.data.windows import FilledUp
+from reformer.models import SequenceParallel
 from reformer.ops.hashing import derive_seed
 from reformer.settings.training import TrainingSettings
 from reformer.training.checkpointing import CheckpointingTrainer
@@ -39,11 +42,15 @@ class ReformerTrainer(CheckpointingTrainer):
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         evaluated = bool(settings.eval_steps and isinstance(job.held_out, Sized) and len(job.held_out))
+        args, held_out = _arguments(settings, output_dir, evaluated, job.rows), job.held_out if evaluated else None
+        self.groups = process_count() // settings.sequence_parallel
+        if settings.sequence_parallel > 1 and held_out is not None:  # groups run in step, so that each has as many
+            held_out = FilledUp(held_out, args.per_device_eval_batch_size * self.groups)
         super().__init__(
             model=model,
-            args=_arguments(settings, output_dir, evaluated, job.rows),
+            args=args,
             train_dataset=job.train,
-            eval_dataset=job.held_out if evaluated else None,
+            eval_dataset=held_out,
             compute_metrics=_held_out_metrics,
             data_collator=job.collate,
             complete=complete,
@@ -51,6 +58,12 @@ class ReformerTrainer(CheckpointingTrainer):
             keep=settings.keep,
             save_places=job.save_places,
         )
+        self.sequence_parallel: SequenceParallel | None = None
+        """The processes that share this one's windows."""
+        if settings.sequence_parallel > 1:
+            shape, names = (self.groups, settings.sequence_parallel), ("data", "sequence")
+            mesh = init_device_mesh(self.args.device.type, shape, mesh_dim_names=names)
+            self.sequence_parallel = SequenceParallel(mesh["sequence"])
         self.remove_callback(PrinterCallback)
         if settings.patience and evaluated:
             self.add_callback(EarlyStoppingCallback(settings.patience))
@@ -67,6 +80,17 @@ class ReformerTrainer(CheckpointingTrainer):
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)  # type: ignore[arg-type]
 
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer makes it; processes that share their windows read the same ones."""
+        loader = super()._get_dataloader(*args, **kwargs)
+        if self.sequence_parallel is not None:
+            shard: Any = loader.batch_sampler
+            shard.num_processes, shard.process_index = (
+                self.groups,
+                self.args.process_index // self.sequence_parallel.size,
+            )
+        return loader
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices decay; norms, biases and convolutions do not."""
         weights = model.named_parameters()
@@ -76,7 +100,8 @@ class ReformerTrainer(CheckpointingTrainer):
         """The model's loss; counts what was predicted and how much of it rightly."""
         self._since = self._since or time.perf_counter()
         kwargs["return_outputs"] = True
-        inputs = {**inputs, "seed": derive_seed(self.args.seed, self.state.global_step)}  # of all that make this step
+        inputs = self._parts(inputs)
+        inputs["seed"] = derive_seed(self.args.seed, self.state.global_step)  # that of all that make this step
         self._read()
         loss, outputs = super().compute_loss(model, inputs, *args, **kwargs)
         unwrapped: Any = self.model
@@ -85,6 +110,11 @@ class ReformerTrainer(CheckpointingTrainer):
         if loss.device.type == "cpu":
             self._read()
         return loss
+
+    def _parts(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """What this process computes of a batch."""
+        share = self.sequence_parallel
+        return dict(inputs) if share is None else {**share.part(inputs), "sequence_parallel": share}
 
     def _read(self) -> None:
         """Read what the last micro-batch gave: before the next one, which waits for the GPU anyway, or a report."""
@@ -120,7 +150,8 @@ class ReformerTrainer(CheckpointingTrainer):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The sums of a batch: loss in nats, tokens that were the likeliest, tokens.
 
-        Of several processes, those of each row: rows that fill up the last batch are told apart and dropped.
+        Of several processes, those of each row: rows that fill up the last batch are told apart and dropped. Of those
+        that share a row only the first one has its sums.
         """
         inputs = self._prepare_inputs(inputs)
         rows = len(inputs["input_ids"])
@@ -128,10 +159,13 @@ class ReformerTrainer(CheckpointingTrainer):
         sums = []
         with torch.no_grad(), self.compute_loss_context_manager():
             for i in range(0, rows, size):
-                output = model(**{name: value[i : i + size] for name, value in inputs.items()}, **self.evaluating)
+                row = {name: value[i : i + size] for name, value in inputs.items()}
+                output = model(**self._parts(row), **self.evaluating)
                 loss = output.loss.float() * output.predicted  # the mean over them
                 sums.append(torch.stack([loss, output.correct.float(), output.predicted.float()]))
         sums_by_row = torch.stack(sums)
+        if self.sequence_parallel is not None and self.sequence_parallel.place:
+            sums_by_row = torch.zeros_like(sums_by_row)
         return sums_by_row[:, 0].mean(), sums_by_row, sums_by_row[:, 2:]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:

@@ -95,7 +95,7 @@ def hash_rows(q: Tensor, document: Tensor, rotations: Rotations, spec: LSH) -> T
     else:
         factors = np.array(rule.factors)
         rows, columns, most = length, int(factors.sum()) // 2, prod(rule.factors or ())
-    drawn = rotations.columns(columns, h, spec.rounds, width, spec.share_rotations)
+    drawn = rotations.columns(columns, h, width, spec)
     matrix = rotations_by_column(drawn, columns, compute_type(q))
     kept = np.uint8 if most <= 1 << 8 else np.uint16 if most <= 1 << 16 else np.int32  # it grows with depth
     buckets = np.zeros((b, h, spec.rounds, rows), kept)
@@ -190,7 +190,7 @@ def options_of(spec: LSH | Local, dropout_seed: int, q: Tensor, shared: bool, ta
         rounds=spec.rounds,
         keep=1.0 - spec.dropout,
         threshold=drop_threshold(spec.dropout),
-        stream=batch_head_stream(dropout_seed, task),
+        stream=batch_head_stream(dropout_seed, spec.number(task, q.shape[1])),
         shared=shared,
         keeps_own=spec.keeps_own,
     )

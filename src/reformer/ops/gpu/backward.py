@@ -89,7 +89,7 @@ def differentiate_queries(
     grads = load_rows(grad, batch, head, token, is_query, D, BD)
     z, delta = read_sums(logsumexp, deltas, batch_head, length, token, is_query)
     if DROP:
-        stream = query_stream(dropout, batch_head, hash_round, token)
+        stream = query_stream(dropout, batch, head, hash_round, token)
     summed = tl.zeros((M, BD), tl.float32)
     from_key = start - reach.before
     to_key = tl.where(tl.max(is_query.to(tl.int32), 0) > 0, start + reach.chunk + reach.after, from_key)
@@ -149,7 +149,7 @@ def differentiate_keys(
         kept = pairs
         if DROP:
             hash_round = row_index(rows, position, not BAND) // rows.each
-            stream = query_stream(dropout, batch_head, hash_round, token)
+            stream = query_stream(dropout, batch, head, hash_round, token)
             slot = position * 0
             if not BAND:  # as the query counts the chunks around its own
                 slot = (reach.before + reach.after) // reach.chunk - (position - from_query) // reach.chunk

@@ -46,7 +46,7 @@ def attend_tiles(
     hash_round = row_index(rows, position, not BAND) // rows.each
     queries = load_rows(q, batch, head, token, is_query, D, BD)
     if DROP:
-        stream = query_stream(dropout, batch_head, hash_round, token)
+        stream = query_stream(dropout, batch, head, hash_round, token)
     top, total = tl.full((M,), float("-inf"), tl.float32), tl.zeros((M,), tl.float32)
     summed = tl.zeros((M, BD), tl.float32)
     from_key = start - reach.before

@@ -156,7 +156,7 @@ class Launch:
         seen = reach_of(spec, self.tile, 0, 0).before + local  # keys of a query, itself included or not
         self.fused &= seen <= self.tile <= self.rows.each and spec.scale_at(self.width) > 0
         words = signed(dropout_seed), signed(dropout_seed >> 32)
-        self.dropout = Dropout(*words, drop_threshold(spec.dropout), 1.0 - spec.dropout)
+        self.dropout = Dropout(*words, drop_threshold(spec.dropout), 1.0 - spec.dropout, *spec.first_of(self.h))
         self.common: dict[str, Any] = {
             "D": self.width, "BD": padded(self.width), "M": self.tile, "BAND": band,
             "CAUSAL": spec.causal, "SELF": local, "SHARED": shared, "DROP": spec.dropout > 0, "EPS": KEY_EPS,

@@ -15,17 +15,25 @@ def rotations_for(q: Tensor, rotations: Rotations, spec: LSH, columns: int) -> T
     """
     heads, width = q.shape[1], q.shape[3]
     if rotations.given is not None:
-        given = rotations.columns(columns, heads, spec.rounds, width, spec.share_rotations)
+        given = rotations.columns(columns, heads, width, spec)
         return _in_parts(given.to(q.device, torch.float32), q.dtype)
-    drawn = rotations.seed, heads, spec.rounds, width, max(columns, 1), spec.share_rotations
+    drawn = rotations.seed, heads, spec.rounds, width, max(columns, 1), spec.share_rotations, spec.first_of(heads)[0]
     return _drawn(*drawn, q.dtype, q.device)
 
 
 @cached(1)  # for a call that is captured in a CUDA graph, behind one that was not; layers keep their own
 def _drawn(
-    seed: int, heads: int, rounds: int, width: int, columns: int, share: bool, dtype: torch.dtype, device: torch.device
+    seed: int,
+    heads: int,
+    rounds: int,
+    width: int,
+    columns: int,
+    share: bool,
+    first_head: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Tensor:
-    drawn = draw_rotations(seed, heads, rounds, width, columns, share)
+    drawn = draw_rotations(seed, heads, rounds, width, columns, share, first_head=first_head)
     drawn = drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn
     return _in_parts(drawn, dtype)
 

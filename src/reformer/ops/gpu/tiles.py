@@ -74,12 +74,14 @@ OWN, BY_ONE, BY_TABLE = (tl.constexpr(i) for i in range(3))
 
 
 class Dropout(NamedTuple):
-    """The seed as two int32, the threshold of the pairs' mix, and 1 - p."""
+    """The seed as two int32, the threshold of the pairs' mix, 1 - p, the first head's number and that of all heads."""
 
     low: Any
     high: Any
     threshold: Any
     keep: Any
+    first: Any
+    heads: Any
 
 
 @triton.jit
@@ -224,10 +226,11 @@ def mix(x):
 
 
 @triton.jit
-def query_stream(dropout, batch_head, hash_round, token):
+def query_stream(dropout, batch, head, hash_round, token):
     """The random stream of each query in its round."""
     low = tl.full(token.shape, dropout.low, tl.int32).to(tl.uint32, bitcast=True)
     high = tl.full(token.shape, dropout.high, tl.int32).to(tl.uint32, bitcast=True)
+    batch_head = batch * dropout.heads + dropout.first + head
     stream = mix(mix(mix(low) ^ high) ^ batch_head.to(tl.uint32))
     return mix(mix(stream ^ hash_round.to(tl.uint32)) ^ token.to(tl.uint32))
 

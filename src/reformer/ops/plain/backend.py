@@ -106,7 +106,7 @@ def _chunk_rows(x: Tensor, ranks: Ranks, rotations: Rotations, spec: LSH, rule: 
 
 
 def _columns(rotations: Rotations, count: int, x: Tensor, spec: LSH) -> Tensor:
-    return rotations.columns(count, x.shape[1], spec.rounds, x.shape[3], spec.share_rotations)
+    return rotations.columns(count, x.shape[1], x.shape[3], spec)
 
 
 def bucket_type(count: int) -> torch.dtype:
@@ -120,7 +120,7 @@ def _attend(
     """Outputs, and where nothing was offered."""
     hashed = isinstance(spec, LSH)
     options = CoreOptions(
-        pattern, spec.scale_at(q.shape[3]), spec.once, spec.dropout, dropout_seed, keys_bounded=hashed
+        pattern, spec.scale_at(q.shape[3]), spec.once, spec.dropout, dropout_seed, hashed, spec.number
     )
     with torch.autocast(q.device.type, enabled=False):
         out, logsumexp = neighbour_attention(q, k, v, rows, options)

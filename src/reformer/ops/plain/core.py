@@ -5,7 +5,7 @@ rounds form one softmax by plain addition under a shift that is fixed beforehand
 and the backward recomputes each piece from the merged output and log-sum-exp (identity 2).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,8 @@ class CoreOptions:
     dropout_seed: int
     keys_bounded: bool
     """No key is longer than 1, so that scale * |q| bounds the logits."""
+    number: Callable[[Tensor, int], Tensor]
+    """What dropout calls a (batch, head) of so many heads."""
 
 
 @dataclass
@@ -53,7 +55,7 @@ class _Tiling:
         self.options, self.rows, self.length, self.dtype = options, rows, length, dtype
         pattern = options.pattern
         b, h, count = rows.token.shape
-        self.batch_heads, self.heads_per_row = b * heads, heads // h
+        self.batch_heads, self.heads, self.heads_per_row = b * heads, heads, heads // h
         tiles = -(-count // pattern.tile)
         device = rows.token.device
         index = torch.arange(-pattern.before, tiles * pattern.tile + pattern.after, device=device)
@@ -131,7 +133,8 @@ class _Tiling:
         slot = slot // pattern.tile if pattern.window is None else slot * 0
         if options.once:
             hash_round, slot = hash_round * 0, slot * 0
-        query = query_stream(options.dropout_seed, batch_heads[:, None, None], hash_round, self._queries(token))
+        called = options.number(batch_heads, self.heads)[:, None, None]
+        query = query_stream(options.dropout_seed, called, hash_round, self._queries(token))
         return dropped(query.unsqueeze(-1), key_stream(token, slot).unsqueeze(-2), options.dropout_p)
 
     def _share(self, rows: Tensor, tiles: slice) -> Tensor:
