@@ -77,7 +77,10 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[float]
         {"out": "ddp dropout", "training": {"steps": 12}, **MODEL},
         {"out": "fsdp dropout", "training": {"steps": 12, "fsdp": True}, **MODEL},
         {"out": "sharded", "training": {**SAVED, "batch_size": 3, "fsdp": True}},
-        {"out": "fsdp parts", "training": {"batch_size": 4, "sequence_parallel": 2, "fsdp": True, **SCHEDULE}},
+        {
+            "out": "fsdp parts",
+            "training": {"batch_size": 4, "sequence_parallel": 2, "fsdp": True, **SCHEDULE, **WATCHED},
+        },
     ]
     return once(tmp_path_factory, "two", 2, lambda _: cases)
 
@@ -99,9 +102,10 @@ def test_two_processes_learn_as_one(kind: str, two: Any, tmp_path: Path) -> None
         found = two[0][f"{engine} {kind}"]
         assert max(abs(a - b) for a, b in zip(alone, found, strict=True)) < CLOSE, (engine, kind)
     if kind == "parts":
-        held_out = [_held_out(folder) for folder in (tmp_path / "one", two[1] / "ddp parts")]
-        assert len(held_out[0]) == 3
-        assert held_out[0] == pytest.approx(held_out[1], abs=CLOSE)
+        held_out = _held_out(tmp_path / "one")
+        assert len(held_out) == 3
+        for engine in ("ddp", "fsdp"):
+            assert _held_out(two[1] / f"{engine} parts") == pytest.approx(held_out, abs=CLOSE)
 
 
 def _held_out(run: Path) -> list[float]:

@@ -11,6 +11,7 @@ import torch
 from accelerate import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import EarlyStoppingCallback, EvalPrediction, PrinterCallback, TrainingArguments
 
@@ -175,6 +176,9 @@ class ReformerTrainer(CheckpointingTrainer):
         with torch.random.fork_rng(devices):
             started = time.perf_counter()
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        for module in self.model_wrapped.modules():
+            if isinstance(module, FSDPModule):  # else a checkpoint would find the gathered weights, not the optimizer's
+                module.reshard()
         if self._since is not None:
             self._since += time.perf_counter() - started
         return metrics
