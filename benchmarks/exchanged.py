@@ -1,9 +1,11 @@
 """Bytes that a step of several processes exchanges, counted by the loopback device, beside the formula.
 
-4 layers of width 256, windows of 512, processes on one machine that speak through Gloo; nothing else may use the
-loopback. With W bytes of weights a process sends 2 (P - 1) / P W with DDP, for the gradients, and 4 (P - 1) / P W with
-FSDP: the weights in the forward, again in the backward, and twice for the gradients, since Gloo scatters sums by
-summing all (with NCCL it is 3).
+4 layers of width 256, processes on one machine that speak through Gloo; nothing else may use the loopback. With W
+bytes of weights a process sends 2 (P - 1) / P W with DDP, for the gradients, and 4 (P - 1) / P W with FSDP: the weights
+in the forward, again in the backward, and twice for the gradients, since Gloo scatters sums by summing all (with NCCL
+it is 3). Windows are of 512 tokens there; of 8,192 where the processes share them, which sends, besides, (P - 1) / P of
+its part of the tensors that go through all-to-alls (of an LSH layer queries, values and outputs, of a local one keys
+too), each of them three times: in the forward, in the second forward, and as a gradient.
 
     python benchmarks/exchanged.py
 """
@@ -18,15 +20,26 @@ from typing import Any
 
 from machine import save
 
-WARM, COUNTED = 3, 5
+from reformer.settings import ModelSettings
+
+WARM, COUNTED = 2, 3
 PROCESSES = (2, 4)
-FORMULA = {"ddp": 2, "fsdp": 4}
+FORMULA = {"ddp": 2, "fsdp": 4, "ddp, parts": 2, "fsdp, parts": 4}
+WIDTH, LAYERS, LENGTH = 256, 4, 8192
 
 
 def through_loopback() -> int:
     """Bytes that this machine has sent to itself."""
     (line,) = [line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:")]
     return int(line.split(":")[1].split()[0])
+
+
+def shared_bytes(processes: int) -> float:
+    """What a process sends in a step for its part of the windows: all-to-alls, ends of convolutions, labels."""
+    share, lsh = (processes - 1) / processes, LAYERS // 2
+    tensors = 3 * lsh + 4 * (LAYERS - lsh)
+    ends = lsh * (ModelSettings().conv_size - 1) * WIDTH * (processes - 1)
+    return 3 * 4 * (tensors * share * LENGTH / processes * WIDTH + ends) + 8 * share * LENGTH
 
 
 def one(engine: str, out: Path) -> None:
@@ -36,10 +49,10 @@ def one(engine: str, out: Path) -> None:
 
     from reformer.data.corpus import standard_library
     from reformer.data.prepare import Corpus
-    from reformer.settings import ModelSettings
     from reformer.settings.training import TrainingSettings
     from reformer.tasks.lm import LanguageModelling
     from reformer.training import run
+    from reformer.training.processes import process_count
     from reformer.training.trainer import ReformerTrainer
 
     found: dict[str, Any] = {}
@@ -59,9 +72,16 @@ def one(engine: str, out: Path) -> None:
         return original(self, **options)
 
     ReformerTrainer.train = train  # type: ignore[method-assign]
-    model = ModelSettings(hidden_size=256, num_hidden_layers=4, num_attention_heads=4)
+    model = ModelSettings(hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=4)
+    share = process_count() if "parts" in engine else 1
     training = TrainingSettings(
-        length=512, steps=WARM + COUNTED + 1, warmup_steps=1, eval_steps=0, save_steps=0, fsdp=engine == "fsdp"
+        length=LENGTH if share > 1 else 512,
+        steps=WARM + COUNTED + 1,
+        warmup_steps=1,
+        eval_steps=0,
+        save_steps=0,
+        fsdp="fsdp" in engine,
+        sequence_parallel=share,
     )
     text = Corpus.in_memory(standard_library()[:40])
     run.train(text, model, training, out / "run", task=LanguageModelling(), say=lambda _: None)
@@ -84,6 +104,8 @@ def main() -> None:
                 found = json.loads(Path(out, "counted.json").read_text())
             counted = (found[str(WARM + COUNTED)] - found[str(WARM)]) / COUNTED / processes
             formula = times * (processes - 1) / processes * 4 * found["weights"]
+            if "parts" in engine:
+                formula += shared_bytes(processes)
             rows.append(
                 {
                     "engine": engine,
@@ -94,7 +116,7 @@ def main() -> None:
                     "ratio": counted / formula,
                 }
             )
-            print(f"{engine:5} {processes} processes: {counted:13,.0f} bytes, {counted / formula:.3f} of the formula")
+            print(f"{engine:11} {processes} processes: {counted:13,.0f} bytes, {counted / formula:.3f} of the formula")
     save("exchanged", rows)
 
 

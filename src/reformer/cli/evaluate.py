@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from reformer.cli.parse import parse
-from reformer.errors import InputError
+from reformer.errors import InputError, RunError, lost_peer
 from reformer.ops.checks import check_integer
 from reformer.settings.json_file import first_name
 from reformer.tasks import task_of, tasks
 from reformer.tasks.lm import LanguageModelling
+from reformer.training.processes import is_main_process, launched, process_count
 
 if TYPE_CHECKING:
     from reformer.data.corpus import Document
     from reformer.data.task import Task
     from reformer.inference.evaluate import Evaluation
+    from reformer.models import SequenceParallel
 
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -62,6 +64,8 @@ class Evaluate:
     """In place of --behind: what --save-cache wrote, here or in generate."""
     piece: Annotated[int, tyro.conf.arg(metavar="TOKENS")] = 8192
     """Tokens computed at a time with --stream."""
+    sequence_parallel: bool = False
+    """Predict each token from all of its file in front of it, in one forward that torchrun's processes share."""
     per_document: bool = False
     """A line for each document too."""
     per_position: bool = False
@@ -87,7 +91,13 @@ def run(argv: Sequence[str]) -> None:
     command = parse(Evaluate, argv, "evaluate")
     command.stream = command.stream or _has_front(command)
     _check(command)
+    if command.sequence_parallel:
+        _run_in_parts(command)
+        return
+    _run(command)
 
+
+def _run(command: Evaluate, processes: "SequenceParallel | None" = None) -> None:
     from reformer.cli.quiet import quiet_libraries
     from reformer.data.corpus import read_documents, split_held_out, standard_library
     from reformer.report.evaluation import Measured, as_json, as_text
@@ -106,8 +116,11 @@ def run(argv: Sequence[str]) -> None:
     lengths = [command.length or int(run.get("training", {}).get("length", 2048)) for run in runs]
     front = read_documents(command.behind, data.field, data.raw) if command.behind else []
     results = [
-        _evaluate(command, folder, front, documents, length) for folder, length in zip(folders, lengths, strict=True)
+        _evaluate(command, folder, front, documents, length, processes)
+        for folder, length in zip(folders, lengths, strict=True)
     ]
+    if not is_main_process():
+        return
     measured = [
         Measured(str(folder), _context(command, length, result), result)
         for folder, length, result in zip(folders, lengths, results, strict=True)
@@ -137,10 +150,11 @@ def _run_task(command: Evaluate, kind: "type[Task]", run: dict[str, dict[str, An
     from reformer.report.tasks import result_as_json, result_as_text, write_answers
     from reformer.training.checkpoint import load_model
 
-    if any((command.against, command.stream, command.plot, command.per_document, command.per_position, command.stride)):
+    whole = command.stream or command.sequence_parallel
+    if any((command.against, whole, command.plot, command.per_document, command.per_position, command.stride)):
         raise InputError(
-            f"{command.model} is a model for task={kind.task!r}; --against, --stream, --behind, --load-cache, "
-            "--plot, --stride, --per-document and --per-position are for language models"
+            f"{command.model} is a model for task={kind.task!r}; --against, --stream, --behind, --load-cache, --plot, "
+            "--stride, --sequence-parallel, --per-document and --per-position are for language models"
         )
     if command.answers is not None and kind.in_windows:
         raise InputError(f"--answers is for tasks on rows, and {command.model} is for task={kind.task!r}; leave it out")
@@ -169,7 +183,25 @@ def _asked(command: Evaluate, kind: "type[Task]", trained: dict[str, Any]) -> "t
     return kind(**{**values, **given, "task": kind.task}), options
 
 
+def _run_in_parts(command: Evaluate) -> None:
+    """`_run` in each of the processes that torchrun started."""
+    from accelerate import PartialState
+
+    from reformer.models import SequenceParallel
+
+    PartialState()
+    try:
+        _run(command, SequenceParallel())
+    except RuntimeError as error:
+        if not lost_peer(error):
+            raise
+        raise RunError(f"another process is gone or cannot be reached ({str(error).splitlines()[0][:120]})") from error
+    PartialState().destroy_process_group()
+
+
 def _context(command: Evaluate, length: int, result: "Evaluation") -> dict[str, int]:
+    if command.sequence_parallel:
+        return {"processes": process_count()}
     if command.stream:
         behind = {"behind": result.behind} if _has_front(command) else {}
         return {"cache_bytes": result.cache_bytes, **behind}
@@ -196,10 +228,18 @@ def _check(command: Evaluate) -> None:
         raise InputError("a cache belongs to one model; leave --against, or --save-cache and --load-cache, out")
     if command.save_cache is not None and not command.save_cache.resolve().parent.is_dir():
         raise InputError(f"save-cache={command.save_cache}: its folder does not exist; make it first")
-    if command.stream and (command.length is not None or command.batch_size is not None or command.stride is not None):
+    whole = command.stream or command.sequence_parallel
+    if whole and (command.length is not None or command.batch_size is not None or command.stride is not None):
         raise InputError(
-            "stream, behind and load-cache take each file whole, one at a time; leave --length, --stride and "
-            "--batch-size out"
+            "stream, sequence-parallel, behind and load-cache take each file whole, one at a time; leave --length, "
+            "--stride and --batch-size out"
+        )
+    if command.sequence_parallel and command.stream:
+        raise InputError("--sequence-parallel has no cache; leave it, or --stream, --behind and --load-cache, out")
+    if command.sequence_parallel and not launched():
+        raise InputError(
+            "--sequence-parallel splits each file over the processes of torchrun, and this is one alone; start it as "
+            "torchrun --nproc-per-node 2 -m reformer evaluate ..., or give --stream"
         )
     if command.plot is not None and command.plot.suffix not in PICTURES:
         kinds = ", ".join(PICTURES)
@@ -227,7 +267,7 @@ def _progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(console=console, transient=True, disable=not (console.is_terminal and is_main_process())) as progress:
         task = progress.add_task(what, total=total)
         yield lambda n: progress.advance(task, n)
 
@@ -237,16 +277,26 @@ def _has_front(command: Evaluate) -> bool:
 
 
 def _evaluate(
-    command: Evaluate, folder: Path, front: Sequence["Document"], documents: Sequence["Document"], length: int
+    command: Evaluate,
+    folder: Path,
+    front: Sequence["Document"],
+    documents: Sequence["Document"],
+    length: int,
+    processes: "SequenceParallel | None",
 ) -> "Evaluation":
     from reformer.data.tokenizer import tokenizer_of
-    from reformer.inference.evaluate import evaluate, evaluate_stream, read_behind, read_on
+    from reformer.inference.evaluate import evaluate, evaluate_parts, evaluate_stream, read_behind, read_on
     from reformer.models.cache_file import load_cache, save_cache
     from reformer.training.checkpoint import load_checkpoint
 
     model, tokenizer = load_checkpoint(folder), tokenizer_of(folder)
     size = sum(len(document.text) for document in (*front, *documents)) if tokenizer.per_byte else None
     with _progress(f"evaluating {folder}", size) as advance:
+        if processes is not None:
+            from accelerate import PartialState
+
+            model.to(PartialState().device)
+            return evaluate_parts(model, documents, processes, tokenizer=tokenizer, advance=advance)
         if command.stream:
             behind, room = None, 1 + max((len(document.text) for document in documents), default=0)
             if front:

@@ -18,7 +18,7 @@ from reformer.data.stream import join_documents
 from reformer.data.tokenizer import ByteTokenizer, Tokenizer
 from reformer.data.windows import HeldOutWindows, evaluation_windows
 from reformer.errors import InputError
-from reformer.models import ReformerForCausalLM, ReformerForMaskedLM, ReformerPreTrainedModel
+from reformer.models import ReformerForCausalLM, ReformerForMaskedLM, ReformerPreTrainedModel, SequenceParallel
 from reformer.models.cache import ReformerCache
 
 Advance = Callable[[int], None]
@@ -145,6 +145,33 @@ def evaluate_stream(
                 result.add(score, _numbers(scored.nll[0]), scored.correct[0].cpu().numpy(), context + start + 1)
                 advance(part.shape[1] - 1)
             result.cache_bytes = max(result.cache_bytes, cache.bytes())
+    return result
+
+
+def evaluate_parts(
+    model: ReformerForCausalLM,
+    documents: Sequence[Document],
+    processes: SequenceParallel,
+    *,
+    tokenizer: Tokenizer | None = None,
+    advance: Advance = lambda _: None,
+) -> Evaluation:
+    """Predict each token from all of its document in front of it, in one forward that the processes share.
+
+    All of them have the result. Raises InputError without documents, and where heads cannot be dealt out.
+    """
+    tokenizer = tokenizer or ByteTokenizer()
+    _check(documents, tokenizer, model)
+    result = Evaluation()
+    with evaluating(model):
+        for document in documents:
+            score, stream = _begin(result, document), join_documents([document], tokenizer)
+            tokens = torch.from_numpy(stream.part(0, len(stream)))[None]
+            part = processes.part({"read": tokens[:, :-1], "predicted": tokens[:, 1:]})
+            read, predicted = (x.to(model.device) for x in part.values())
+            scored = [processes.whole(x)[0] for x in model.score(read, predicted, sequence_parallel=processes)]
+            result.add(score, _numbers(scored[0]), scored[1].cpu().numpy(), 1)
+            advance(tokens.shape[1] - 1)
     return result
 
 

@@ -50,14 +50,24 @@ class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
         self.post_init()
 
     def score(
-        self, input_ids: Int[Tensor, "b k"], targets: Int[Tensor, "b k"], past_key_values: ReformerCache | None = None
+        self,
+        input_ids: Int[Tensor, "b k"],
+        targets: Int[Tensor, "b k"],
+        past_key_values: ReformerCache | None = None,
+        sequence_parallel: SequenceParallel | None = None,
     ) -> TokenScores:
         """The loss of what each token is to predict (`targets`, -100 ignored), in `loss_chunk` pieces, without a graph.
 
-        `past_key_values` as in `forward`.
+        `past_key_values` and `sequence_parallel` as in `forward`.
         """
+        alone = sequence_parallel is None
         with torch.no_grad():
-            hidden = self.model(input_ids, past_key_values=past_key_values).last_hidden_state
+            hidden = self.model(
+                input_ids,
+                past_key_values=past_key_values,
+                use_cache=None if alone else False,
+                sequence_parallel=sequence_parallel,
+            ).last_hidden_state
         return token_scores(hidden, targets, self._logits, self.config.loss_chunk)
 
     def forward(

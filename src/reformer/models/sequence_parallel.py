@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from reformer.errors import InputError
@@ -43,6 +43,12 @@ class SequenceParallel:
         Parts are of like length, the first ones a token longer where the length is no multiple of the processes.
         """
         return {name: self._own(value) if _has_slots(value) else value for name, value in batch.items()}
+
+    def whole(self, x: Shaped[Tensor, "b part ..."]) -> Shaped[Tensor, "b l ..."]:
+        """All parts of what each process has of its own, logits for instance, one behind the other; without a graph."""
+        lengths = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(self.size)]
+        dist.all_gather(lengths, torch.tensor([x.shape[1]], device=x.device), group=self.group)
+        return Parts(self.group, tuple(map(int, lengths)), self.place).gather(x.detach())
 
     def _own(self, x: Tensor) -> Tensor:
         size, longer = divmod(x.shape[1], self.size)

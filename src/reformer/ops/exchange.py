@@ -61,13 +61,14 @@ class Parts:
         out: Tensor = _ToParts.apply(x, self)
         return out
 
-    def gather(self, x: Shaped[Tensor, "b part"]) -> Shaped[Tensor, "b l"]:
-        """A whole number of each slot, for all slots; nothing has a gradient."""
-        sizes = [len(x) * length for length in self.lengths]
+    def gather(self, x: Shaped[Tensor, "b part ..."]) -> Shaped[Tensor, "b l ..."]:
+        """What is said of each slot, for all slots; nothing has a gradient."""
+        b, rest = x.shape[0], x.shape[2:]
+        sizes = [b * length * rest.numel() for length in self.lengths]
         received = x.new_empty(sum(sizes))
         _exchange(received, x.flatten().repeat(self.count), sizes, [x.numel()] * self.count, self.group)
         pieces = zip(received.split(sizes), self.lengths, strict=True)
-        return torch.cat([piece.view(len(x), length) for piece, length in pieces], dim=1)
+        return torch.cat([piece.view(b, length, *rest) for piece, length in pieces], dim=1)
 
     def agree(self, number: int, device: torch.device) -> int:
         """The number of the first process."""

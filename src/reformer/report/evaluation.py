@@ -15,7 +15,7 @@ class Measured(NamedTuple):
 
     name: str
     context: dict[str, int]
-    """`length` and `stride` in tokens, or `cache_bytes`, and the tokens `behind` which each file stands."""
+    """`length` and `stride` in tokens, `processes`, or `cache_bytes`; the tokens `behind` which each file stands."""
     result: Evaluation
 
 
@@ -78,6 +78,8 @@ def _scores(score: Score) -> dict[str, Any]:
 def _context(context: dict[str, int]) -> str:
     if "length" in context:
         return f"windows of {context['length']:,} tokens"
+    if "processes" in context:
+        return f"one each, over {context['processes']} processes"
     front = f" behind {context['behind']:,} tokens" if "behind" in context else ""
     return f"one each{front}; cache of {context['cache_bytes'] / 2**20:,.1f} MiB"
 
