@@ -21,9 +21,12 @@ from machine import save
 from memory import MIB, peak_over_start
 
 import reformer
+from reformer.settings import ModelSettings
+from reformer.settings.training import TrainingSettings
+from reformer.training.plan import plan
 
 PROCESSES, LENGTHS = (1, 2, 4), (65_536, 262_144)
-LAYERS, WIDTH, HEADS = 4, 128, 4
+MODEL = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "loss_chunk": 2048, "vocab_size": 259}
 
 
 def one(length: int, out: Path) -> None:
@@ -32,9 +35,7 @@ def one(length: int, out: Path) -> None:
     dist.init_process_group("gloo")
     torch.manual_seed(0)
     share = reformer.SequenceParallel()
-    config = reformer.ReformerConfig(
-        hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, loss_chunk=2048, vocab_size=259
-    )
+    config = reformer.ReformerConfig(**MODEL)
     model = reformer.ReformerForCausalLM(config)
 
     def step(tokens: torch.Tensor) -> None:
@@ -51,6 +52,13 @@ def one(length: int, out: Path) -> None:
     (out / f"{share.place}.json").write_text(json.dumps({"peak": peak, "seconds": seconds}))
     dist.barrier()
     dist.destroy_process_group()
+
+
+def planned(length: int, processes: int) -> int:
+    """Bytes that `reformer train --dry-run` says, but for weights, gradients and optimizer."""
+    training = TrainingSettings(length=length, sequence_parallel=processes)
+    memory = plan(ModelSettings(**MODEL), training).memory
+    return sum(memory[name] for name in ("streams", "orders", "largest piece"))
 
 
 def main() -> None:
@@ -82,6 +90,7 @@ def main() -> None:
                     "processes": processes,
                     "peak_mib": round(peak / MIB, 1),
                     "of_one": round(peak / alone, 3),
+                    "planned_mib": round(planned(length, processes) / MIB, 1),
                     "seconds": round(seconds, 2),
                 }
             )

@@ -1,7 +1,11 @@
 """`reformer evaluate` as a person calls it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from tests.cli.command import reformer
 
@@ -90,3 +94,35 @@ def test_evaluate_behind_other_text(run: Path) -> None:
         refused = reformer(*arguments, *wrong, cwd=run)
         assert refused.returncode == 2, wrong
         assert says in refused.stderr, refused.stderr
+
+
+def test_several_processes_share_a_file(run: Path) -> None:
+    (run / "short.txt").write_text("of two")
+    files = ("model", "text.txt", "short.txt", "--json", "--per-document", "--per-position")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    shared = subprocess.run(
+        [*torchrun, "reformer", "evaluate", *files, "--sequence-parallel"],
+        capture_output=True,
+        text=True,
+        cwd=run,
+        check=False,
+        timeout=240,
+    )
+    assert shared.returncode == 0, shared.stderr
+    found, alone = (
+        json.loads(out) for out in (shared.stdout, reformer("evaluate", *files, "--stream", cwd=run).stdout)
+    )
+    assert found.pop("processes") == 2
+    del alone["cache_bytes"]
+    assert found.pop("loss") == pytest.approx(alone.pop("loss"), abs=1e-5)
+    for one, other in zip(found["positions"], alone["positions"], strict=True):
+        assert one["tokens"] == other["tokens"]
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
+    assert [one["bytes"] for one in found["documents"]] == [4200, 6]
+    refused = reformer("evaluate", "model", "text.txt", "--sequence-parallel", cwd=run)
+    assert refused.returncode == 2
+    assert "torchrun --nproc-per-node 2 -m reformer evaluate" in refused.stderr
+    for flags in (("--stream",), ("--length", "32")):
+        refused = reformer("evaluate", "model", "text.txt", "--sequence-parallel", *flags, cwd=run)
+        assert refused.returncode == 2
+        assert "leave" in refused.stderr

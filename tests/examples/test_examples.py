@@ -35,6 +35,17 @@ def test_the_articles_listing_prints_the_articles_lines(command: tuple[str, ...]
     assert re.fullmatch(steps + epoch.format(1) + more + epoch.format(2), out), out
 
 
+def test_one_sequence_in_two_processes() -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, EXAMPLES / "one_sequence.py", "--length", "101", "--steps", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    losses = [float(loss) for loss in re.findall(r"^step \d  loss (.*)$", done.stdout, re.MULTILINE)]
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
+    assert "logits of 101 tokens" in done.stdout
+
+
 def test_the_demo(tmp_path: Path) -> None:
     out = run("demo.py", "--out", str(tmp_path / "demo"), "--steps", "3", "--held-out-bytes", "5000")
     found = dict(re.findall(r"^  (\S.*?)\s{2,}(\d+\.\d+)$", out, re.MULTILINE))

@@ -100,6 +100,25 @@ def test_a_rank_that_is_killed_costs_steps_and_no_bits(trial: int, folder: Path,
     assert max(abs(a - b) for a, b in zip(calm, found, strict=True)) < 1e-5
 
 
+def test_a_killed_process_ends_those_that_share_its_windows(folder: Path) -> None:
+    command = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", *TRAIN, "--sequence-parallel", "2", "--out", "parts"]
+    agent = start([*command, "--steps", "100000", "--save-steps", "0"], folder)
+    wait_for(lambda: (folder / "parts" / "run.toml").exists(), "the run did not begin")
+    time.sleep(3)
+    begun = time.time()
+    os.kill(workers(agent.pid)[1], signal.SIGKILL)
+    try:
+        said = agent.communicate(timeout=BOUND)[1]
+    finally:
+        if agent.poll() is None:
+            os.killpg(agent.pid, signal.SIGKILL)
+    assert agent.returncode
+    assert time.time() - begun < 60
+    lines = [line for line in said.splitlines() if line.startswith("reformer: ")]
+    assert any("another process of this run is gone" in line or "terminated" in line for line in lines), said
+    assert "bug" not in said
+
+
 @pytest.fixture
 def network() -> Iterator[list[list[str]]]:
     """What starts a command on each of two nodes: network namespaces with addresses 10.77.0.1 and 10.77.0.2."""
