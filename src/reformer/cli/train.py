@@ -18,6 +18,7 @@ from reformer.settings.data import BPE, HUB
 from reformer.settings.model import ModelSettings
 from reformer.settings.presets import describe_presets, load_preset
 from reformer.settings.run_file import RUN_FILE, Run, Tables, lay, read_run_file
+from reformer.settings.training import TrainingSettings
 from reformer.tasks import tasks
 from reformer.training.processes import is_main_process, process_count
 
@@ -86,7 +87,9 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _train(command: Train, run: Run, task: "Task") -> None:
+    from reformer.cli.report import Page
     from reformer.data.tokenizer import tokenizer_of
+    from reformer.report.findings import write_findings
     from reformer.training.finetune import check_init
     from reformer.training.folder import check_out
     from reformer.training.run import check_fit, check_launched, find_checkpoint, train
@@ -106,25 +109,41 @@ def _train(command: Train, run: Run, task: "Task") -> None:
     text = task.read(run.training.length, say)
     if init is not None and tokenizer_of(Path(init)).identity != text.tokenizer.identity:
         raise InputError(f"tokenizer={task.tokenizer!r} is not that of {init}; leave it out")
-    trained = train(
-        text,
-        settings,
-        run.training,
-        command.out,
-        task=task,
-        overwrite=command.overwrite,
-        resume=resume,
-        say=say,
-    )
-    if task.scored_when_trained and not run.training.fsdp and is_main_process():
-        _show_scores(task, trained, text, run.training.batch_size)
+    page = Page(command.out)
+    try:
+        trained = train(
+            text,
+            settings,
+            run.training,
+            command.out,
+            task=task,
+            overwrite=command.overwrite,
+            resume=resume,
+            say=say,
+            watch=page.now_and_then,
+        )
+    except BaseException:
+        page.at_the_end()
+        raise
+    if is_main_process():
+        if not run.training.fsdp:
+            write_findings(command.out, _find(task, trained, text, run.training))
+        say(f"report: {page.at_the_end()}")
 
 
-def _show_scores(task: Any, model: Any, text: Any, rows: int) -> None:
-    """Of a task on rows, on those that are held out."""
-    if text.held_out:
-        scores = task.measure(model, text.tokenizer, text.held_out, batch_size=rows).scores
+def _find(task: Any, model: Any, text: Any, training: TrainingSettings) -> dict[str, Any]:
+    """What is measured behind a training: of a task on rows its scores; of text losses by position, and samples."""
+    if not text.held_out:
+        return {}
+    if task.scored_when_trained:
+        scores = task.measure(model, text.tokenizer, text.held_out, batch_size=training.batch_size).scores
         say("held out: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+        return {"scores": scores}
+    if task.task != "lm" or process_count() > 1:  # windows that processes share may be too long for one
+        return {}
+    from reformer.report.findings import measure
+
+    return measure(model, text.tokenizer, text.held_out, training.length, training.eval_tokens)
 
 
 def _check(command: Train, run: Run) -> None:

@@ -174,6 +174,21 @@ def _hold(out: Path) -> FileLock:
     return lock
 
 
+def is_going_on(out: Path) -> bool:
+    """Whether a process trains into a folder."""
+    lock = FileLock(out.resolve().with_name(f".{out.resolve().name}.lock"), timeout=0)
+    if not Path(lock.lock_file).exists():
+        return False
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return False
+    lock.release()
+    return False
+
+
 def _saved_nothing(out: Path) -> bool:
     """Whether a run was there that ended before it saved anything."""
     return (out / RUN_FILE).exists() and not (out / CONFIG).exists() and not checkpoints(out)

@@ -26,6 +26,7 @@ from reformer.training.finetune import add_lora, merge_lora, start_from
 from reformer.training.folder import RunFolder, check_same
 from reformer.training.interruption import GivenUp, Interruption
 from reformer.training.job import Text, items_per_step, make_job, with_tokens
+from reformer.training.log import RunLog
 from reformer.training.manifest import MANIFEST, STATE, damage
 from reformer.training.memory import out_of_memory
 from reformer.training.processes import is_main_process, launched, process_count
@@ -67,10 +68,12 @@ def train(
     resume: Path | None = None,
     model: ReformerPreTrainedModel | None = None,
     say: Say = print,
+    watch: Callable[[], None] = lambda: None,
 ) -> Any:
     """Train on a corpus or on examples and save to `out`; returns the model: the best on held-out text, or the last.
 
     `task` says what is learned, and for the run file where it comes from. `resume` is a checkpoint (`find_checkpoint`).
+    `watch` is called whenever something new stands in the folder's log.
     Raises InputError for settings that do not fit the text or the folder; NonFiniteLoss, NotSaved, OutOfMemory and
     WorkerDied, where what was saved before stays; and Interrupted after Ctrl-C or Terminated after SIGTERM, when what
     was trained is saved. A run that does not move any more ends the process (`Watchdog`).
@@ -102,6 +105,7 @@ def train(
         trained: Any = add_lora(model, LoraSettings.parse(training.lora)) if training.lora else model
         trainer = ReformerTrainer(trained, job, training, str(folder.out), complete=folder.complete, say=say)
         trainer.add_callback(progress)
+        trainer.add_callback(RunLog(folder.out, watch))
         if training.tensorboard and is_main_process():
             trainer.add_callback(TensorBoardCallback(_tensorboard(folder.out / "tensorboard")))
         with (
