@@ -1,5 +1,6 @@
 """LSH and local attention by the kernels: values and gradients against the plain backend in fp64."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from reformer.ops import attention
 from reformer.ops.flat import flatten
 from reformer.ops.hashing import draw_rotations
-from reformer.ops.spec import LSH, Band, Local, Octaves
+from reformer.ops.sequences import Sequences
+from reformer.ops.spec import LSH, Band, Local, Octaves, make_lsh
 from tests.gpu.cases import compare, documents, padded, vectors, with_gradients
 
 CASES: dict[str, dict[str, Any]] = {
@@ -360,3 +362,17 @@ def test_reversible_layers_take_the_orders_of_their_forward(kind: str, device: s
     for a, b in zip(*gradients, strict=True):
         assert (a - b).abs().max() < 1e-3 * b.abs().max()
     assert len(sorts) == (2 * (2 + 1) if kind == "lsh" else 0)
+
+
+@pytest.mark.parametrize("rule", ["bucket", "chunk"])
+def test_heads_apart_give_what_they_give_together(rule: str, device: str) -> None:
+    """Hashes and dropout go by the number of a head among all (`LSH.part_of`)."""
+    torch.manual_seed(0)
+    q, v = (torch.randn(2, 4, 70, 16, device=device) for _ in range(2))
+    options: dict[str, Any] = {"window": 16} if rule == "bucket" else {"chunk_length": 16}
+    spec = make_lsh(rule=rule, num_hashes=2, dropout=0.3, **options)
+    fixed: dict[str, Any] = {"seed": 5, "dropout_seed": 7, "backend": "triton"}
+    together = attention.attend_by_content(q, v, spec, Sequences.of(q), **fixed)
+    apart = replace(spec, part_of=(2, 4))
+    out = attention.attend_by_content(q[:, 2:], v[:, 2:], apart, Sequences.of(q[:, 2:]), **fixed)
+    assert (out - together[:, 2:]).abs().max() < 1e-4

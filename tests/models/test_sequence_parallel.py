@@ -101,7 +101,7 @@ def in_parts() -> Made:
     for number, (case, kind) in enumerate(trials()):
         model, whole = build(case), batch(case, kind)
         part = cut(whole, share, unequal=number % 2 == 0)
-        torch.manual_seed(3)
+        torch.manual_seed(3 + dist.get_rank() * ("dropout" in case))  # the first process says what is drawn
         output = model(**part, sequence_parallel=share, **kept(case))
         output.loss.backward()
         counts = torch.stack((output.correct, output.predicted))
@@ -141,12 +141,23 @@ def told() -> Made:
             run()
         said[name] = str(error.value)
 
+    def spoilt(name: str, value: Any) -> dict[str, Any]:
+        return {**part, name: value} if share.place else part
+
     rows = {name: x[: 1 + share.place] for name, x in part.items()}
     refused("rows", lambda: model(**rows, sequence_parallel=share))
-    some = {name: x for name, x in part.items() if name != "attention_mask" or share.place}
-    refused("mask", lambda: model(**some, sequence_parallel=share))
+    refused("mask", lambda: model(**spoilt("attention_mask", None), sequence_parallel=share))
     refused("cache", lambda: model(**part, sequence_parallel=share, use_cache=True))
-    refused("shape", lambda: model(**{**part, "attention_mask": whole["attention_mask"]}, sequence_parallel=share))
+    refused("shape", lambda: model(**spoilt("labels", part["labels"][:, 1:]), sequence_parallel=share))
+    refused("inputs", lambda: model(**spoilt("input_ids", part["input_ids"].double()), sequence_parallel=share))
+    refused("token", lambda: model(**spoilt("input_ids", part["input_ids"] + 31), sequence_parallel=share))
+    refused("label", lambda: model(**spoilt("labels", part["labels"] + 31), sequence_parallel=share))
+    refused("weights", lambda: model(**spoilt("attention_mask", part["labels"] * 0.5), sequence_parallel=share))
+    refused("seed", lambda: model(**part, sequence_parallel=share, seed=share.place))
+    refused("mode", lambda: model.train(share.place == 1)(**part, sequence_parallel=share))
+    model.eval()
+    masked = build("both ways")
+    refused("some labels", lambda: masked(**spoilt("labels", None), sequence_parallel=share))
     three = reformer.ReformerForCausalLM(reformer.ReformerConfig(vocab_size=31, hidden_size=24, num_attention_heads=3))
     refused("heads", lambda: three(**part, sequence_parallel=share))
     refused("mesh", lambda: reformer.SequenceParallel(dist.init_device_mesh("cpu", (1, share.size))))
@@ -182,9 +193,20 @@ def test_what_goes_wrong_is_said_in_all_processes(tmp_path: Path) -> None:
     for place, one in enumerate(found):
         said = one["said"]
         assert "[1, 2] rows" in said["rows"]
-        assert "attention_mask is given in process [1] of 2" in said["mask"]
+        assert "attention_mask is given in process [0] of 2" in said["mask"]
         assert "cache" in said["cache"]
-        assert f"it must be that of this part, [2, {31 - place}]" in said["shape"]
+        assert "training mode in some processes" in said["mode"]
+        assert "different seeds" in said["seed"]
+        assert "labels is given in process [0] of 2" in said["some labels"]
+        own = {
+            "shape": "labels has shape [2, 29]; it must be that of this part, [2, 30]",
+            "inputs": "they must be integers",
+            "token": "vocab_size is 31",
+            "label": "labels hold",
+            "weights": "attention_mask holds",
+        }
+        for name, words in own.items():
+            assert (words if place else "process [1] of a sequence was given something wrong") in said[name], name
         assert "3 heads cannot be dealt out to 2 processes" in said["heads"]
         assert "2 dimensions" in said["mesh"]
         assert "ReformerForSequenceClassification" in said["pooled"]

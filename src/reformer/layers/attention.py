@@ -1,8 +1,11 @@
 """Attention layers with their projections: by content (LSH), by place (local), and exact (full)."""
 
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from reformer.errors import InputError
@@ -15,9 +18,24 @@ from reformer.ops.attention import attend_by_content, attend_nearby
 from reformer.ops.checks import check_integer
 from reformer.ops.exact_attention import exact_attention, visible_pairs
 from reformer.ops.flat import flattened
-from reformer.ops.hashing import KeptRotations, draw_seed, layer_seeds
+from reformer.ops.hashing import KeptRotations, Rotations, draw_seed, layer_seeds
+from reformer.ops.neighbourhoods import SortedRows
+from reformer.ops.plain.backend import hashed_rows, near_rows, normalise_keys, pairs
+from reformer.ops.plain.core import Pairs
 from reformer.ops.shift import shift
 from reformer.ops.spec import LSH, Chunks, Local, make_local, make_lsh
+
+
+class Weighed(NamedTuple):
+    """What one head of a layer weighs."""
+
+    queries: Float[Tensor, "1 1 l d"]
+    keys: Float[Tensor, "1 1 l d"]
+    spec: LSH | Local
+    rows: SortedRows
+    pairs: tuple[Float[Tensor, "l"], Pairs]
+    """As `attended_pairs` gives them."""
+
 
 FULL_PIECE = 1024  # queries at a time where exact attention needs a mask
 
@@ -87,8 +105,27 @@ class LSHAttention(SelfAttention):
             hashed=q if self.rotary else None,
             rotations=rotations,
             seed=seed if rotations is None else None,
+            dropout_seed=batch.dropout_seeds[layer] if batch.dropout_seeds else None,
         )
         return self._merge(batch.to_parts(out))
+
+    def weighed(self, x: Float[Tensor, "1 l hidden"], batch: Batch, layer: int) -> Iterator[Weighed]:
+        """Head by head, what the layer weighs in evaluation, by the plain backend."""
+        q, spec = self._heads(self.query_key, self._context(x, batch, layer)), self.spec_in_evaluation
+        seed, rotations = self._seed(batch, layer), None
+        if spec.hash_rotations == "transformers":
+            rotations = self._transformers_rotations(spec, q)
+        spec = spec.fitted(q.shape[2])
+        for head in range(self.num_heads):
+            one = replace(spec, part_of=(head, self.num_heads))
+            drawn = Rotations(None if rotations is None else rotations[head : head + 1], seed)
+            mine = q[:, head : head + 1]
+            rows, pattern = hashed_rows(mine, batch.sequences, drawn, one)
+            turned = self._rotated(batch, mine)[0] if self.rotary else mine
+            turned = batch.sequences.without_padding(turned)
+            yield Weighed(
+                turned, normalise_keys(turned), spec, rows, pairs(turned, normalise_keys(turned), rows, pattern, one)
+            )
 
     def _seed(self, batch: Batch, layer: int) -> int:
         if batch.seeds:
@@ -133,6 +170,17 @@ class LocalAttention(SelfAttention):
         self.spec_in_evaluation = flattened(self.spec.in_evaluation())
         self.rotary = rotary
 
+    def weighed(self, x: Float[Tensor, "1 l hidden"], batch: Batch, layer: int) -> Iterator[Weighed]:
+        """Head by head, what the layer weighs in evaluation, by the plain backend."""
+        q, k = self._heads(self.query, x), self._heads(self.key, x)
+        if self.rotary:
+            q, k = self._rotated(batch, q, k)
+        spec = self.spec_in_evaluation.fitted(x.shape[1])
+        rows, pattern = near_rows(batch.sequences, spec)
+        for head in range(self.num_heads):
+            mine, keys = q[:, head : head + 1], k[:, head : head + 1]
+            yield Weighed(mine, keys, spec, rows, pairs(mine, keys, rows, pattern, spec))
+
     def _attend(self, x: Tensor, batch: Batch, layer: int) -> Tensor:
         q, k = self._heads(self.query, x), self._heads(self.key, x)
         if self.rotary:
@@ -147,7 +195,8 @@ class LocalAttention(SelfAttention):
             cache.extend(k, v, step)
         q, k, v = batch.to_heads(q, k, v)
         spec = batch.of_heads(self.spec if self.training else self.spec_in_evaluation, self.num_heads)
-        return self._merge(batch.to_parts(attend_nearby(q, k, v, spec, batch.sequences)))
+        dropout_seed = batch.dropout_seeds[layer] if batch.dropout_seeds else None
+        return self._merge(batch.to_parts(attend_nearby(q, k, v, spec, batch.sequences, dropout_seed=dropout_seed)))
 
 
 class FullAttention(SelfAttention):

@@ -37,6 +37,8 @@ class Batch:
     source_mask: Bool[Tensor, "b s"] | None = None
     parts: Parts | None = None
     """Where several processes hold the sequences, of which all else here is whole: their parts."""
+    dropout_seeds: Sequence[int] = ()
+    """That of each layer's dropout of weights, where processes must agree on it."""
     source_parts: Parts | None = None
     """Those of what a decoder attends to."""
     cross_caches: Sequence[CrossCache] = ()

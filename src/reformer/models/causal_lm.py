@@ -106,6 +106,7 @@ class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
             use_cache,
             labels=labels,
             sequence_parallel=sequence_parallel,
+            seed=seed,
         )
         self._ask_labels(labels, prepared.size, prepared.questions)
         targets, labels = None, prepared.labels

@@ -133,6 +133,7 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
                 inputs_embeds=inputs_embeds,
                 questions=questions,
                 sequence_parallel=sequence_parallel,
+                seed=seed,
             )
             source_mask, source_parts = source.mask, source.parts
         elif sequence_parallel is not None:
@@ -147,8 +148,11 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
             use_cache,
             source_mask,
             questions,
+            labels=labels,
             sequence_parallel=sequence_parallel,
             source_parts=source_parts,
+            seed=None if seed is None else derive_seed(seed, 1),
+            apart=("labels",),
         )
         self._ask_labels(labels, target.size, questions)
         if encoder_outputs is None:

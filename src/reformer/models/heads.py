@@ -98,7 +98,15 @@ class ReformerForMaskedLM(LanguageHead, _Head):
         `sequence_parallel` as in `ReformerForCausalLM`.
         """
         prepared = self.model.prepare(
-            input_ids, attention_mask, position_ids, segment_ids, inputs_embeds, sequence_parallel=sequence_parallel
+            input_ids,
+            attention_mask,
+            position_ids,
+            segment_ids,
+            inputs_embeds,
+            labels=labels,
+            sequence_parallel=sequence_parallel,
+            seed=seed,
+            apart=("labels",),
         )
         self._ask_labels(labels, prepared.size, prepared.questions)
         output = self.model(
@@ -238,7 +246,15 @@ class ReformerForTokenClassification(_Head):
         `sequence_parallel` as in `ReformerForCausalLM`. Raises InputError for labels that are no class.
         """
         prepared = self.model.prepare(
-            input_ids, attention_mask, position_ids, segment_ids, inputs_embeds, sequence_parallel=sequence_parallel
+            input_ids,
+            attention_mask,
+            position_ids,
+            segment_ids,
+            inputs_embeds,
+            labels=labels,
+            sequence_parallel=sequence_parallel,
+            seed=seed,
+            apart=("labels",),
         )
         if labels is not None:
             self._ask_classes(labels, prepared.size, prepared.questions)

@@ -17,7 +17,7 @@ from reformer.models.config import ReformerConfig
 from reformer.models.embeddings import Embeddings
 from reformer.models.prepared import Padding, Prepared, documents_of, draft_sequences, one_of, two_dimensional
 from reformer.models.pretrained import ReformerPreTrainedModel, check_one_stack
-from reformer.models.sequence_parallel import SequenceParallel, join
+from reformer.models.sequence_parallel import Joined, Own, SequenceParallel, join
 from reformer.models.stack import make_stack
 from reformer.ops.exchange import Parts
 from reformer.ops.hashing import draw_seed, layer_seeds
@@ -107,11 +107,12 @@ class ReformerModel(ReformerPreTrainedModel):
                 use_cache,
                 encoder_attention_mask,
                 sequence_parallel=sequence_parallel,
+                seed=seed,
             )
         self._check_source(encoder_hidden_states, prepared)
         cache = prepared.cache
         keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
-        prepared.questions.fetch()
+        prepared.fetch()
         if cache is None:
             sequences = prepared.sequences()
             rank = prepared.own(sequences.ranks.rank.expand(sequences.batch, -1))
@@ -151,36 +152,34 @@ class ReformerModel(ReformerPreTrainedModel):
         labels: Int[Tensor, "b l"] | None = None,
         sequence_parallel: SequenceParallel | None = None,
         source_parts: Parts | None = None,
+        seed: int | None = None,
+        apart: tuple[str, ...] = (),
     ) -> Prepared:
         """Check what a forward is given, without waiting for a GPU: that is left to `questions`.
 
-        With `sequence_parallel` the processes tell each other what they hold; `source_parts` are those of the source,
-        whose mask is whole.
+        With `sequence_parallel` the processes tell each other what they hold, but for what stays `apart`;
+        `source_parts` are those of the source, whose mask is whole.
 
         Raises InputError for shapes that do not fit, and a cache in training.
         """
-        questions = Questions() if questions is None else questions
-        inputs = one_of(input_ids, inputs_embeds)
-        b, length = inputs.shape[:2]
-        mask = None if attention_mask is None else as_mask("attention_mask", two_dimensional(attention_mask), questions)
-        if use_cache is None:
-            use_cache = self.config.use_cache and not self.training and why_not_cached(self.built_from) is None
-        cache = past_key_values if past_key_values is not None else ReformerCache(self.config) if use_cache else None
-        padding, drafted, parts = None, None, None
-        if position_ids is not None and position_ids.shape not in ((b, length), (1, length)):
-            raise InputError(
-                f"position_ids have shape {list(position_ids.shape)}; they must be [b, l] = [{b}, {length}]"
+        questions, joined = Questions() if questions is None else questions, None
+        if sequence_parallel is None:
+            inputs, mask, cache = self._own(
+                input_ids, inputs_embeds, attention_mask, position_ids, past_key_values, use_cache, questions
             )
-        slots = inputs[..., None] if inputs.dim() == 2 else inputs[..., :1]
-        if sequence_parallel is not None:
-            if cache is not None:
+        else:
+            if past_key_values is not None or use_cache:
                 raise InputError("sequence_parallel together with a cache is not supported; pass use_cache=False")
-            given = {"attention_mask": mask, "segment_ids": segment_ids, "position_ids": position_ids, "labels": labels}
-            heads = self.built_from.num_attention_heads
-            parts, mask, segment_ids, position_ids, labels = join(sequence_parallel, heads, inputs, given)
-            slots = inputs.new_empty(()).expand(b, sum(parts.lengths), 1)
+            given = {"segment_ids": segment_ids, "position_ids": position_ids, "labels": labels}
+            about = attention_mask, position_ids, None, False, questions
+            joined, inputs = self._join(sequence_parallel, (input_ids, inputs_embeds, *about), given, seed, apart)
+            cache, (_, seed, _, mask, segment_ids, position_ids, labels) = None, joined
+        b = inputs.shape[0]
+        slots = inputs[..., None] if inputs.dim() == 2 else inputs[..., :1]
+        if joined is not None:
+            slots = inputs.new_empty(()).expand(b, sum(joined.parts.lengths), 1)
         segment_ids = documents_of(position_ids, mask, segment_ids, cache)
-        positions = position_ids
+        padding, drafted, positions = None, None, position_ids
         if cache is None:
             if segment_ids is not None:
                 segment_ids = segment_ids.expand(b, -1)
@@ -194,8 +193,96 @@ class ReformerModel(ReformerPreTrainedModel):
         if positions is not None:
             self.embeddings.ask_positions(positions, questions)
         source = None if encoder_attention_mask is None else Padding.of(encoder_attention_mask, questions)
-        about = cache, mask, padding, segment_ids, drafted, source, questions, position_ids, labels, parts, source_parts
-        return Prepared(inputs, *about)
+        return Prepared(
+            inputs,
+            cache,
+            mask,
+            padding,
+            segment_ids,
+            drafted,
+            source,
+            questions,
+            position_ids,
+            labels,
+            seed,
+            () if joined is None else joined.dropout_seeds,
+            None if joined is None else joined.parts,
+            source_parts,
+        )
+
+    def _own(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        past_key_values: ReformerCache | None,
+        use_cache: bool | None,
+        questions: Questions,
+    ) -> tuple[Tensor, Tensor | None, ReformerCache | None]:
+        """Inputs, mask and cache of this process, whose shapes fit."""
+        inputs = one_of(input_ids, inputs_embeds)
+        b, length = inputs.shape[:2]
+        mask = None if attention_mask is None else as_mask("attention_mask", two_dimensional(attention_mask), questions)
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training and why_not_cached(self.built_from) is None
+        cache = past_key_values if past_key_values is not None else ReformerCache(self.config) if use_cache else None
+        if position_ids is not None and position_ids.shape not in ((b, length), (1, length)):
+            raise InputError(
+                f"position_ids have shape {list(position_ids.shape)}; they must be [b, l] = [{b}, {length}]"
+            )
+        return inputs, mask, cache
+
+    def _join(
+        self,
+        processes: SequenceParallel,
+        own: tuple[Any, ...],
+        given: dict[str, Tensor | None],
+        seed: int | None,
+        apart: tuple[str, ...],
+    ) -> tuple[Joined, Tensor]:
+        """What the processes know together, and the inputs of this one."""
+        problem, inputs, mask = None, None, None
+        try:
+            inputs, mask, _ = self._own(*own)
+            for name, x in given.items():
+                if x is not None and x.shape not in (inputs.shape[:2], (1, inputs.shape[1])):
+                    raise InputError(
+                        f"{name} has shape {list(x.shape)}; it must be that of this part, {list(inputs.shape[:2])}"
+                    )
+            if mask is not None and mask.shape != inputs.shape[:2]:
+                raise InputError(
+                    f"attention_mask has shape {list(mask.shape)}; it must be that of this part, "
+                    f"{list(inputs.shape[:2])}"
+                )
+        except InputError as error:
+            problem = error
+        joined = join(
+            processes,
+            Own(
+                self.embeddings.token.weight.device,
+                self.built_from.num_attention_heads,
+                self.training,
+                seed,
+                self._drawn(seed),
+                problem,
+                inputs,
+                {"attention_mask": mask, **given},
+                apart,
+            ),
+        )
+        assert inputs is not None
+        return joined, inputs
+
+    def _drawn(self, seed: int | None) -> list[int]:
+        """What a forward draws: the seed of the hashes unless it is given, then that of each layer's dropout."""
+        if not self.training:
+            return [self.config.hash_seed, *[0] * self.layers.depth]
+        settings, pattern = self.built_from, self.built_from.attention_pattern
+        drops = {"lsh": settings.lsh.dropout, "local": settings.attention_dropout, "full": 0.0}
+        kinds = [pattern[i % len(pattern)] for i in range(self.layers.depth)]
+        first = draw_seed() if seed is None else seed
+        return [first, *(draw_seed() if drops[kind] else 0 for kind in kinds)]
 
     def _batch(
         self,
@@ -209,12 +296,13 @@ class ReformerModel(ReformerPreTrainedModel):
         return Batch(
             sequences,
             positions,
-            self._seeds(seed, prepared),
+            self._seeds(seed if prepared.parts is None else prepared.seed),
             () if cache is None else cache.layers,
             source,
             None if padding is None else padding.if_any(),
             cross_caches=cache.cross_layers() if cache is not None and self.is_decoder else (),
             parts=prepared.parts,
+            dropout_seeds=prepared.dropout_seeds,
             source_parts=prepared.source_parts,
         )
 
@@ -238,12 +326,10 @@ class ReformerModel(ReformerPreTrainedModel):
         hidden = self.norm(self._merge(x1, x2))
         return ReformerModelOutput(last_hidden_state=hidden, hidden_states=tuple(states) if keep else None)
 
-    def _seeds(self, seed: int | None, prepared: Prepared) -> list[int]:
+    def _seeds(self, seed: int | None) -> list[int]:
         """One seed a layer: from the one given, else in training from torch's generator, else from `hash_seed`."""
         if seed is None:
             seed = draw_seed() if self.training else self.config.hash_seed
-            if self.training and prepared.parts is not None:
-                seed = prepared.parts.agree(seed, prepared.inputs.device)
         return layer_seeds(seed, self.layers.depth)
 
     def _check_source(self, states: Tensor | None, prepared: Prepared) -> None:

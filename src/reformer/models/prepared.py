@@ -4,6 +4,7 @@ Each question alone would wait for a GPU. So a model, the head above it and the 
 the first forward fetches all answers at once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from reformer.errors import InputError
 from reformer.models.cache import ReformerCache
+from reformer.models.sequence_parallel import agree
 from reformer.ops.environment import interpreted
 from reformer.ops.exchange import Parts
 from reformer.ops.questions import Answer, Questions
@@ -61,11 +63,27 @@ class Prepared:
     """The `position_ids` that were given."""
     labels: Int[Tensor, "b l"] | None = None
     """The labels that were given."""
+    seed: int | None = None
+    """That of the hashes, if it is known."""
+    dropout_seeds: Sequence[int] = ()
+    """Those of layers, where processes agree on them."""
     parts: Parts | None = None
     """Where several processes hold the sequences: their parts. `inputs` is this one's, and all else is whole."""
 
     source_parts: Parts | None = None
     """Those of what a decoder attends to."""
+
+    def fetch(self) -> None:
+        """Wait for the answers; what is wrong in one of several processes is raised in all of them."""
+        if self.parts is None:
+            self.questions.fetch()
+            return
+        problem = None
+        try:
+            self.questions.fetch()
+        except InputError as error:
+            problem = error
+        agree(self.parts.ask(problem is not None, self.inputs.device), problem)
 
     def own(self, x: Shaped[Tensor, "b l"]) -> Shaped[Tensor, "b own"]:
         """Of what is said of all tokens, that of the tokens that this process holds."""

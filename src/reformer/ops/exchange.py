@@ -70,11 +70,12 @@ class Parts:
         pieces = zip(received.split(sizes), self.lengths, strict=True)
         return torch.cat([piece.view(b, length, *rest) for piece, length in pieces], dim=1)
 
-    def agree(self, number: int, device: torch.device) -> int:
-        """The number of the first process."""
-        shared = torch.tensor([number], device=device)
-        dist.broadcast(shared, group=self.group, group_src=0)
-        return int(shared)
+    def ask(self, flag: bool, device: torch.device) -> list[bool]:
+        """The flags of all processes."""
+        own = torch.tensor([[int(flag)]], device=device)
+        found = [torch.empty_like(own) for _ in range(self.count)]
+        dist.all_gather(found, own, group=self.group)
+        return [bool(one) for one in found]
 
     def share_ends(self, x: Float[Tensor, "b ends hidden"]) -> Float[Tensor, "parts b ends hidden"]:
         """As many rows of each part, for all parts."""
@@ -102,10 +103,11 @@ def _to_heads(x: Tensor, parts: Parts) -> Tensor:
     sizes = [b * length * heads * d for length in parts.lengths]
     received = x.new_empty(sum(sizes))
     _exchange(received, sent.flatten(), sizes, [b * part * heads * d] * parts.count, parts.group)
-    pieces = [
-        piece.view(b, length, heads, d) for piece, length in zip(received.split(sizes), parts.lengths, strict=True)
-    ]
-    whole = received.view(1, -1, heads, d) if b == 1 else torch.cat(pieces, dim=1)
+    if b == 1:
+        whole = received.view(1, sum(parts.lengths), heads, d)
+    else:
+        pieces = zip(received.split(sizes), parts.lengths, strict=True)
+        whole = torch.cat([piece.view(b, length, heads, d) for piece, length in pieces], dim=1)
     return whole.transpose(1, 2)
 
 
@@ -154,9 +156,7 @@ class _ShareEnds(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, parts: Parts) -> Tensor:
         ctx.parts = parts
         received = x.new_empty(parts.count, *x.shape)
-        sizes = [x.numel()] * parts.count
-        sent = x.contiguous().view(-1).repeat(parts.count)
-        _exchange(received.view(-1), sent, sizes, sizes, parts.group)
+        dist.all_gather_into_tensor(received.view(-1), x.contiguous().view(-1), group=parts.group)
         return received
 
     @staticmethod

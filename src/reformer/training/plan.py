@@ -68,6 +68,8 @@ def plan(settings: ModelSettings, training: TrainingSettings) -> Plan:
         "orders": _orders(settings, tokens),
         "largest piece": _largest_piece(settings, training, tokens),
     }
+    if training.sequence_parallel > 1:  # labels, targets and ranks of whole windows, which each process has
+        memory["whole windows"] = 4 * 8 * rows * length
     windows = rows * training.accumulation * (processes // training.sequence_parallel)
     flops = _flops(settings, length, lora is not None) * windows
     return Plan(weights, trained, windows * length, flops, memory)

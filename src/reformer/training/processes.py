@@ -10,7 +10,12 @@ def launched() -> bool:
 
 def is_main_process() -> bool:
     """True for the process that prints and saves: the only one, or the first that torchrun started."""
-    return not launched() or int(os.environ.get("RANK", "0")) == 0
+    return process_rank() == 0
+
+
+def process_rank() -> int:
+    """The number of this process among those that torchrun started."""
+    return int(os.environ.get("RANK", "0")) if launched() else 0
 
 
 def process_count() -> int:

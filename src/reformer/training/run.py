@@ -16,6 +16,7 @@ from reformer.data.task import Task
 from reformer.errors import InputError, Interrupted, RunError, Terminated, lost_peer, ran_out_of_memory
 from reformer.models import ReformerConfig, ReformerForCausalLM
 from reformer.models.pretrained import ReformerPreTrainedModel
+from reformer.ops.hashing import derive_seed
 from reformer.settings import ModelSettings
 from reformer.settings.lora import LoraSettings
 from reformer.settings.run_file import Run
@@ -29,7 +30,7 @@ from reformer.training.job import Text, items_per_step, make_job, with_tokens
 from reformer.training.log import RunLog
 from reformer.training.manifest import MANIFEST, STATE, damage
 from reformer.training.memory import out_of_memory
-from reformer.training.processes import is_main_process, launched, process_count
+from reformer.training.processes import is_main_process, launched, process_count, process_rank
 from reformer.training.progress import ProgressLines
 from reformer.training.trainer import ReformerTrainer
 from reformer.training.watchdog import Watchdog
@@ -102,6 +103,8 @@ def train(
             model = build_model(whole, training.seed, job.model_class, **job.config)
         say(f"{model.num_parameters():,} weights; {job.amount}")
         set_seed(training.seed)
+        if training.sequence_parallel > 1:  # or each part of a window would drop what the others do
+            set_seed(derive_seed(training.seed, process_rank()) % 2**32)
         trained: Any = add_lora(model, LoraSettings.parse(training.lora)) if training.lora else model
         trainer = ReformerTrainer(trained, job, training, str(folder.out), complete=folder.complete, say=say)
         trainer.add_callback(progress)
@@ -297,7 +300,7 @@ def check_launched(training: TrainingSettings) -> None:
         raise InputError(
             f"sequence_parallel={share} splits each window over {share} processes of torchrun, and there "
             f"{'is one' if processes == 1 else f'are {processes}'}; start it as torchrun --nproc-per-node {share} "
-            "-m reformer train ..., or a multiple of it"
+            "-m reformer train ..., or a multiple of it, or give --sequence-parallel 1, with which a run can go on too"
         )
 
 

@@ -101,12 +101,12 @@ class ReformerTrainer(CheckpointingTrainer):
         """The model's loss; counts what was predicted and how much of it rightly."""
         self._since = self._since or time.perf_counter()
         kwargs["return_outputs"] = True
-        inputs = self._parts(inputs)
+        whole, inputs = _count_tokens(inputs), self._parts(inputs)
         inputs["seed"] = derive_seed(self.args.seed, self.state.global_step)  # that of all that make this step
         self._read()
         loss, outputs = super().compute_loss(model, inputs, *args, **kwargs)
         unwrapped: Any = self.model
-        tokens = _count_tokens(inputs) + (outputs.predicted if unwrapped.config.is_encoder_decoder else 0)
+        tokens = whole + (outputs.predicted if unwrapped.config.is_encoder_decoder else 0)
         self._unread = loss.detach(), torch.stack([outputs.correct, outputs.predicted, tokens])
         if loss.device.type == "cpu":
             self._read()
@@ -208,7 +208,7 @@ class ReformerTrainer(CheckpointingTrainer):
         if "loss" in logs and self._since is not None:
             now = time.perf_counter()
             logs["accuracy"] = self._correct / max(self._predicted, 1)
-            logs["tokens_per_second"] = self._tokens * self.args.world_size / (now - self._since)
+            logs["tokens_per_second"] = self._tokens * self.groups / (now - self._since)
             self._correct, self._predicted, self._tokens, self._since = 0, 0, 0, now
         for name in ("loss", "eval_loss"):
             if name in logs:

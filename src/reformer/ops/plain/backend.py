@@ -21,7 +21,7 @@ from reformer.ops.neighbourhoods import (
     sort_bucket_rows,
     sort_chunk_rows,
 )
-from reformer.ops.plain.core import CoreOptions, neighbour_attention
+from reformer.ops.plain.core import CoreOptions, Pairs, attended_pairs, neighbour_attention
 from reformer.ops.ranks import Ranks
 from reformer.ops.replay import remembered
 from reformer.ops.sequences import Sequences
@@ -40,21 +40,25 @@ def lsh(
 ) -> Float[Tensor, "b h l d"]:
     """LSH attention."""
     spec = spec.fitted(qk.shape[2])
-    ranks = sequences.ranks
-    other = None if hashed is qk else sequences.without_padding(hashed)
+    rows, pattern = hashed_rows(hashed, sequences, rotations, spec)
     qk = sequences.without_padding(qk)
     v = shift(v, 1, sequences) if spec.successor_values else sequences.without_padding(v)
-    hashed = qk if other is None else other
-    if isinstance(spec.rule, Octaves):
-        rows = _bucket_rows(hashed, ranks, rotations, spec, spec.rule)
-        pattern = bucket_pattern(spec.rule.window, spec.causal)
-    else:
-        rows = _chunk_rows(hashed, ranks, rotations, spec, spec.rule)
-        pattern = chunk_pattern(spec.rule, spec.causal, include_self=False)
     out, nothing_offered = _attend(qk, normalise_keys(qk), v, rows, pattern, spec, dropout_seed)
     if not spec.keeps_own:
         return out
-    return torch.where((nothing_offered & ranks.real[:, None]).unsqueeze(-1), v.to(out.dtype), out)
+    return torch.where((nothing_offered & sequences.ranks.real[:, None]).unsqueeze(-1), v.to(out.dtype), out)
+
+
+def hashed_rows(
+    hashed: Float[Tensor, "b h l d"], sequences: Sequences, rotations: Rotations, spec: LSH
+) -> tuple[SortedRows, Pattern]:
+    """The rows of an attention that is fitted to its sequences, and which of them see each other."""
+    hashed, ranks = sequences.without_padding(hashed), sequences.ranks
+    if isinstance(spec.rule, Octaves):
+        rows = _bucket_rows(hashed, ranks, rotations, spec, spec.rule)
+        return rows, bucket_pattern(spec.rule.window, spec.causal)
+    rows = _chunk_rows(hashed, ranks, rotations, spec, spec.rule)
+    return rows, chunk_pattern(spec.rule, spec.causal, include_self=False)
 
 
 def local(
@@ -67,14 +71,23 @@ def local(
 ) -> Float[Tensor, "b h l d"]:
     """Attention to near tokens, self included."""
     spec = spec.fitted(q.shape[2])
-    ranks = sequences.ranks
     q, k, v = (sequences.without_padding(x) for x in (q, k, v))
+    return _attend(q, k, v, *near_rows(sequences, spec), spec, dropout_seed)[0]
+
+
+def near_rows(sequences: Sequences, spec: Local) -> tuple[SortedRows, Pattern]:
+    """As `hashed_rows`, of local attention."""
+    ranks = sequences.ranks
     if isinstance(spec.rule, Band):
-        rows, pattern = local_window_rows(ranks), local_window_pattern(spec.rule.window, spec.causal)
-    else:
-        rows = local_chunk_rows(ranks, spec.rule.length)
-        pattern = chunk_pattern(spec.rule, spec.causal, include_self=True)
-    return _attend(q, k, v, rows, pattern, spec, dropout_seed)[0]
+        return local_window_rows(ranks), local_window_pattern(spec.rule.window, spec.causal)
+    return local_chunk_rows(ranks, spec.rule.length), chunk_pattern(spec.rule, spec.causal, include_self=True)
+
+
+def pairs(
+    q: Float[Tensor, "b h l d"], k: Float[Tensor, "b h l d"], rows: SortedRows, pattern: Pattern, spec: LSH | Local
+) -> tuple[Float[Tensor, "queries"], Pairs]:
+    """`attended_pairs` of an attention that is fitted to its sequences."""
+    return attended_pairs(q, k, rows, _options(spec, pattern, q, 0))
 
 
 def normalise_keys(q: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
@@ -118,10 +131,12 @@ def _attend(
     q: Tensor, k: Tensor, v: Tensor, rows: SortedRows, pattern: Pattern, spec: LSH | Local, dropout_seed: int
 ) -> tuple[Tensor, Tensor]:
     """Outputs, and where nothing was offered."""
-    hashed = isinstance(spec, LSH)
-    options = CoreOptions(
-        pattern, spec.scale_at(q.shape[3]), spec.once, spec.dropout, dropout_seed, hashed, spec.number
-    )
+    options = _options(spec, pattern, q, dropout_seed)
     with torch.autocast(q.device.type, enabled=False):
         out, logsumexp = neighbour_attention(q, k, v, rows, options)
     return out, logsumexp == -torch.inf
+
+
+def _options(spec: LSH | Local, pattern: Pattern, q: Tensor, dropout_seed: int) -> CoreOptions:
+    bounded = isinstance(spec, LSH)
+    return CoreOptions(pattern, spec.scale_at(q.shape[3]), spec.once, spec.dropout, dropout_seed, bounded, spec.number)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
@@ -259,6 +259,31 @@ class _Core(torch.autograd.Function):
             dk.index_add_(0, key, torch.bmm(ds.transpose(1, 2), queries).flatten(0, 1))
         grads_in = (dq.view(q.shape).to(q), dk.view(k.shape).to(k), dv.view(v.shape).to(v))
         return *grads_in, None, None, *(None for _ in rows)
+
+
+Pairs = Iterator[tuple[Int[Tensor, "pairs"], Int[Tensor, "pairs"], Float[Tensor, "pairs"]]]
+"""Queries, keys and weights."""
+
+
+def attended_pairs(
+    q: Float[Tensor, "b h l d"], k: Float[Tensor, "b h l d"], rows: SortedRows, options: CoreOptions
+) -> tuple[Float[Tensor, "queries"], Pairs]:
+    """What is subtracted from each query's logits, and the pairs of every piece: numbers in [b * h * l], exp(logit).
+
+    A weight is divided by the number of its offers for `once`.
+    """
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    flat_q, flat_k = q.reshape(-1, q.shape[-1]), k.reshape(-1, k.shape[-1])
+    tiling = _Tiling(rows, q.shape[1], q.shape[2], options, dtype)
+    shift = _shift(flat_q, flat_k, tiling, dtype)
+
+    def found() -> Pairs:
+        for piece in tiling:
+            weights, allowed = _weights(piece, flat_q, flat_k, shift, options.scale)[0], ~piece.denied
+            query = piece.query.unsqueeze(-1).expand_as(allowed)[allowed]
+            yield query, piece.key.unsqueeze(-2).expand_as(allowed)[allowed], weights[allowed]
+
+    return shift, found()
 
 
 def _sorted_rows(tensors: Sequence[Tensor | None], rounds: int) -> SortedRows:

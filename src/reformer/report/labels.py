@@ -1,0 +1,59 @@
+"""Tokens of a text, and what people see of each."""
+
+import sys
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from reformer.data.corpus import read_documents
+from reformer.data.sources import STANDARD_INPUT
+from reformer.data.tokenizer import Tokenizer
+from reformer.report.inspect import shown
+
+
+def read_tokens(path: str, tokenizer: Tokenizer, most: int) -> tuple[Int[Tensor, "1 l"], list[str], int]:
+    """The first tokens of a file, or of standard input, a label for each, and how many there are in all.
+
+    Raises InputError for what cannot be read.
+    """
+    if path == STANDARD_INPUT:
+        text = sys.stdin.buffer.read()
+    else:
+        text = b"\n".join(document.text for document in read_documents([path]))
+    tokens = tokenizer.encode([text])[0]
+    kept = [int(token) for token in tokens[:most]]
+    return torch.tensor([kept], dtype=torch.long).view(1, -1), labels_of(kept, tokenizer), len(tokens)
+
+
+def labels_of(tokens: list[int], tokenizer: Tokenizer) -> list[str]:
+    """What is seen of each token: of bytes that make a letter together, the letter with the first one of them."""
+    if not tokenizer.per_byte:
+        return [_of_bytes(tokenizer.as_bytes([token])) for token in tokens]
+    labels: list[str] = []
+    text = tokenizer.as_bytes(tokens)
+    while len(labels) < len(text):
+        at = len(labels)
+        size = next((n for n in (1, 2, 3, 4) if _is_letter(text[at : at + n])), 0)
+        labels += (
+            [shown(text[at : at + size].decode()), *["\u00b7"] * (size - 1)] if size else [_raw(text[at : at + 1])]
+        )
+    return labels
+
+
+def _is_letter(piece: bytes) -> bool:
+    try:
+        return len(piece.decode()) == 1
+    except UnicodeDecodeError:
+        return False
+
+
+def _of_bytes(piece: bytes) -> str:
+    try:
+        return shown(piece.decode())
+    except UnicodeDecodeError:
+        return _raw(piece)
+
+
+def _raw(piece: bytes) -> str:
+    return "".join(f"\u27e8{byte:02x}\u27e9" for byte in piece) or "\u00b7"
