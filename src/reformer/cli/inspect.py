@@ -41,7 +41,7 @@ def run(argv: Sequence[str]) -> None:
     from reformer.cli.quiet import quiet_libraries
     from reformer.data.sources import STANDARD_INPUT
     from reformer.data.tokenizer import tokenizer_of
-    from reformer.report.inspect import about_text, inspect_page, matches_for
+    from reformer.report.inspect import about_text, inspect_page, room_for
     from reformer.report.labels import read_tokens
     from reformer.report.look import look
     from reformer.training.checkpoint import load_model
@@ -53,9 +53,10 @@ def run(argv: Sequence[str]) -> None:
         raise InputError(f"{command.text} has {len(labels)} tokens; give a text of two or more")
     settings = model.config.settings
     heads = settings.num_attention_heads * (1 if command.layer is not None else settings.num_hidden_layers)
-    layers = look(model, tokens, matches=matches_for(len(labels), heads), layer=command.layer)
+    matches, rounds = room_for(len(labels), heads, settings.lsh.in_evaluation().rounds)
+    layers = look(model, tokens, matches=matches, layer=command.layer)
     name = "standard input" if command.text == STANDARD_INPUT else Path(command.text).name
     title = f"{name}, read by {command.model.resolve().name}"
     path = command.out or command.model / "inspect.html"
-    write_page(path, inspect_page(title, about_text(len(labels), of, layers), labels, layers))
+    write_page(path, inspect_page(title, about_text(len(labels), of, layers), labels, layers, rounds))
     print(path)

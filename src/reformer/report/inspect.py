@@ -24,6 +24,7 @@ select, button { font: inherit; color: inherit; background: var(--paper); border
 #text:focus-visible, button:focus-visible, select:focus-visible { outline: 2px solid var(--c0); outline-offset: 1px; }
 .line { position: absolute; left: 10px; white-space: pre; height: 22px; line-height: 22px; direction: ltr; }
 .t { font: 14px/22px ui-monospace, monospace; cursor: pointer; unicode-bidi: isolate; border-radius: 2px; }
+aside p { margin: 0 0 .7rem; overflow-wrap: anywhere; }
 .t.on { outline: 2px solid var(--ink); position: relative; z-index: 2; }
 .t.match { outline: 2px solid; position: relative; z-index: 1; }
 #matches { list-style: none; margin: 0; padding: 0; }
@@ -32,7 +33,7 @@ select, button { font: inherit; color: inherit; background: var(--paper); border
 .bar { position: absolute; inset: 0 auto 0 0; background: color-mix(in srgb, var(--c1) 18%, transparent); }
 .words { display: block; position: relative; font: 13px/1.5 ui-monospace, monospace; white-space: pre; overflow: hidden;
   text-overflow: ellipsis; unicode-bidi: isolate; direction: ltr; }
-.words .key { outline: 2px solid var(--c1); border-radius: 2px; } .words .next { border-bottom: 2px solid var(--c2);
+.words .hit { outline: 2px solid var(--c1); border-radius: 2px; } .words .next { border-bottom: 2px solid var(--c2);
   font-weight: 700; color: var(--c2); }
 .far { position: relative; font-size: .8rem; color: var(--faint); }
 .bars { display: inline-flex; align-items: flex-end; gap: 1px; height: 32px; }
@@ -40,22 +41,27 @@ select, button { font: inherit; color: inherit; background: var(--paper); border
 [hidden] { display: none; }
 """
 
-BUDGET = 16_000_000
-"""Bytes of matches in a page, before they are written as letters."""
+BUDGET = 18_000_000
+"""Bytes of numbers in a page, before they are written as letters."""
 
 
-def matches_for(length: int, heads: int, most: int = 8) -> int:
-    """How many matches of a token a page has room for."""
-    return max(min(most, BUDGET // max(length * heads * (4 if length < 1 << 16 else 6), 1)), 1)
+def room_for(length: int, heads: int, rounds: int) -> tuple[int, int]:
+    """How many matches of a token, and rounds of buckets, a page has room for."""
+    wide = 4 if length < 1 << 16 else 6
+    choices = [(matches, rounds) for matches in range(8, 1, -1)] + [(2, fewer) for fewer in range(rounds - 1, 0, -1)]
+    fitting = ((matches, some) for matches, some in choices if length * heads * (matches * wide + 2 * some) <= BUDGET)
+    return next(fitting, (1, 1))
 
 
-def inspect_page(title: str, about: str, labels: Sequence[str], layers: Sequence[Layer]) -> str:
-    """The page, as HTML: `labels` are what is shown of each token."""
+def inspect_page(
+    title: str, about: str, labels: Sequence[str], layers: Sequence[Layer], rounds: int | None = None
+) -> str:
+    """The page, as HTML: `labels` are what is shown of each token; `rounds`: so many of the buckets' alone."""
     small = len(labels) < 1 << 16
     told = {
         "labels": _letters(json.dumps(list(labels)).encode()),
         "selected": len(labels) * 3 // 4,
-        "layers": [_packed(layer, small) for layer in layers],
+        "layers": [_packed(layer, small, rounds) for layer in layers],
     }
     boxes = "".join(
         f"<label for={name}>{name.title()} <select id={name}></select></label>" for name in ("layer", "head", "round")
@@ -74,12 +80,12 @@ def inspect_page(title: str, about: str, labels: Sequence[str], layers: Sequence
     return page(f"{title}: inspected", body, style=STYLE, script=script)
 
 
-def _packed(layer: Layer, small: bool) -> dict[str, Any]:
+def _packed(layer: Layer, small: bool, rounds: int | None) -> dict[str, Any]:
     heads = [
         {
             "keys": _numbers(np.where(head.keys < 0, 0xFFFF if small else 0xFFFFFFFF, head.keys), small),
             "weights": _numbers(np.round(head.weights * 65535), True),
-            "buckets": [_numbers(one, int(one.max(initial=0)) < 1 << 16) for one in head.buckets],
+            "buckets": [_numbers(one, int(one.max(initial=0)) < 1 << 16) for one in head.buckets[:rounds]],
         }
         for head in layer.heads
     ]
@@ -109,12 +115,7 @@ def _heads(layer: Layer, place: int) -> str:
         rows.append(f"<tr><th scope=row>{i}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     heads = "".join(
         f"<th scope=col>{name}</th>"
-        for name in (
-            "head",
-            "of exact attention's mass, in the mean",
-            "how far back: 1, 2, 4, 8 tokens",
-            "tokens a bucket: 0, 1, 2, 4, 8",
-        )
+        for name in ("head", "of exact attention's mass", "tokens back: 1, 2, 4, 8 …", "tokens a bucket: 0, 1, 2, 4 …")
     )
     return (
         f'<div class=wide data-layer="{place}"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody>'

@@ -134,7 +134,7 @@ function matched(key, weight, layer) {
   bar.style.width = `${Math.max(100 * weight, 1)}%`;
   const words = document.createElement("span");
   words.className = "words";
-  words.append(span("", around(key - 1, 15, 0)), span("key", labels[key]));
+  words.append(span("", around(key - 1, 15, 0)), span("hit", labels[key]));
   if (layer.successors) words.append(span("next", key + 1 < labels.length ? labels[key + 1] : "nothing"));
   words.append(span("", around(key + (layer.successors ? 2 : 1), 0, 9)));
   const away = Math.abs(selected - key), side = key < selected ? "back" : "ahead";
