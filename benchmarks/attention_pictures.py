@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from reformer.report.attention import KINDS, plot_attention
+from reformer.report.attention import KINDS, draw_attention
 
 if __name__ == "__main__":
     for kind in KINDS:
-        plot_attention(kind, Path(__file__).parents[1] / "docs" / f"attention_{kind}.png")
+        path = Path(__file__).parents[1] / "docs" / f"attention_{kind}.svg"
+        path.write_text(draw_attention(kind), encoding="utf-8")

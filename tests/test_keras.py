@@ -129,6 +129,7 @@ def test_as_part_of_a_functional_model() -> None:
     assert make(return_embeddings=True).compute_output_shape((2, 30)) == (2, 30, 16)
 
 
+@pytest.mark.slow
 def test_another_backend_gets_the_way_out() -> None:
     """A Keras that says it runs on another backend."""
     code = (

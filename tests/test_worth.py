@@ -40,7 +40,6 @@ def test_the_page_shows_what_was_measured() -> None:
 
 
 def test_what_was_measured_is_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     done = in_a_fork(_draw, tmp_path)
     assert done.returncode == 0, done.stderr
     assert {path.stem for path in tmp_path.iterdir()} >= {"worth_duplication", "worth_language"}

@@ -7,17 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 from machine import RESULTS
-from matplotlib import pyplot as plt
 
+from reformer.report.chart import Line, line_chart
 from worth.tables import SIZE, rows_of
 
+Chart = dict[str, Any]
 
-def language(axes: Any) -> None:
+
+def language() -> Chart:
     """Bits by steps, of the size with most runs."""
     rows = [row for row in rows_of("language") if row["seed"] == 0]
     sizes = [tuple(row[name] for name in SIZE) for row in rows]
@@ -27,71 +25,78 @@ def language(axes: Any) -> None:
         end = str(row["steps"])
         if size == most and row["bits"][end] < best.get(row["variant"], row)["bits"][end] + 1e-9:
             best[row["variant"]] = row
-    for variant, row in sorted(best.items(), key=lambda item: item[1]["bits"][str(item[1]["steps"])]):
-        axes.plot([int(step) for step in row["bits"]], list(row["bits"].values()), marker=".", label=variant)
+    ordered = sorted(best.items(), key=lambda item: item[1]["bits"][str(item[1]["steps"])])
+    lines = [
+        Line(variant, [int(step) for step in row["bits"]], list(row["bits"].values()), i)
+        for i, (variant, row) in enumerate(ordered)
+    ]
     corpus, layers, width, length, _ = most
-    axes.set(xlabel="steps", ylabel="bits per byte", title=f"{corpus}, {layers} layers of {width}, {length:,} tokens")
+    title = f"bits per byte: {corpus}, {layers} layers of {width}, {length:,} tokens"
+    return {"title": title, "lines": lines, "x_label": "steps"}
 
 
-def context(axes: Any) -> None:
+def context() -> Chart:
     """Bits by what stands in front, on code."""
     rows = [row for row in rows_of("context") if row["corpus"] == "code"]
-    for reader in dict.fromkeys(row["reader"] for row in rows):
+    lines = []
+    for i, reader in enumerate(dict.fromkeys(row["reader"] for row in rows)):
         own = sorted((row for row in rows if row["reader"] == reader), key=lambda row: row["context"])
+        xs, ys = [row["context"] for row in own], [row["bits"] for row in own]
         errors = [row["standard error"] for row in own]
-        axes.errorbar([row["context"] for row in own], [row["bits"] for row in own], errors, capsize=2, label=reader)
-    axes.set_xscale("log", base=2)
-    axes.set(xlabel="bytes in front", ylabel="bits per byte", title="the same 64 blocks of unseen source code")
+        lines.append(Line(reader, xs, ys, i, errors=errors))
+    title = "bits per byte of the same 64 blocks of unseen code"
+    return {"title": title, "lines": lines, "x_label": "bytes in front", "log_x": True}
 
 
-def induction(axes: Any) -> None:
+def induction() -> Chart:
     """Accuracy by length, trained at 256."""
-    for row in rows_of("induction"):
+    lines = []
+    for i, row in enumerate(rows_of("induction")):
         found = row["lengths"]
-        label = f"{row['task']}, {row['variant']}"
-        axes.plot([one["length"] for one in found], [one["accuracy"] for one in found], marker=".", label=label)
-    axes.set_xscale("log", base=2)
-    axes.set(xlabel="length", ylabel="accuracy", title="induction, trained at 256 tokens", ylim=(-0.02, 1.02))
+        xs, ys = [one["length"] for one in found], [one["accuracy"] for one in found]
+        lines.append(Line(f"{row['task']}, {row['variant']}", xs, ys, i))
+    title = "accuracy of induction, trained at 256 tokens"
+    return {"title": title, "lines": lines, "x_label": "length", "log_x": True}
 
 
-def recall(axes: Any) -> None:
-    """Accuracy by size."""
-    for row in rows_of("recall"):
-        sizes = [f"{one['length']:,}\n{one['pairs']:,}" for one in row["sizes"]]
-        accuracies = [one["accuracy"] for one in row["sizes"]]
-        axes.plot(sizes, accuracies, marker=".", label=f"{row['variant']}, width {row['width']}")
-    axes.set(xlabel="length and pairs", ylabel="accuracy", title="associative recall", ylim=(-0.02, 1.02))
+def recall() -> Chart:
+    """Accuracy by length."""
+    lines = []
+    for i, row in enumerate(rows_of("recall")):
+        xs, ys = [one["length"] for one in row["sizes"]], [one["accuracy"] for one in row["sizes"]]
+        lines.append(Line(f"{row['variant']}, width {row['width']}", xs, ys, i))
+    title = "accuracy of associative recall"
+    return {"title": title, "lines": lines, "x_label": "length, with 4 to 1,024 pairs", "log_x": True}
 
 
-def duplication(axes: Any) -> None:
-    """Percent by how it is evaluated, beside the paper's."""
+def duplication() -> Chart:
+    """Percent by the rounds of evaluation, beside the paper's."""
     from worth.duplication import PAPER, ROUNDS
 
     rows = [row for row in rows_of("duplication") if (row["rule"], row["values"]) == ("bucket", "successor")]
+    names = [name for name in ROUNDS if name != "full"]
+    xs, lines = [ROUNDS[name] for name in names], []
     for i, trained in enumerate(dict.fromkeys(row["trained"] for row in rows)):
         own = [row["evaluated"] for row in rows if row["trained"] == trained]
-        means = [sum(one[how] for one in own) / len(own) for how in ROUNDS]
-        axes.plot(list(ROUNDS), means, marker=".", color=f"C{i}", label=f"trained with {trained}")
-        axes.plot(list(ROUNDS), PAPER[trained], ":", color=f"C{i}", label=f"the paper's, {trained}")
-    axes.set(xlabel="evaluated with", ylabel="percent", title="duplication, table 2")
+        means = [sum(one[how] for one in own) / len(own) for how in names]
+        paper = dict(zip(ROUNDS, PAPER[trained], strict=True))
+        lines.append(Line(f"trained with {trained}", xs, means, i))
+        lines.append(Line(f"the paper's, {trained}", xs, [paper[name] for name in names], i, dashed=True))
+    title = "percent right, duplication (table 2 of the paper)"
+    return {"title": title, "lines": lines, "x_label": "rounds in evaluation", "log_x": True}
 
 
-DRAWN: dict[str, Callable[[Any], None]] = {
+DRAWN: dict[str, Callable[[], Chart]] = {
     one.__name__: one for one in (language, context, induction, recall, duplication)
 }
 
 
 def draw(claim: str, folder: Path) -> Path | None:
-    """The picture of a claim as PNG, if something was measured."""
+    """The picture of a claim as SVG, if something was measured."""
     if not rows_of(claim):
         return None
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    DRAWN[claim](axes)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
-    path = folder / f"worth_{claim}.png"
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    path = folder / f"worth_{claim}.svg"
+    path.write_text(line_chart(**DRAWN[claim](), legend=True, alone=True), encoding="utf-8")
     return path
 
 

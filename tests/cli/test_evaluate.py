@@ -45,6 +45,7 @@ def test_evaluate_side_by_side_per_document_and_position(run: Path) -> None:
     assert ".xyz is no kind of picture" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_evaluate_in_one_context(run: Path) -> None:
     text = reformer("evaluate", "model", "text.txt", "--stream", "--piece", "1000", cwd=run)
     assert text.returncode == 0, text.stderr

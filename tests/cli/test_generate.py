@@ -27,6 +27,7 @@ def test_generate(run: Path) -> None:
     assert one.stderr.endswith(" tokens a second\n")
 
 
+@pytest.mark.slow
 def test_a_prompt_is_computed_once_and_used_many_times(run: Path) -> None:
     (run / "prompt.txt").write_bytes(b"to be or \xff not ")
     greedy = ("--temperature", "0", "--max-new-tokens", "10")

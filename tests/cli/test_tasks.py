@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.cli.command import TINY, reformer
 
 
@@ -38,6 +40,7 @@ def test_classify(tmp_path: Path) -> None:
         assert wrong.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_translate(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("".join(f"a house number {i}\n" for i in range(40)))
     (tmp_path / "b.txt").write_text("".join(f"ein Haus Nummer {i}\n" for i in range(40)))

@@ -39,6 +39,7 @@ def test_another_rule_than_the_preset_s_or_the_run_file_s(tmp_path: Path) -> Non
     assert "window=16 goes with rule='bucket' and the rule is 'chunk': leave one out" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_run_without_positions_goes_on_and_is_repeated(run: Path) -> None:
     flags = ("train", "text.txt", "--save-steps", "2", *TINY.split(), "--position-embedding", "none")
     assert reformer(*flags, "--out", "bare", cwd=run).returncode == 0
@@ -91,6 +92,7 @@ def test_a_tokenizer_goes_with_its_model(run: Path) -> None:
     assert (run / "tuned" / "tokenizer.json").read_text() == (run / "bpe" / "tokenizer.json").read_text()
 
 
+@pytest.mark.slow
 def test_standard_input_and_resuming_from_the_folder_alone(run: Path) -> None:
     command = [sys.executable, "-m", "reformer", "train", "-", "--out", "piped", *TINY.split(), "--save-steps", "2"]
     done = subprocess.run(
@@ -135,7 +137,8 @@ def stop(run: Path, out: str, number: signal.Signals) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "code", "said"),
+    [pytest.param(signal.SIGINT, 130, "interrupted", marks=pytest.mark.slow), (signal.SIGTERM, 143, "terminated")],
 )
 def test_a_signal_saves_and_says_so(number: signal.Signals, code: int, said: str, run: Path) -> None:
     found, line = stop(run, said, number)
@@ -156,6 +159,7 @@ def test_sigterm_before_the_first_step_leaves_nothing(run: Path) -> None:
     assert not (run / "waited").exists()
 
 
+@pytest.mark.slow
 def test_two_processes(run: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reformer", "train"]
     command += ["text.txt", "--out", "two", *TINY.split()]

@@ -111,6 +111,7 @@ def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
     assert isinstance(AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "pairs"), ReformerForConditionalGeneration)
 
 
+@pytest.mark.slow
 def test_auto_classes_know_the_models_behind_an_import_of_the_package(tmp_path: Path) -> None:
     tiny().save_pretrained(tmp_path)
     code = (

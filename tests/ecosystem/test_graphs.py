@@ -55,6 +55,7 @@ def test_evaluation_is_one_graph(kind: Any, make: Any) -> None:
 @pytest.mark.parametrize(
     "changes", [{"window": 64, "bucket_size": 4}, pytest.param({"rule": "chunk"}, marks=pytest.mark.slow)], ids=str
 )
+@pytest.mark.slow
 def test_texts_shorter_than_the_window(changes: dict[str, Any]) -> None:
     torch._dynamo.reset()
     if "rule" in changes:

@@ -85,6 +85,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
+@pytest.mark.slow
 def test_a_training_step_over_blocks(case: Any, sharded: Any) -> None:
     model = made(*case)
     loss_of(model, slice(None)).backward()

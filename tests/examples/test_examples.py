@@ -23,7 +23,7 @@ def run(name: str, *arguments: str) -> str:
     [
         ("article_listing.py",),
         pytest.param(("article_listing_keras.py",), marks=pytest.mark.slow),
-        ("article_listing_keras.py", "--fit"),
+        pytest.param(("article_listing_keras.py", "--fit"), marks=pytest.mark.slow),
     ],
 )
 def test_the_articles_listing_prints_the_articles_lines(command: tuple[str, ...]) -> None:

@@ -156,6 +156,7 @@ PUBLISHED = {
 """The published checkpoints' configurations, with two layers."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_configurations_of_the_published_checkpoints(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

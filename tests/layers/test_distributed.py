@@ -43,7 +43,10 @@ def step(rank: int, world: int, wrap: str, port: int, folder: str) -> None:
     os._exit(0)  # torch's static threads now and then abort a process that ends behind `fully_shard` on gloo
 
 
-@pytest.mark.parametrize("wrap", ["ddp", "fsdp2 blocks", "fsdp2 branches", "fsdp2 both"])
+@pytest.mark.parametrize(
+    "wrap",
+    ["ddp", "fsdp2 both", *(pytest.param(x, marks=pytest.mark.slow) for x in ("fsdp2 blocks", "fsdp2 branches"))],
+)
 def test_gradients_equal_one_process(wrap: str, tmp_path: Path) -> None:
     model = sequence(False, dropout=0.0).eval()
     x = batch()

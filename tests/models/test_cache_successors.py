@@ -16,7 +16,7 @@ from tests.models.caching import (
 )
 from tests.models.conftest import Make
 
-SIZES = (1, 4, 8)
+SIZES = (4, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 8)))
 KINDS: list[dict[str, Any]] = [
     {"attention_pattern": ("lsh",)},
     {"attention_pattern": ("full",), "shifted_keys": True},

@@ -27,6 +27,7 @@ def tasks() -> Any:
     return module
 
 
+@pytest.mark.slow
 def test_pieces_that_recur_are_known_within_a_hundred_steps(tasks: Any) -> None:
     found = {}
     for successor_values in (True, False):

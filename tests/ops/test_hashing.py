@@ -115,6 +115,7 @@ def test_hash_ignores_autocast_and_matmul_precision() -> None:
         backend.fp32_precision = before
 
 
+@pytest.mark.slow
 def test_hash_after_the_legacy_setting() -> None:
     code = (
         "import torch; torch.set_float32_matmul_precision('high'); from reformer import lsh_attention; "

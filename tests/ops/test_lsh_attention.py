@@ -144,7 +144,7 @@ def test_dropout_keeps_the_mean_and_drops_that_share() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("length", [21, 150])
+@pytest.mark.parametrize("length", [150, pytest.param(21, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("duplicates", ["count", "once"])
 def test_lower_precision_on_identical_buckets(
     rule: dict[str, Any], dtype: torch.dtype, causal: bool, length: int, duplicates: str

@@ -28,8 +28,9 @@ OTHER_VALUES: dict[type, dict[str, Any]] = {
         "duplicates": "once",
         "successor_values": True,
         "dropout": 0.25,
+        "part_of": (1, 3),
     },
-    Local: {"rule": Chunks(), "causal": False, "scale": 0.5, "dropout": 0.25},
+    Local: {"rule": Chunks(), "causal": False, "scale": 0.5, "dropout": 0.25, "part_of": (1, 3)},
 }
 
 

@@ -144,6 +144,7 @@ def network() -> Iterator[list[list[str]]]:
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
+@pytest.mark.slow
 def test_two_nodes(network: list[list[str]], folder: Path, calm: list[float]) -> None:
     rendezvous = "--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-id 7 --rdzv-endpoint 10.77.0.1:29400"
     agents = []

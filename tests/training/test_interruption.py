@@ -19,7 +19,7 @@ with Interruption(print):
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_second_signal_does_not_wait_for_the_step(number: signal.Signals) -> None:
     command = [sys.executable, "-c", CODE.replace("NUMBER", number.name)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -59,7 +59,12 @@ def examples_of(data: Any) -> Examples:
 
 
 @pytest.mark.parametrize(
-    ("task", "steps", "score"), [("classify", 60, "accuracy"), ("tag", 60, "F1 of spans"), ("qa", 150, "exact match")]
+    ("task", "steps", "score"),
+    [
+        ("classify", 60, "accuracy"),
+        ("tag", 60, "F1 of spans"),
+        pytest.param("qa", 150, "exact match", marks=pytest.mark.slow),
+    ],
 )
 def test_a_task_is_learned_and_measured(tmp_path: Path, task: str, steps: int, score: str) -> None:
     data = data_of(task, tmp_path)
@@ -81,6 +86,7 @@ def test_a_task_is_learned_and_measured(tmp_path: Path, task: str, steps: int, s
         assert model.config.class_names == examples.classes
 
 
+@pytest.mark.slow
 def test_translation_is_learned_and_measured(tmp_path: Path) -> None:
     data = data_of("translate", tmp_path)
     examples = examples_of(data)

@@ -1,6 +1,6 @@
 """Pictures of which keys each query sees, from what the operations themselves return."""
 
-from pathlib import Path
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,13 @@ from torch import Tensor
 from reformer.ops.attention import local_attention, lsh_attention
 from reformer.ops.checks import check_choice
 from reformer.ops.exact_attention import exact_attention
+from reformer.report.chart import COLOURS, STYLE
 
 KINDS = ("lsh", "local", "full")
 """By content, by place, by scaled product of all pairs."""
 
 TITLES = {
-    "lsh": "by content: the last tokens of the query's hash buckets",
+    "lsh": "by content: the last of the query's buckets",
     "local": "by place: the last tokens",
     "full": "all pairs",
 }
@@ -49,30 +50,35 @@ def sample_text(length: int, topics: int, seed: int = 0) -> tuple[Float[Tensor, 
     return centres[topic] + 0.3 * torch.randn(length, length, generator=generator), topic
 
 
-def plot_attention(kind: str, path: Path, *, causal: bool = True, length: int = 96, topics: int = 6) -> None:
-    """Draw a dot for each pair of a query and a key that it sees: in their topic's colour, or grey if that differs.
+CELL, MARGIN = 4, 34
+FILLS = ".chart .fill { stroke: none; } .chart .grey { fill: var(--grid); }" + "".join(
+    f".chart .fill.p{i} {{ fill: var(--c{i}); }}" for i in range(COLOURS)
+)
+
+
+def draw_attention(kind: str, *, causal: bool = True, length: int = 96, topics: int = 6) -> str:
+    """An SVG with a square for each pair of a query and a key that it sees: in their topic's colour, else grey.
 
     Raises InputError for another kind than `KINDS`.
     """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     q, topic = sample_text(length, topics)
     seen = (attention_weights(kind, q, causal=causal) > 0).numpy()
     queries, keys = np.nonzero(seen)
-    figure, axes = plt.subplots(figsize=(4.4, 4.6), layout="constrained")
-    of = topic.numpy()
-    colours = np.array(mpl.colormaps["tab10"](of[queries]))
-    colours[of[queries] != of[keys]] = mpl.colors.to_rgba("0.8")
-    axes.scatter(keys, queries, c=colours, s=5, marker="s", linewidths=0)
-    axes.set_xlim(-1, length)
-    axes.set_ylim(length, -1)
-    axes.set_aspect("equal")
-    axes.set_xlabel("key")
-    axes.set_ylabel("query")
-    axes.set_title(f"{TITLES[kind]}\n{seen.sum() / length:.1f} keys a query", fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    of, size = topic.numpy(), MARGIN + length * CELL + 8
+    drawn: dict[str, list[str]] = {}
+    for i, j in zip(queries.tolist(), keys.tolist(), strict=True):
+        colour = f"p{of[i] % COLOURS}" if of[i] == of[j] else "grey"
+        drawn.setdefault(colour, []).append(f"M{MARGIN + j * CELL} {MARGIN + i * CELL}h3v3h-3")
+    squares = "".join(f'<path class="fill {colour}" d="{"".join(some)}"/>' for colour, some in sorted(drawn.items()))
+    title = escape(f"{TITLES[kind]}: {seen.sum() / length:.1f} keys a query")
+    axes = (
+        f'<text class="tick" x="{size / 2}" y="{size + 14}" text-anchor="middle">key</text>'
+        f'<text class="tick" transform="translate(14 {size / 2}) rotate(-90)" text-anchor="middle">query</text>'
+        f'<path class="grid" d="M{MARGIN} {MARGIN}V{size - 8}H{size - 8}"/>'
+    )
+    return (
+        f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size} {size + 24}" role="img" '
+        f'aria-label="{title}"><style>{STYLE}svg {{ background: var(--paper); }}'
+        f"{FILLS}</style>"
+        f'<text class="title" x="12" y="20">{title}</text>{axes}{squares}</svg>'
+    )

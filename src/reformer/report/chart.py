@@ -36,6 +36,8 @@ class Line:
     ys: Sequence[float]
     colour: int = 0
     dashed: bool = False
+    errors: Sequence[float] = ()
+    """Standard errors, drawn as bars; none unless given."""
 
 
 def line_chart(
@@ -43,7 +45,7 @@ def line_chart(
 ) -> str:
     """An SVG element; `alone` with the style that pages have otherwise."""
     points = [(x, y) for line in lines for x, y in zip(line.xs, line.ys, strict=True) if _drawn(x, y, log_x)]
-    height = HEIGHT + (18 * len(lines) if legend else 0)
+    height = HEIGHT + (18 * len(lines) + 12 if legend else 0)
     label = escape(f"{title}: {len(lines)} lines over {x_label}" if points else f"{title}: nothing yet")
     parts = [
         f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
@@ -56,7 +58,7 @@ def line_chart(
     else:
         parts.append(f'<text class="tick" x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">nothing yet</text>')
     if legend:
-        parts += [_entry(line, HEIGHT + 18 * i) for i, line in enumerate(lines)]
+        parts += [_entry(line, HEIGHT + 14 + 18 * i) for i, line in enumerate(lines)]
     return "".join([*parts, "</svg>"])
 
 
@@ -92,6 +94,10 @@ def _curve(line: Line, to_x: "_Axis", to_y: "_Axis", log_x: bool) -> str:
     held = " held" if line.dashed else ""
     colour = line.colour % COLOURS
     drawn = f'<path class="s{colour}{held}" d="{"".join(steps)}"><title>{escape(line.name)}</title></path>'
+    for x, y, error in zip(line.xs, line.ys, line.errors, strict=False):
+        if _drawn(x, y, log_x) and _drawn(x, error, log_x):
+            low, high = to_y.place(y - error), to_y.place(y + error)
+            drawn += f'<path class="s{colour}" d="M{to_x.place(x):.1f} {low:.1f}V{high:.1f}"/>'
     if len(dots) == 1 or line.dashed:
         drawn += "".join(f'<circle class="p{colour}" cx="{x:.1f}" cy="{y:.1f}" r="2.4"/>' for x, y in dots)
     return drawn
