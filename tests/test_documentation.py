@@ -118,7 +118,7 @@ def test_shell_commands_run(
         line = re.sub(r"(?<!-m )reformer train", f"{sys.executable} -m reformer train", line)
         code, said = run_group(line, shell=True)
         assert code == 0, f"{command}: {said}"
-    assert {line.split("reformer ")[1].split()[0] for line in found} == {"train", "evaluate", "generate"}, name
+    assert {line.split("reformer ")[1].split()[0] for line in found} >= {"train", "evaluate", "generate"}, name
 
 
 def test_results_that_pages_name_say_where_they_are_from() -> None:
