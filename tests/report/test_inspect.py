@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from reformer.ops.attention import attend_by_content, attend_nearby
 from reformer.ops.sequences import Sequences
 from reformer.ops.shift import shift
 from reformer.report.inspect import inspect_page, room_for
-from reformer.report.labels import labels_of
+from reformer.report.labels import labels_of, read_tokens
 from reformer.report.look import Head, Layer, look
 from tests.cli.command import TINY
 from tests.cli.command import reformer as command
@@ -141,6 +142,7 @@ def test_errors_of_the_verb(page: Path) -> None:
         (("run", "text.txt", "--layer", "7"), "layers 0 to 1"),
         (("run", "text.txt", "--length", "1"), "length"),
         (("run", "text.txt", "--out", "no/where.html"), "cannot be written"),
+        (("run", "text.txt", "--out", "."), "is no file"),
     ):
         done = command("inspect", *arguments, cwd=folder)
         assert done.returncode == 2, done.stderr
@@ -195,14 +197,41 @@ def test_pages_of_long_texts_stay_small() -> None:
         np.ones(14) / 14,
         np.ones(9, np.int64),
     )
-    layers = [Layer(i, "lsh", True, True, [head] * 16) for i in range(6)]
+    layers = [Layer(i, "lsh", True, True, heads=[head] * 16) for i in range(6)]
     page = inspect_page("long", "much", labels_of([200] * length, ByteTokenizer()), layers, rounds)
     assert 8e6 < len(page) < 25e6
     assert room_for(length, 8, 4) == (8, 4)
 
 
-def test_a_narrow_window_has_one_column(page: Path) -> None:
-    with started(420, 800) as browser:
+def test_a_narrow_window_has_one_column_and_the_night_is_dark(page: Path) -> None:
+    columns = "return getComputedStyle(document.querySelector('.split')).gridTemplateColumns.split(' ').length"
+    with started() as browser:
         browser.open(page)
-        wide = browser.run("return [document.documentElement.scrollWidth, window.innerWidth]")
-        assert wide[0] <= wide[1]
+        assert browser.run(columns) == 2
+        paper = browser.run("return getComputedStyle(document.body).backgroundColor")
+        size = {"width": 360, "height": 700, "deviceScaleFactor": 1, "mobile": True}
+        browser.ask("POST", "/goog/cdp/execute", cmd="Emulation.setDeviceMetricsOverride", params=size)
+        assert browser.run(columns) == 1
+        assert browser.run("return document.documentElement.scrollWidth <= 360")
+        dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+        browser.ask("POST", "/goog/cdp/execute", cmd="Emulation.setEmulatedMedia", params=dark)
+        night = browser.run("return getComputedStyle(document.body).backgroundColor")
+        assert (paper, night) == ("rgb(255, 255, 255)", "rgb(18, 21, 27)")
+
+
+def test_a_long_text_is_not_read_whole(page: Path, tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_bytes(b"word " * 2_000_000)
+    begun = time.perf_counter()
+    tokens, labels, more = read_tokens(str(tmp_path / "long.txt"), ByteTokenizer(), 50)
+    assert (tokens.shape, len(labels), more) == ((1, 50), 50, True)
+    assert time.perf_counter() - begun < 5
+    assert read_tokens(str(page.parents[1] / "text.txt"), ByteTokenizer(), 10_000)[2] is False
+
+
+def test_models_of_bounded_length_see_as_much_as_they_can(page: Path) -> None:
+    folder, limit = page.parents[1], ("--position-embedding", "learned", "--max-position-embeddings", "64")
+    done = command("train", "text.txt", *TINY.split(), *limit, "--out", "short", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / "short" / "findings.json").read_text())["samples"][0]["text"]
+    assert command("inspect", "short", "text.txt", cwd=folder).returncode == 0
+    assert "The first 64 tokens of a longer text" in (folder / "short" / "inspect.html").read_text()

@@ -9,6 +9,7 @@ import pytest
 from filelock import FileLock
 
 from reformer.errors import InputError
+from reformer.report.chart import Line, line_chart
 from reformer.report.runs import FINDINGS, REPORT, report
 from reformer.settings.run_file import RUN_FILE
 from reformer.training.log import LOG, read_log
@@ -64,6 +65,8 @@ def test_states(tmp_path: Path) -> None:
     (failed / "checkpoint-2").mkdir()
     (failed / "checkpoint-2" / "trainer_state.json").write_text("{}")
     assert "ended after 3 steps" in report([ended])
+    (other := made(tmp_path / "early", 2)).joinpath("config.json").write_text("{}")
+    assert "ended early, after 2 of 3 steps; its model is saved" in report([other])
     assert "stopped at step 2 of 3; the last checkpoint is that of step 2" in report([failed])
     assert 'http-equiv="refresh"' not in report([failed])
     with FileLock(tmp_path / ".failed.lock"):
@@ -135,3 +138,40 @@ def test_a_resumed_run_takes_back_what_it_does_again(tmp_path: Path) -> None:
     again = read_log(tmp_path / "run" / LOG)
     assert [row["step"] for row in again] == [row["step"] for row in whole] == [1, 2, 3, 4]
     assert [row["loss"] for row in again] == [row["loss"] for row in whole]
+
+
+def test_what_a_page_cannot_do_ends_no_run(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("one two three four five " * 200)
+    command = ("train", "text.txt", *TINY.split(), "--save-steps", "2", "--out", "run")
+    assert reformer(*command, cwd=tmp_path).returncode == 0
+    run = tmp_path / "run"
+    (run / LOG).write_bytes(b'\xff{"step": 1}\n{"step": 2, "loss": ' + b"9" * 400 + b"}\n")
+    for name in (REPORT, FINDINGS):
+        (run / name).unlink()
+        (run / name / "in the way").mkdir(parents=True)
+    again = reformer(*command, "--resume", "run/checkpoint-2", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "not measured for the report" in again.stderr
+    assert "report: not written" in again.stderr.splitlines()[-1]
+    assert reformer("report", "run", "--out", "other.html", cwd=tmp_path).returncode == 0
+
+
+def test_tokens_of_a_plan_are_those_of_the_run(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    text = (run / RUN_FILE).read_text().replace('task = "lm"', 'task = "lm"\ntokenizer = "bpe:500"')
+    (run / RUN_FILE).write_text(text)
+    assert "nothing is saved yet" in report([run])
+    (run / "config.json").write_text('{"vocab_size": 500}')
+    assert "tokens a step      2,048" in report([run])
+    rows = (run / LOG).read_text().replace('"step": 3', '"step": 3, "processes": 4')
+    (run / LOG).write_text(rows)
+    assert "tokens a step      8,192" in report([run])
+    (run / RUN_FILE).write_text(text.replace('"lm"', '"classify"').replace("bpe:500", "bytes"))
+    assert "not worked out for tasks on rows" in report([run])
+
+
+def test_long_curves_are_thinned() -> None:
+    xs = list(range(100_000))
+    drawn = line_chart("t", [Line("l", xs, [1.0 if x != 50_001 else 9.0 for x in xs])], "x")
+    assert len(drawn) < 60_000
+    assert ">8<" in drawn  # the one that stands out is there

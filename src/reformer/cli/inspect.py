@@ -48,7 +48,9 @@ def run(argv: Sequence[str]) -> None:
 
     quiet_libraries()
     model, tokenizer = load_model(command.model), tokenizer_of(command.model)
-    tokens, labels, of = read_tokens(command.text, tokenizer, command.length)
+    limit = model.config.settings.length_limit
+    most = command.length if limit is None else min(command.length, limit)
+    tokens, labels, more = read_tokens(command.text, tokenizer, most)
     if len(labels) < 2:
         raise InputError(f"{command.text} has {len(labels)} tokens; give a text of two or more")
     settings = model.config.settings
@@ -58,5 +60,5 @@ def run(argv: Sequence[str]) -> None:
     name = "standard input" if command.text == STANDARD_INPUT else Path(command.text).name
     title = f"{name}, read by {command.model.resolve().name}"
     path = command.out or command.model / "inspect.html"
-    write_page(path, inspect_page(title, about_text(len(labels), of, layers), labels, layers, rounds))
+    write_page(path, inspect_page(title, about_text(len(labels), more, layers), labels, layers, rounds))
     print(path)

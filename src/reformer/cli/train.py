@@ -12,7 +12,7 @@ import tyro
 from reformer.cli.flags import DataFlags, ModelFlags, TrainingFlags
 from reformer.cli.parse import parse
 from reformer.data.sources import STANDARD_INPUT
-from reformer.errors import InputError
+from reformer.errors import InputError, RunError
 from reformer.ops.cpu.ahead import compile_ahead_unless_kept
 from reformer.settings.data import BPE, HUB
 from reformer.settings.model import ModelSettings
@@ -89,7 +89,6 @@ def run(argv: Sequence[str]) -> None:
 def _train(command: Train, run: Run, task: "Task") -> None:
     from reformer.cli.report import Page
     from reformer.data.tokenizer import tokenizer_of
-    from reformer.report.findings import write_findings
     from reformer.training.finetune import check_init
     from reformer.training.folder import check_out
     from reformer.training.run import check_fit, check_launched, find_checkpoint, train
@@ -123,12 +122,23 @@ def _train(command: Train, run: Run, task: "Task") -> None:
             watch=page.now_and_then,
         )
     except BaseException:
-        page.at_the_end()
+        page.write()
         raise
     if is_main_process():
         if not run.training.fsdp:
-            write_findings(command.out, _find(task, trained, text, run.training))
-        say(f"report: {page.at_the_end()}")
+            _measure(task, trained, text, run.training, command.out)
+        problem = page.write()
+        say(f"report: {page.path}" if problem is None else f"report: not written ({problem})")
+
+
+def _measure(task: Any, model: Any, text: Any, training: TrainingSettings, out: Path) -> None:
+    """Put what is found of a model beside it; the model is saved, and nothing that fails here is worth more."""
+    from reformer.report.findings import write_findings
+
+    try:
+        write_findings(out, _find(task, model, text, training))
+    except (InputError, RunError, OSError, RuntimeError) as error:
+        say(f"not measured for the report ({' '.join(str(error).split())[:200]})")
 
 
 def _find(task: Any, model: Any, text: Any, training: TrainingSettings) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def _drawing(lines: Sequence[Line], points: Sequence[tuple[float, float]], x_lab
 
 def _curve(line: Line, to_x: "_Axis", to_y: "_Axis", log_x: bool) -> str:
     steps, pen_down, dots = [], False, []
-    for x, y in zip(line.xs, line.ys, strict=True):
+    for x, y in _thinned(line):
         if not _drawn(x, y, log_x):
             pen_down = False
             continue
@@ -101,6 +101,20 @@ def _curve(line: Line, to_x: "_Axis", to_y: "_Axis", log_x: bool) -> str:
     if len(dots) == 1 or line.dashed:
         drawn += "".join(f'<circle class="p{colour}" cx="{x:.1f}" cy="{y:.1f}" r="2.4"/>' for x, y in dots)
     return drawn
+
+
+def _thinned(line: Line) -> list[tuple[float, float]]:
+    """All points, or of many the least and the largest of each few that share a pixel."""
+    points = list(zip(line.xs, line.ys, strict=True))
+    few = len(points) // WIDTH
+    if few < 3:
+        return points
+    kept: list[tuple[float, float]] = []
+    for start in range(0, len(points), few):
+        some = points[start : start + few]
+        ends = {min(some, key=lambda point: point[1]), max(some, key=lambda point: point[1])}
+        kept += sorted(ends) if all(map(math.isfinite, (y for _, y in some))) else some[:1]
+    return kept
 
 
 def _entry(line: Line, y: float) -> str:

@@ -33,9 +33,11 @@ def measure(
     positions = [
         {"from": 1 << k, "tokens": one.tokens, "loss": one.loss} for k, one in sorted(result.positions.items())
     ]
-    samples = []
-    if why_not_cached(model.config.settings) is None:
-        samples = [_sample(model, tokenizer, prompt, seed) for seed, prompt in enumerate(_prompts(held_out))]
+    samples, limit = [], model.config.settings.length_limit
+    prompt_size, written = (PROMPT, WRITTEN) if limit is None else (min(PROMPT, limit // 4), min(WRITTEN, limit // 2))
+    if why_not_cached(model.config.settings) is None and written:
+        prompts = _prompts(held_out, prompt_size)
+        samples = [_sample(model, tokenizer, prompt, seed, written) for seed, prompt in enumerate(prompts)]
     return {"positions": positions, "samples": samples}
 
 
@@ -44,15 +46,15 @@ def write_findings(folder: Path, findings: dict[str, Any]) -> None:
     (folder / FINDINGS).write_text(json.dumps(findings, indent=1), encoding="utf-8")
 
 
-def _prompts(held_out: TokenStream) -> list[Tensor]:
-    size = min(PROMPT, len(held_out))
+def _prompts(held_out: TokenStream, size: int) -> list[Tensor]:
+    size = min(size, len(held_out))
     starts = range(0, len(held_out) - size + 1, max((len(held_out) - size) // SAMPLES, 1))
     return [torch.from_numpy(held_out.part(start, start + size)) for start in list(starts)[:SAMPLES] if size]
 
 
-def _sample(model: ReformerForCausalLM, tokenizer: Tokenizer, prompt: Tensor, seed: int) -> dict[str, str]:
+def _sample(model: ReformerForCausalLM, tokenizer: Tokenizer, prompt: Tensor, seed: int, most: int) -> dict[str, str]:
     written: list[str] = []
     text = tokenizer.as_bytes([token for token in prompt.tolist() if token != tokenizer.end])
     sampling = Sampling(temperature=0.8, top_p=0.95, seed=seed)
-    generate_text(model, text, WRITTEN, written.append, sampling, tokenizer=tokenizer)
+    generate_text(model, text, most, written.append, sampling, tokenizer=tokenizer)
     return {"prompt": text.decode("utf-8", "replace"), "text": "".join(written)}

@@ -89,7 +89,13 @@ def _packed(layer: Layer, small: bool, rounds: int | None) -> dict[str, Any]:
         }
         for head in layer.heads
     ]
-    return {"number": layer.number, "kind": layer.kind, "successors": layer.successors, "heads": heads}
+    return {
+        "number": layer.number,
+        "kind": layer.kind,
+        "successors": layer.successors,
+        "own": layer.keeps_own,
+        "heads": heads,
+    }
 
 
 def _numbers(values: Numbers, small: bool) -> dict[str, str]:
@@ -151,8 +157,10 @@ def _sign(letter: str) -> str:
     return f"\u27e8{code:x}\u27e9"
 
 
-def about_text(length: int, of: int, layers: Sequence[Layer]) -> str:
+def about_text(length: int, more: bool, layers: Sequence[Layer]) -> str:
     """A sentence on what was looked at."""
-    part = f"the first {length:,} of {of:,} tokens" if of > length else f"{length:,} tokens"
+    part = f"The first {length:,} tokens of a longer text" if more else f"{length:,} tokens"
     heads = sum(len(layer.heads) for layer in layers)
-    return f"{part}; {heads} heads of {len(layers)} layers. A colour is a bucket of the chosen layer, head and round."
+    hashed = any(len(head.buckets) for layer in layers for head in layer.heads)
+    colours = " A colour is a bucket (by chunks: a chunk) of the chosen layer, head and round." if hashed else ""
+    return f"{part}; {heads} heads of {len(layers)} layers.{colours}"

@@ -1,29 +1,44 @@
 """Tokens of a text, and what people see of each."""
 
 import sys
+import tempfile
+from pathlib import Path
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from reformer.data.corpus import read_documents
-from reformer.data.sources import STANDARD_INPUT
+from reformer.data.reading import read_pieces
+from reformer.data.sources import STANDARD_INPUT, find_sources
 from reformer.data.tokenizer import Tokenizer
 from reformer.report.inspect import shown
 
+ENOUGH = 32
+"""Bytes of text that are read for a token."""
 
-def read_tokens(path: str, tokenizer: Tokenizer, most: int) -> tuple[Int[Tensor, "1 l"], list[str], int]:
-    """The first tokens of a file, or of standard input, a label for each, and how many there are in all.
+
+def read_tokens(path: str, tokenizer: Tokenizer, most: int) -> tuple[Int[Tensor, "1 l"], list[str], bool]:
+    """The first tokens of a file, or of standard input, a label for each, and whether there are more.
 
     Raises InputError for what cannot be read.
     """
-    if path == STANDARD_INPUT:
-        text = sys.stdin.buffer.read()
-    else:
-        text = b"\n".join(document.text for document in read_documents([path]))
-    tokens = tokenizer.encode([text])[0]
+    size = most if tokenizer.per_byte else most * ENOUGH
+    text = sys.stdin.buffer.read(size + 1) if path == STANDARD_INPUT else _beginning(path, size + 1)
+    tokens = tokenizer.encode([text[:size]])[0]
     kept = [int(token) for token in tokens[:most]]
-    return torch.tensor([kept], dtype=torch.long).view(1, -1), labels_of(kept, tokenizer), len(tokens)
+    more = len(text) > size or len(tokens) > most
+    return torch.tensor([kept], dtype=torch.long).view(1, -1), labels_of(kept, tokenizer), more
+
+
+def _beginning(path: str, size: int) -> bytes:
+    found = b""
+    with tempfile.TemporaryDirectory() as scratch:
+        for source in find_sources([path], Path(scratch), False):
+            for piece in read_pieces(source, "text"):
+                found += piece.text
+                if len(found) >= size:
+                    return found[:size]
+    return found
 
 
 def labels_of(tokens: list[int], tokenizer: Tokenizer) -> list[str]:

@@ -119,6 +119,7 @@ function select(i, scroll = true) {
     (selected + 1 < labels.length ? `; next comes \u201c${labels[selected + 1]}\u201d.` : ".");
   panel.replaceChildren(...rows);
   byId("none").hidden = rows.length > 0;
+  byId("none").textContent = layer.own ? "It is offered nothing, and takes its own value." : "It attends to nothing.";
   if (scroll) {
     const top = lineOf(selected) * LINE;
     if (top < text.scrollTop || top + 2 * LINE > text.scrollTop + text.clientHeight)

@@ -52,6 +52,8 @@ class Layer:
     successors: bool
     """A match delivers the value of the token behind it."""
     causal: bool
+    keeps_own: bool = False
+    """A token that is offered nothing takes its own value."""
     heads: list[Head] = field(default_factory=list)
 
 
@@ -104,7 +106,7 @@ def _layer(
     number: int, kind: str, module: LSHAttention | LocalAttention, x: Tensor, batch: Batch, matches: int
 ) -> Layer:
     spec = module.spec_in_evaluation
-    found = Layer(number, kind, bool(spec.successor_values), spec.causal)
+    found = Layer(number, kind, bool(spec.successor_values), spec.causal, spec.keeps_own)
     for weighed in module.weighed(x, batch, number):
         found.heads.append(_head(weighed, matches))
     return found

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from reformer.data.tokenizer import ByteTokenizer
 from reformer.errors import InputError
 from reformer.report.chart import COLOURS, Line, line_chart, number
 from reformer.report.page import page, table
@@ -102,6 +103,8 @@ def _state(folder: Path, rows: Sequence[Mapping[str, Any]], tables: Mapping[str,
         return f"going on: step {step:,} of {of:,}"
     if (folder / CONFIG).exists() and step >= of:
         return f"ended after {of:,} steps"
+    if (folder / CONFIG).exists():
+        return f"ended early, after {step:,} of {of:,} steps; its model is saved"
     saved = checkpoints(folder)
     kept = f"the last checkpoint is that of step {step_of(saved[-1]):,}" if saved else "no checkpoint is kept"
     return f"stopped at step {step:,} of {of:,}; {kept}"
@@ -229,12 +232,38 @@ def _plans(runs: Sequence[RunReport]) -> str:
     parts = []
     for run in runs:
         try:
-            model = {"vocab_size": 259, **run.tables.get("model", {})}
-            said = str(plan(ModelSettings(**model), TrainingSettings(**run.tables.get("training", {}))))
+            said = _plan(run)
         except InputError as error:
             said = str(error)
         parts.append((f"<p class=about>{escape(run.name)}</p>" if len(runs) > 1 else "") + f"<pre>{escape(said)}</pre>")
     return "".join(parts)
+
+
+def _plan(run: RunReport) -> str:
+    kind = tasks().get(run.tables.get("data", {}).get("task", "lm"))
+    if kind is None or not kind.in_windows:
+        return "not worked out for tasks on rows"
+    model = {name: value for name, value in run.tables.get("model", {}).items() if name != "vocab_size"}
+    vocabulary = run.tables.get("model", {}).get("vocab_size") or _vocabulary(run)
+    if vocabulary is None:
+        return "not worked out: nothing is saved yet that says how many tokens there are"
+    processes = int(run.rows[-1].get("processes", 1)) if run.rows else 1
+    training = TrainingSettings(**run.tables.get("training", {}))
+    return str(plan(ModelSettings(**model, vocab_size=vocabulary), training, processes))
+
+
+def _vocabulary(run: RunReport) -> int | None:
+    """Tokens of the run's models."""
+    if _unit(run) == "byte":
+        return ByteTokenizer.vocabulary
+    for folder in (run.folder, *reversed(checkpoints(run.folder))):
+        try:
+            found = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("vocab_size")
+        except (OSError, ValueError, AttributeError):
+            continue
+        if isinstance(found, int):
+            return found
+    return None
 
 
 def _shown(value: Any) -> str:
@@ -244,4 +273,4 @@ def _shown(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300

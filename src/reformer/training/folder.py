@@ -181,7 +181,7 @@ def is_going_on(out: Path) -> bool:
         return False
     try:
         lock.acquire()
-    except Timeout:
+    except (Timeout, PermissionError):  # another user's file is there as long as the run is
         return True
     except (OSError, NotImplementedError):
         return False

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ class RunLog(TrainerCallback):
         if not state.is_world_process_zero:
             return
         kept = [row for row in read_log(self.path) if row["step"] <= state.global_step] if state.global_step else []
-        self.path.write_text("".join(f"{json.dumps(row)}\n" for row in kept), encoding="utf-8")
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        with suppress(OSError):
+            partial.write_text("".join(f"{json.dumps(row)}\n" for row in kept), encoding="utf-8")
+            partial.replace(self.path)
 
     def on_log(
         self,
@@ -41,7 +45,8 @@ class RunLog(TrainerCallback):
         """A line; a full disk costs a line of the report, and not the run."""
         if not state.is_world_process_zero or not logs or not {"loss", "eval_loss"} & logs.keys():
             return
-        row = {"step": state.global_step, "of": state.max_steps, "time": round(time.time(), 1), **logs}
+        where = {"step": state.global_step, "of": state.max_steps, "processes": args.world_size}
+        row = {**where, "time": round(time.time(), 1), **logs}
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(f"{json.dumps(row)}\n")
@@ -53,7 +58,11 @@ class RunLog(TrainerCallback):
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a log that are whole; the last one of a run that was killed may be none."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    for line in lines:
         try:
             row = json.loads(line)
         except ValueError:

@@ -49,8 +49,8 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan(settings: ModelSettings, training: TrainingSettings) -> Plan:
-    """The plan of a run; `benchmarks/plan.py` compares it with what is measured."""
+def plan(settings: ModelSettings, training: TrainingSettings, processes: int | None = None) -> Plan:
+    """The plan of a run, of these processes unless told; `benchmarks/plan.py` compares it with what is measured."""
     lora = LoraSettings.parse(training.lora) if training.lora else None
     weights = sum(_matrices(settings)) + sum(_vectors(settings))
     trained = weights if lora is None else sum(_adapters(settings, lora.r))
@@ -58,7 +58,7 @@ def plan(settings: ModelSettings, training: TrainingSettings) -> Plan:
     part = -(-length // training.sequence_parallel)  # inside attention as much: all tokens, of a part of the heads
     tokens = rows * part
     stream = tokens * settings.hidden_size * _SIZE
-    processes = max(process_count(), training.sequence_parallel)  # planned where they are not started
+    processes = max(processes or process_count(), training.sequence_parallel)  # planned where they are not started
     shards = processes if training.fsdp else 1
     memory = {
         "weights": (weights + (trained if lora else 0)) * _SIZE // shards,
