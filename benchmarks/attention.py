@@ -123,7 +123,7 @@ def main() -> None:
     print('`of bucket`: time over that of rule="bucket", of layers over that layer. `memory, qk`: in bytes of qk.')
     if arguments.dtype == "float32" and len(lengths_of(arguments.lengths)) > 2:
         setting = f"window and chunk {arguments.window}, {arguments.heads} heads of {arguments.width}, fp32, on a CPU"
-        draw(rows, 4 if 4 in rounds else rounds[0], setting, RESULTS / f"{arguments.name}.png")
+        draw(rows, 4 if 4 in rounds else rounds[0], setting, RESULTS / f"{arguments.name}.svg")
 
 
 def measure(
@@ -165,31 +165,15 @@ def measure(
 
 def draw(rows: list[dict[str, Any]], rounds: int, setting: str, path: Path) -> None:
     """Time of forward and backward against length, both axes logarithmic."""
-    import matplotlib
+    from reformer.report.chart import Line, line_chart
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for name in dict.fromkeys(row["contender"] for row in rows):
-        line = [row for row in rows if row["contender"] == name and row["rounds"] in (None, rounds)]
-        ours = name in OURS or name == "local"
-        axes.plot(
-            [row["length"] for row in line],
-            [row["forward_backward_s"] for row in line],
-            marker="o",
-            markersize=4,
-            linestyle="-" if ours else "--",
-            label=name,
-        )
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xlabel("length, tokens")
-    axes.set_ylabel("forward and backward, seconds")
-    axes.set_title(f"{rounds} hash rounds, {setting}", fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    lines = []
+    for i, name in enumerate(dict.fromkeys(row["contender"] for row in rows)):
+        own = [row for row in rows if row["contender"] == name and row["rounds"] in (None, rounds)]
+        xs, ys = [row["length"] for row in own], [row["forward_backward_s"] for row in own]
+        lines.append(Line(name, xs, ys, i, dashed=name not in OURS and name != "local"))
+    title = f"seconds, {rounds} rounds, {setting}"
+    path.write_text(line_chart(title, lines, "length, tokens", log_x=True, log_y=True, legend=True, alone=True))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 460, 250
-LEFT, RIGHT, TOP, BOTTOM = 54, 12, 30, 40
+LEFT, RIGHT, TOP, BOTTOM = 54, 26, 30, 40
 COLOURS = 8
 """Colours of lines, in turn."""
 
@@ -41,10 +41,17 @@ class Line:
 
 
 def line_chart(
-    title: str, lines: Sequence[Line], x_label: str, *, log_x: bool = False, legend: bool = False, alone: bool = False
+    title: str,
+    lines: Sequence[Line],
+    x_label: str,
+    *,
+    log_x: bool = False,
+    log_y: bool = False,
+    legend: bool = False,
+    alone: bool = False,
 ) -> str:
     """An SVG element; `alone` with the style that pages have otherwise."""
-    points = [(x, y) for line in lines for x, y in zip(line.xs, line.ys, strict=True) if _drawn(x, y, log_x)]
+    points = [(x, y) for line in lines for x, y in zip(line.xs, line.ys, strict=True) if _drawn(x, y, log_x, log_y)]
     height = HEIGHT + (18 * len(lines) + 12 if legend else 0)
     label = escape(f"{title}: {len(lines)} lines over {x_label}" if points else f"{title}: nothing yet")
     parts = [
@@ -54,7 +61,7 @@ def line_chart(
         f'<text class="title" x="{LEFT}" y="18">{escape(title)}</text>',
     ]
     if points:
-        parts += _drawing(lines, points, x_label, log_x)
+        parts += _drawing(lines, points, x_label, log_x, log_y)
     else:
         parts.append(f'<text class="tick" x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">nothing yet</text>')
     if legend:
@@ -62,11 +69,13 @@ def line_chart(
     return "".join([*parts, "</svg>"])
 
 
-def _drawing(lines: Sequence[Line], points: Sequence[tuple[float, float]], x_label: str, log_x: bool) -> list[str]:
+def _drawing(
+    lines: Sequence[Line], points: Sequence[tuple[float, float]], x_label: str, log_x: bool, log_y: bool
+) -> list[str]:
     """Grid, ticks, lines."""
     xs, ys = zip(*points, strict=True)
     to_x = _Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, log_x)
-    to_y = _Axis(min(ys), max(ys), HEIGHT - BOTTOM, TOP)
+    to_y = _Axis(min(ys), max(ys), HEIGHT - BOTTOM, TOP, log_y)
     parts = []
     for value in to_y.ticks(5):
         y = to_y.place(value)
@@ -79,13 +88,13 @@ def _drawing(lines: Sequence[Line], points: Sequence[tuple[float, float]], x_lab
         f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x_label)}'
         "</text>"
     )
-    return parts + [_curve(line, to_x, to_y, log_x) for line in lines]
+    return parts + [_curve(line, to_x, to_y, log_x, log_y) for line in lines]
 
 
-def _curve(line: Line, to_x: "_Axis", to_y: "_Axis", log_x: bool) -> str:
+def _curve(line: Line, to_x: "_Axis", to_y: "_Axis", log_x: bool, log_y: bool) -> str:
     steps, pen_down, dots = [], False, []
     for x, y in _thinned(line):
-        if not _drawn(x, y, log_x):
+        if not _drawn(x, y, log_x, log_y):
             pen_down = False
             continue
         steps.append(f"{'L' if pen_down else 'M'}{to_x.place(x):.1f} {to_y.place(y):.1f}")
@@ -95,7 +104,7 @@ def _curve(line: Line, to_x: "_Axis", to_y: "_Axis", log_x: bool) -> str:
     colour = line.colour % COLOURS
     drawn = f'<path class="s{colour}{held}" d="{"".join(steps)}"><title>{escape(line.name)}</title></path>'
     for x, y, error in zip(line.xs, line.ys, line.errors, strict=False):
-        if _drawn(x, y, log_x) and _drawn(x, error, log_x):
+        if _drawn(x, y, log_x, log_y) and _drawn(x, error, log_x, False):
             low, high = to_y.place(y - error), to_y.place(y + error)
             drawn += f'<path class="s{colour}" d="M{to_x.place(x):.1f} {low:.1f}V{high:.1f}"/>'
     if len(dots) == 1 or line.dashed:
@@ -151,15 +160,17 @@ class _Axis:
         return [each * i for i in range(first, math.floor(self.high / each) + 1)]
 
 
-def _drawn(x: float, y: float, log_x: bool) -> bool:
-    return math.isfinite(x) and math.isfinite(y) and (x > 0 or not log_x)
+def _drawn(x: float, y: float, log_x: bool, log_y: bool) -> bool:
+    return math.isfinite(x) and math.isfinite(y) and (x > 0 or not log_x) and (y > 0 or not log_y)
 
 
 def number(value: float) -> str:
-    """A number as people write it, in few letters."""
+    """A number as people write it, in few letters; powers of two stay what they are as long as they are short."""
     if value == 0:
         return "0"
+    if abs(value) >= 1000 and float(value).is_integer() and math.log2(abs(value)).is_integer() and abs(value) < 1e6:
+        return f"{value:,.0f}"
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
-            return f"{value / (1e3 if letter == 'k' else size):.4g}{letter}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+            return f"{value / (1e3 if letter == 'k' else size):.3g}{letter}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
