@@ -76,7 +76,9 @@ def test_values_and_gradients(name: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*MAIN, *DELIVERIES, "one round"])
-@pytest.mark.parametrize("masks", ["padding", "documents", "both"])
+@pytest.mark.parametrize(
+    "masks", ["both", *(pytest.param(one, marks=pytest.mark.slow) for one in ("padding", "documents"))]
+)
 def test_padding_and_documents(name: str, masks: str, device: str) -> None:
     *inputs, grad = vectors((2, 1, 90, 16), tensors(name), torch.float32, device)
     mask = padded(2, 90, device) if masks != "documents" else None

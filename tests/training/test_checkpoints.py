@@ -136,7 +136,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_whole(tmp_path: Path, monkeyp
             NotSaved, match=r"checkpoint-4 could not be written \(.*No space left on device\).*-2\. Make"
         ):
             run(out)
-    assert sorted(path.name for path in out.iterdir()) == ["checkpoint-2", "run.toml"]
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoint-2", "log.jsonl", "run.toml"]
     assert load_checkpoint(out / "checkpoint-2").num_parameters() > 0
     whole, resumed = run(tmp_path / "whole"), run(out, resume="auto")
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))

@@ -50,6 +50,7 @@ def test_a_run_learns_logs_and_saves(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert sorted(path.name for path in out.iterdir()) == [
         "config.json",
         "generation_config.json",
+        "log.jsonl",
         "model.safetensors",
         "run.toml",
         "tokenizer.json",
