@@ -15,9 +15,10 @@ from reformer.layers.norm import make_norm
 from reformer.models.cache import OF_NO_CACHE, ReformerCache, differing, why_not_cached
 from reformer.models.config import ReformerConfig
 from reformer.models.embeddings import Embeddings
+from reformer.models.join_forward import join_forward
 from reformer.models.prepared import Padding, Prepared, documents_of, draft_sequences, one_of, two_dimensional
 from reformer.models.pretrained import ReformerPreTrainedModel, check_one_stack
-from reformer.models.sequence_parallel import Joined, Own, SequenceParallel, join
+from reformer.models.sequence_parallel import SequenceParallel
 from reformer.models.stack import make_stack
 from reformer.ops.exchange import Parts
 from reformer.ops.hashing import draw_seed, layer_seeds
@@ -172,7 +173,9 @@ class ReformerModel(ReformerPreTrainedModel):
                 raise InputError("sequence_parallel together with a cache is not supported; pass use_cache=False")
             given = {"segment_ids": segment_ids, "position_ids": position_ids, "labels": labels}
             about = attention_mask, position_ids, None, False, questions
-            joined, inputs = self._join(sequence_parallel, (input_ids, inputs_embeds, *about), given, seed, apart)
+            joined, inputs = join_forward(
+                self, sequence_parallel, lambda: self._own(input_ids, inputs_embeds, *about), given, seed, apart
+            )
             cache, (_, seed, _, mask, segment_ids, position_ids, labels) = None, joined
         b = inputs.shape[0]
         slots = inputs[..., None] if inputs.dim() == 2 else inputs[..., :1]
@@ -232,57 +235,6 @@ class ReformerModel(ReformerPreTrainedModel):
                 f"position_ids have shape {list(position_ids.shape)}; they must be [b, l] = [{b}, {length}]"
             )
         return inputs, mask, cache
-
-    def _join(
-        self,
-        processes: SequenceParallel,
-        own: tuple[Any, ...],
-        given: dict[str, Tensor | None],
-        seed: int | None,
-        apart: tuple[str, ...],
-    ) -> tuple[Joined, Tensor]:
-        """What the processes know together, and the inputs of this one."""
-        problem, inputs, mask = None, None, None
-        try:
-            inputs, mask, _ = self._own(*own)
-            for name, x in given.items():
-                if x is not None and x.shape not in (inputs.shape[:2], (1, inputs.shape[1])):
-                    raise InputError(
-                        f"{name} has shape {list(x.shape)}; it must be that of this part, {list(inputs.shape[:2])}"
-                    )
-            if mask is not None and mask.shape != inputs.shape[:2]:
-                raise InputError(
-                    f"attention_mask has shape {list(mask.shape)}; it must be that of this part, "
-                    f"{list(inputs.shape[:2])}"
-                )
-        except InputError as error:
-            problem = error
-        joined = join(
-            processes,
-            Own(
-                self.embeddings.token.weight.device,
-                self.built_from.num_attention_heads,
-                self.training,
-                seed,
-                self._drawn(seed),
-                problem,
-                inputs,
-                {"attention_mask": mask, **given},
-                apart,
-            ),
-        )
-        assert inputs is not None
-        return joined, inputs
-
-    def _drawn(self, seed: int | None) -> list[int]:
-        """What a forward draws: the seed of the hashes unless it is given, then that of each layer's dropout."""
-        if not self.training:
-            return [self.config.hash_seed, *[0] * self.layers.depth]
-        settings, pattern = self.built_from, self.built_from.attention_pattern
-        drops = {"lsh": settings.lsh.dropout, "local": settings.attention_dropout, "full": 0.0}
-        kinds = [pattern[i % len(pattern)] for i in range(self.layers.depth)]
-        first = draw_seed() if seed is None else seed
-        return [first, *(draw_seed() if drops[kind] else 0 for kind in kinds)]
 
     def _batch(
         self,
