@@ -153,6 +153,9 @@ def told() -> Made:
     refused("token", lambda: model(**spoilt("input_ids", part["input_ids"] + 31), sequence_parallel=share))
     refused("label", lambda: model(**spoilt("labels", part["labels"] + 31), sequence_parallel=share))
     refused("weights", lambda: model(**spoilt("attention_mask", part["labels"] * 0.5), sequence_parallel=share))
+    vectors = torch.randn(*part["input_ids"].shape, 16 - share.place, dtype=torch.float64)
+    others = {name: x for name, x in part.items() if name != "input_ids"}
+    refused("width", lambda: model(inputs_embeds=vectors, **others, sequence_parallel=share))
     refused("seed", lambda: model(**part, sequence_parallel=share, seed=share.place))
     refused("mode", lambda: model.train(share.place == 1)(**part, sequence_parallel=share))
     model.eval()
@@ -202,6 +205,7 @@ def test_what_goes_wrong_is_said_in_all_processes(tmp_path: Path) -> None:
             "shape": "labels has shape [2, 29]; it must be that of this part, [2, 30]",
             "inputs": "they must be integers",
             "token": "vocab_size is 31",
+            "width": "their width must be that of the token embeddings, 16",
             "label": "labels hold",
             "weights": "attention_mask holds",
         }

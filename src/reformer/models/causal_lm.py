@@ -60,15 +60,9 @@ class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
 
         `past_key_values` and `sequence_parallel` as in `forward`.
         """
-        alone = sequence_parallel is None
         with torch.no_grad():
-            hidden = self.model(
-                input_ids,
-                past_key_values=past_key_values,
-                use_cache=None if alone else False,
-                sequence_parallel=sequence_parallel,
-            ).last_hidden_state
-        return token_scores(hidden, targets, self._logits, self.config.loss_chunk)
+            output = self.model(input_ids, past_key_values=past_key_values, sequence_parallel=sequence_parallel)
+        return token_scores(output.last_hidden_state, targets, self._logits, self.config.loss_chunk)
 
     def forward(
         self,

@@ -41,6 +41,14 @@ class Embeddings(nn.Module):
         self.limit = settings.length_limit
         self.dropout = nn.Dropout(settings.embedding_dropout)
 
+    def check_width(self, inputs_embeds: Float[Tensor, "b l hidden"]) -> None:
+        """InputError for vectors of another width than the table's."""
+        if inputs_embeds.shape[-1] != self.width:
+            raise InputError(
+                f"inputs_embeds have shape {list(inputs_embeds.shape)}; their width must be that of the token "
+                f"embeddings, {self.width}"
+            )
+
     def ask_tokens(self, input_ids: Int[Tensor, "b l"], questions: Questions) -> None:
         """Ask whether all tokens are in the vocabulary; the answer raises InputError if they are not."""
         advice = "check that the tokenizer is the model's"
@@ -63,11 +71,6 @@ class Embeddings(nn.Module):
         if inputs_embeds is None:
             assert input_ids is not None
             inputs_embeds = self.token(input_ids)
-        if inputs_embeds.shape[-1] != self.width:
-            raise InputError(
-                f"inputs_embeds have shape {list(inputs_embeds.shape)}; their width must be that of the token "
-                f"embeddings, {self.width}"
-            )
         if self.scale != 1:
             inputs_embeds = inputs_embeds * self.scale
         inputs_embeds = self.project(inputs_embeds)

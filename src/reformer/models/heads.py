@@ -18,7 +18,9 @@ from reformer.errors import InputError
 from reformer.models.config import ReformerConfig
 from reformer.models.language_head import Counts, LanguageHead
 from reformer.models.loss import ask_labels, token_loss
-from reformer.models.model import ReformerModel, pool
+from reformer.models.model import ReformerModel
+from reformer.models.pooling import pool
+from reformer.models.prepared import Prepared
 from reformer.models.pretrained import ReformerPreTrainedModel, check_one_stack
 from reformer.models.sequence_parallel import SequenceParallel, refuse_parts
 from reformer.ops.questions import Questions
@@ -61,6 +63,18 @@ class _Head(ReformerPreTrainedModel):
             raise InputError(f"causal=True: {type(self).__name__} reads both ways; make its config with causal=False")
         self.model = ReformerModel(config)
 
+    def _prepare(
+        self,
+        given: tuple[Any, ...],
+        labels: Tensor | None,
+        sequence_parallel: SequenceParallel | None,
+        seed: int | None,
+    ) -> Prepared:
+        """What `ReformerModel.prepare` makes of tokens that may have a label each."""
+        return self.model.prepare(
+            *given, labels=labels, sequence_parallel=sequence_parallel, seed=seed, apart=("labels",)
+        )
+
     def _ask_classes(self, labels: Tensor, size: tuple[int, ...], questions: Questions) -> None:
         classes = len(self.config.class_names)
         ask_labels(labels, size, classes, f"num_labels={classes}", "has none", questions)
@@ -97,17 +111,8 @@ class ReformerForMaskedLM(LanguageHead, _Head):
 
         `sequence_parallel` as in `ReformerForCausalLM`.
         """
-        prepared = self.model.prepare(
-            input_ids,
-            attention_mask,
-            position_ids,
-            segment_ids,
-            inputs_embeds,
-            labels=labels,
-            sequence_parallel=sequence_parallel,
-            seed=seed,
-            apart=("labels",),
-        )
+        given = input_ids, attention_mask, position_ids, segment_ids, inputs_embeds
+        prepared = self._prepare(given, labels, sequence_parallel, seed)
         self._ask_labels(labels, prepared.size, prepared.questions)
         output = self.model(
             input_ids=input_ids,
@@ -245,17 +250,8 @@ class ReformerForTokenClassification(_Head):
 
         `sequence_parallel` as in `ReformerForCausalLM`. Raises InputError for labels that are no class.
         """
-        prepared = self.model.prepare(
-            input_ids,
-            attention_mask,
-            position_ids,
-            segment_ids,
-            inputs_embeds,
-            labels=labels,
-            sequence_parallel=sequence_parallel,
-            seed=seed,
-            apart=("labels",),
-        )
+        given = input_ids, attention_mask, position_ids, segment_ids, inputs_embeds
+        prepared = self._prepare(given, labels, sequence_parallel, seed)
         if labels is not None:
             self._ask_classes(labels, prepared.size, prepared.questions)
         output = self.model(

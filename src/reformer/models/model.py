@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -16,6 +16,7 @@ from reformer.models.cache import OF_NO_CACHE, ReformerCache, differing, why_not
 from reformer.models.config import ReformerConfig
 from reformer.models.embeddings import Embeddings
 from reformer.models.join_forward import join_forward
+from reformer.models.pooling import pool
 from reformer.models.prepared import Padding, Prepared, documents_of, draft_sequences, one_of, two_dimensional
 from reformer.models.pretrained import ReformerPreTrainedModel, check_one_stack
 from reformer.models.sequence_parallel import SequenceParallel
@@ -230,6 +231,8 @@ class ReformerModel(ReformerPreTrainedModel):
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and why_not_cached(self.built_from) is None
         cache = past_key_values if past_key_values is not None else ReformerCache(self.config) if use_cache else None
+        if inputs_embeds is not None:
+            self.embeddings.check_width(inputs_embeds)
         if position_ids is not None and position_ids.shape not in ((b, length), (1, length)):
             raise InputError(
                 f"position_ids have shape {list(position_ids.shape)}; they must be [b, l] = [{b}, {length}]"
@@ -342,18 +345,3 @@ def _begin(cache: ReformerCache, b: int, count: int, mask: Tensor | None, device
 @torch.compiler.disable
 def _end(cache: ReformerCache, step: Step) -> None:
     cache.end(step)
-
-
-def pool(
-    hidden: Float[Tensor, "b l width"], real: Bool[Tensor, "b l"] | None, pooling: str
-) -> Float[Tensor, "b width"]:
-    """The mean over real tokens, the first or the last of them; zeros for a row without any."""
-    if real is None:
-        return hidden.mean(1) if pooling == "mean" else hidden[:, 0 if pooling == "first" else -1]
-    real = real.to(hidden.device)
-    if pooling == "mean":
-        kept = hidden.masked_fill(~real.unsqueeze(-1), 0.0)
-        return kept.sum(1) / real.sum(1, keepdim=True).clamp(min=1)
-    slots = real.int() if pooling == "first" else real.cumsum(1)  # the first largest is the one
-    chosen = hidden[torch.arange(len(hidden), device=hidden.device), slots.argmax(1)]
-    return chosen.masked_fill(~real.any(1, keepdim=True), 0.0)

@@ -53,12 +53,12 @@ class Parts:
 
     def to_heads(self, x: Float[Tensor, "b h part d"]) -> Float[Tensor, "b heads l d"]:
         """All tokens of this process's heads, of this process's tokens of all heads."""
-        out: Tensor = _ToHeads.apply(x, self)
+        out: Tensor = _Exchange.apply(x, self, True)
         return out
 
     def to_parts(self, x: Float[Tensor, "b heads l d"]) -> Float[Tensor, "b h part d"]:
         """The tokens of this process of all heads, of all tokens of its heads."""
-        out: Tensor = _ToParts.apply(x, self)
+        out: Tensor = _Exchange.apply(x, self, False)
         return out
 
     def gather(self, x: Shaped[Tensor, "b part ..."]) -> Shaped[Tensor, "b l ..."]:
@@ -66,7 +66,9 @@ class Parts:
         b, rest = x.shape[0], x.shape[2:]
         sizes = [b * length * rest.numel() for length in self.lengths]
         received = x.new_empty(sum(sizes))
-        _exchange(received, x.flatten().repeat(self.count), sizes, [x.numel()] * self.count, self.group)
+        dist.all_to_all_single(
+            received, x.flatten().repeat(self.count), sizes, [x.numel()] * self.count, group=self.group
+        )
         pieces = zip(received.split(sizes), self.lengths, strict=True)
         return torch.cat([piece.view(b, length, *rest) for piece, length in pieces], dim=1)
 
@@ -92,17 +94,13 @@ class Parts:
         return out
 
 
-def _exchange(received: Tensor, sent: Tensor, sizes: list[int], to: list[int], group: Any) -> None:
-    dist.all_to_all_single(received, sent, sizes, to, group=group)
-
-
 def _to_heads(x: Tensor, parts: Parts) -> Tensor:
     b, h, part, d = x.shape
     heads = h // parts.count
     sent = x.transpose(1, 2).reshape(b, part, parts.count, heads, d).permute(2, 0, 1, 3, 4)
     sizes = [b * length * heads * d for length in parts.lengths]
     received = x.new_empty(sum(sizes))
-    _exchange(received, sent.flatten(), sizes, [b * part * heads * d] * parts.count, parts.group)
+    dist.all_to_all_single(received, sent.flatten(), sizes, [b * part * heads * d] * parts.count, group=parts.group)
     if b == 1:
         whole = received.view(1, sum(parts.lengths), heads, d)
     else:
@@ -121,32 +119,22 @@ def _to_parts(x: Tensor, parts: Parts) -> Tensor:
     part = parts.lengths[parts.place]
     received = x.new_empty(parts.count, b, part, heads, d)
     sizes = [b * each * heads * d for each in parts.lengths]
-    _exchange(received.view(-1), sent, [b * part * heads * d] * parts.count, sizes, parts.group)
+    dist.all_to_all_single(received.view(-1), sent, [b * part * heads * d] * parts.count, sizes, group=parts.group)
     return received.permute(1, 2, 0, 3, 4).reshape(b, part, parts.count * heads, d).transpose(1, 2)
 
 
-class _ToHeads(torch.autograd.Function):
+class _Exchange(torch.autograd.Function):
+    """One way, whose gradient goes the other."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, parts: Parts) -> Tensor:
-        ctx.parts = parts
-        return _to_heads(x, parts)
+    def forward(ctx: Any, x: Tensor, parts: Parts, to_heads: bool) -> Tensor:
+        ctx.parts, ctx.to_heads = parts, to_heads
+        return _to_heads(x, parts) if to_heads else _to_parts(x, parts)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _to_parts(grad, ctx.parts), None
-
-
-class _ToParts(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, parts: Parts) -> Tensor:
-        ctx.parts = parts
-        return _to_parts(x, parts)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _to_heads(grad, ctx.parts), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return (_to_parts if ctx.to_heads else _to_heads)(grad, ctx.parts), None, None
 
 
 class _ShareEnds(torch.autograd.Function):
@@ -164,7 +152,7 @@ class _ShareEnds(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         parts, received = ctx.parts, torch.empty_like(grad, memory_format=torch.contiguous_format)
         sizes = [grad[0].numel()] * parts.count
-        _exchange(received.view(-1), grad.contiguous().view(-1), sizes, sizes, parts.group)
+        dist.all_to_all_single(received.view(-1), grad.contiguous().view(-1), sizes, sizes, group=parts.group)
         return received.sum(0), None
 
 
