@@ -1,6 +1,7 @@
 """The page of training runs: of one that goes on, ended, failed, and of several side by side."""
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -154,6 +155,14 @@ def test_what_a_page_cannot_do_ends_no_run(tmp_path: Path) -> None:
     assert "not measured for the report" in again.stderr
     assert "report: not written" in again.stderr.splitlines()[-1]
     assert reformer("report", "run", "--out", "other.html", cwd=tmp_path).returncode == 0
+
+
+def test_a_name_that_libraries_cannot_write_to_is_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("one two three four five " * 200)
+    done = reformer("train", "text.txt", *TINY.split(), "--out", os.fsdecode(b"q\xff"), cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "is not UTF-8" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
 def test_tokens_of_a_plan_are_those_of_the_run(tmp_path: Path) -> None:

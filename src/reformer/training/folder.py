@@ -31,6 +31,10 @@ def check_out(out: Path, overwrite: bool = False, resume: bool = False) -> None:
 
     With `overwrite` or `resume` it may hold a run.
     """
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:  # safetensors and tokenizers write to no such path
+        raise InputError(f"--out {str(out)!r} is not UTF-8; choose another name") from None
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; --out names the folder of the run")
     if not out.is_dir() or not any(out.iterdir()) or _saved_nothing(out):
