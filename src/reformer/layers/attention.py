@@ -13,6 +13,7 @@ from reformer.layers.batch import Batch
 from reformer.layers.caches.full import FullCache
 from reformer.layers.caches.local import LocalCache
 from reformer.layers.caches.lsh import LSHCache
+from reformer.layers.caches.rows import RowsOf
 from reformer.layers.projections import SelfAttention
 from reformer.ops.attention import attend_by_content, attend_nearby
 from reformer.ops.checks import check_integer
@@ -85,9 +86,10 @@ class LSHAttention(SelfAttention):
         step = batch.step
         if step is not None:
             cache = batch.caches[layer]
-            assert isinstance(cache, LSHCache)
+            assert isinstance(cache, LSHCache | RowsOf)
             if not step.first:
                 return self._merge(cache.attend(q, v, step))
+            assert isinstance(cache, LSHCache)
             cache.extend(q, v, step)
         q, v = batch.to_heads(q, v)
         spec = batch.of_heads(self.spec if self.training else self.spec_in_evaluation, self.num_heads)
@@ -246,9 +248,10 @@ class FullAttention(SelfAttention):
             q, k = self._rotated(batch, q, k)
         if step is not None:
             cache = batch.caches[layer]
-            assert isinstance(cache, FullCache)
+            assert isinstance(cache, FullCache | RowsOf)
             if not step.first:
                 return self._merge(cache.attend(q, k, v, step))
+            assert isinstance(cache, FullCache)
             cache.extend(k, v, step)
         dropout = self.dropout if self.training else 0.0
         if not sequences.masked:

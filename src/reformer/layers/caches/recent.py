@@ -84,6 +84,12 @@ class Recent:
         """Keep the marks of these batch rows."""
         self.high = [self.high[i] for i in index.tolist()] if self.high else []
 
+    def join(self, other: "Recent") -> None:
+        """Add the batch rows of another, behind these."""
+        assert other.data is not None
+        self.data = other.data if self.data is None else torch.cat((self.data, other.data))
+        self.high = [*self.high, *other.high]
+
     def state(self, lengths: Sequence[int]) -> dict[str, Tensor]:
         """What `restore` needs: zeros where no token of the row stands."""
         assert self.data is not None
