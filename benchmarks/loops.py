@@ -15,7 +15,8 @@ from machine import save
 
 from reformer.cli.quiet import quiet_libraries
 from reformer.data.corpus import split_held_out, standard_library
-from reformer.inference.generate import Sampling, generate_text
+from reformer.inference.generate import generate_text
+from reformer.inference.sampling import Sampling
 from reformer.models import ReformerForCausalLM
 from reformer.tasks.lm import LanguageModelling
 from reformer.training.checkpoint import load_model, need_language_model

@@ -25,7 +25,8 @@ from transformers import TrainerCallback
 from reformer.cli.quiet import quiet_libraries
 from reformer.data.corpus import standard_library
 from reformer.data.prepare import Corpus
-from reformer.inference.generate import Sampling, generate_text
+from reformer.inference.generate import generate_text
+from reformer.inference.sampling import Sampling
 from reformer.settings import ModelSettings
 from reformer.settings.training import TrainingSettings
 from reformer.tasks.lm import LanguageModelling

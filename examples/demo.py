@@ -16,7 +16,8 @@ from reformer.data.byte_model import ByteModel, lzma_bits_per_byte
 from reformer.data.corpus import Document, split_held_out, standard_library, standard_library_sources
 from reformer.data.prepare import prepare
 from reformer.inference.evaluate import Evaluation, evaluate
-from reformer.inference.generate import Sampling, generate_text
+from reformer.inference.generate import generate_text
+from reformer.inference.sampling import Sampling
 from reformer.settings import ModelSettings
 from reformer.settings.presets import load_preset
 from reformer.settings.training import TrainingSettings

@@ -82,9 +82,9 @@ def test_what_cannot_join(make: Make) -> None:
     for cache in (read(lm, tokens(2, 9)), ReformerCache(lm.config)):
         with pytest.raises(InputError, match="one row without padding"):
             rows.join(cache)
+    other = ReformerCache(lm.config, crop_limit=3)
+    lm(tokens(1, 9), past_key_values=other)
     with pytest.raises(InputError, match="crop_limit"):
-        other = ReformerCache(lm.config, crop_limit=3)
-        lm(tokens(1, 9), past_key_values=other)
         rows.join(other)
     with pytest.raises(InputError, match="other settings"):
         rows.join(read(make(num_hashes=3).eval(), tokens(1, 9)))

@@ -15,7 +15,8 @@ from reformer.cli import train as train_verb
 from reformer.data.corpus import Document
 from reformer.errors import RunError, lost_peer
 from reformer.inference.evaluate import evaluate
-from reformer.inference.generate import Sampling, generate_text
+from reformer.inference.generate import generate_text
+from reformer.inference.sampling import Sampling
 from reformer.settings.run_file import Run, check_same_run, read_run_file, write_run_file
 from reformer.tasks import tasks
 from reformer.tasks.lm import LanguageModelling

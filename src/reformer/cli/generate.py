@@ -14,7 +14,7 @@ from reformer.ops.checks import check_integer
 
 if TYPE_CHECKING:
     from reformer.data.tokenizer import Tokenizer
-    from reformer.inference.generate import Sampling
+    from reformer.inference.sampling import Sampling
 
 
 _OF_SAMPLING: dict[str, Any] = {
@@ -90,7 +90,7 @@ def run(argv: Sequence[str]) -> None:
 
     from reformer.cli.quiet import quiet_libraries
     from reformer.data.tokenizer import tokenizer_of
-    from reformer.inference.generate import Sampling
+    from reformer.inference.sampling import Sampling
     from reformer.models import ReformerForConditionalGeneration
     from reformer.training.checkpoint import load_model, need_language_model
 

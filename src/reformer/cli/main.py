@@ -21,6 +21,7 @@ VERBS = {
     "train": "train a language model on text",
     "evaluate": "measure a model on whole files",
     "generate": "write text with a model",
+    "serve": "answer requests over HTTP with a model",
     "report": "write a page about training runs",
     "inspect": "write a page about what a model attends to in a text",
     "convert": "turn a Reformer of transformers into one of ours, or back",

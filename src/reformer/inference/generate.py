@@ -10,43 +10,22 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers.generation.logits_process import LogitsProcessorList
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from reformer.data.tokenizer import ByteTokenizer, Tokenizer
 from reformer.errors import InputError
 from reformer.inference.evaluate import evaluating
+from reformer.inference.sampling import Sampling
 from reformer.models import ReformerForCausalLM
 from reformer.models.cache import ReformerCache, why_not_cached
 from reformer.models.cache_file import load_cache, save_cache
-from reformer.models.dry import DryLogitsProcessor
 
 FEW = 8_000_000
 """Weights up to which a second thread brings a step less than it loses when something else wants its core."""
 
 PIECE = 8192
 """Tokens of a prompt that are computed at a time: what a long one needs besides its cache."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next byte is chosen."""
-
-    temperature: float = 1.0
-    """0 takes the likeliest."""
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    dry_multiplier: float | None = None
-    """Strength of the penalty on going on with a repeated sequence (`DryLogitsProcessor`)."""
-    dry_base: float | None = None
-    dry_allowed_length: int | None = None
-    dry_penalty_last_n: int | None = None
-    seed: int | None = None
-    stop: Sequence[bytes] = ()
-    """Texts behind which to stop."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +108,7 @@ def generate_text(
     writer = _Writer(write, tokenizer)
     text, cache = _start(model, tokenizer, prompt, max_new_tokens, load, reason is None)
     prompt_tokens = text.shape[1]
-    options = _options(sampling or Sampling(), tokenizer, prompt_tokens)
-    unwanted = [*tokenizer.unwanted, *range(tokenizer.vocabulary, model.config.vocabulary)]
+    options = _options(sampling or Sampling(), tokenizer, unwanted_tokens(model, tokenizer), prompt_tokens)
     if echo:
         write(prompt.decode("utf-8", "replace"))
     seeded = _seeded(sampling.seed if sampling else None, model.device)
@@ -140,14 +118,13 @@ def generate_text(
                 if piece.shape[1]:
                     model.model(piece, past_key_values=cache)
         if max_new_tokens:
-            threads.enter_context(_few_threads(model, cache))
+            threads.enter_context(few_threads(model, cache))
             text = model.generate(  # type: ignore[misc, assignment]
                 text,
                 max_new_tokens=max_new_tokens,
                 streamer=writer,
                 pad_token_id=tokenizer.pad,
                 eos_token_id=tokenizer.end,
-                suppress_tokens=unwanted or None,
                 past_key_values=cache,
                 use_cache=cache is not None,
                 **options,
@@ -175,27 +152,19 @@ def _start(
     return text, cache
 
 
-def _options(sampling: Sampling, tokenizer: Tokenizer, prompt: int) -> dict[str, Any]:
-    """Arguments of `generate`."""
-    options: dict[str, Any] = {"do_sample": sampling.temperature > 0}
+def _options(sampling: Sampling, tokenizer: Tokenizer, unwanted: Sequence[int], prompt: int) -> dict[str, Any]:
+    """Arguments of `generate`: all that changes logits is ours to list."""
+    options: dict[str, Any] = {"do_sample": False}
     if sampling.temperature > 0:
-        options |= {"temperature": sampling.temperature, "top_k": sampling.top_k or 0, "top_p": sampling.top_p or 1.0}
-        options |= {} if sampling.min_p is None else {"min_p": sampling.min_p}
-    if sampling.repetition_penalty is not None:
-        options["repetition_penalty"] = sampling.repetition_penalty
-    dry = {
-        name: getattr(sampling, f"dry_{name}") for name in ("multiplier", "base", "allowed_length", "penalty_last_n")
-    }
-    if sampling.dry_multiplier:
-        given = {name: value for name, value in dry.items() if value is not None}
-        options["logits_processor"] = LogitsProcessorList([DryLogitsProcessor(**given)])
+        options = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    options["logits_processor"] = sampling.processors(unwanted, prompt)
     if sampling.stop:
         options["stopping_criteria"] = StoppingCriteriaList([_Stop(sampling.stop, tokenizer, prompt)])
     return options
 
 
 @contextmanager
-def _few_threads(model: ReformerForCausalLM, cache: ReformerCache | None) -> Iterator[None]:
+def few_threads(model: ReformerForCausalLM, cache: ReformerCache | None) -> Iterator[None]:
     """One thread for the steps of a small model over a cache: two wait for each other at every layer."""
     threads = torch.get_num_threads()
     if cache is not None and model.device.type == "cpu" and model.num_parameters() <= FEW:
@@ -215,6 +184,11 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+def unwanted_tokens(model: ReformerForCausalLM, tokenizer: Tokenizer) -> list[int]:
+    """Tokens that no text has, and numbers that are no token."""
+    return [*tokenizer.unwanted, *range(tokenizer.vocabulary, model.config.vocabulary)]
 
 
 def check_room(model: ReformerForCausalLM, tokens: int, max_new_tokens: int) -> None:

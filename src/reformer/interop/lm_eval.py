@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from reformer.data.tokenizer import tokenizer_of
 from reformer.errors import InputError
-from reformer.inference.generate import Sampling, generate_text
+from reformer.inference.generate import generate_text
+from reformer.inference.sampling import Sampling
 from reformer.models.cache import ReformerCache, why_not_cached
 from reformer.ops.checks import check_integer
 from reformer.training.checkpoint import load_checkpoint

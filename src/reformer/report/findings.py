@@ -11,7 +11,8 @@ from reformer.data.stream import TokenStream
 from reformer.data.tokenizer import Tokenizer
 from reformer.data.windows import HeldOutWindows
 from reformer.inference.evaluate import Evaluation, Score, evaluating
-from reformer.inference.generate import Sampling, generate_text
+from reformer.inference.generate import generate_text
+from reformer.inference.sampling import Sampling
 from reformer.models import ReformerForCausalLM
 from reformer.models.cache import why_not_cached
 from reformer.report.runs import FINDINGS

@@ -1,0 +1,1 @@
+"""`reformer serve`: prompts that are read once, answered many times."""
