@@ -10,7 +10,7 @@ PARALLEL = --numprocesses $(shell $(PYTHON) -c 'import os; print(min(os.cpu_coun
 # Runs the GPU commands; it needs PyTorch with CUDA, numpy, triton and pytest, nothing else.
 GPU_PYTHON ?= python3
 
-.PHONY: demo test lint shapes oldest fuzz faults slow interpreter-test gpu-test gpu-bench clean
+.PHONY: demo test site lint shapes oldest newest fuzz faults slow interpreter-test gpu-test gpu-bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
@@ -23,6 +23,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+# The documentation as a site in site/, with search, for any server of files.
+site: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # What the annotations say of tensors, checked in a part of the tests (tests/shapes.py).
 SHAPES := $(addprefix tests/, layers/test_attention.py ops/test_sequences.py ops/test_convolution.py \
@@ -40,6 +44,14 @@ oldest:
 	$(PYTHON) tests/oldest.py > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[dev]'
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -m "not slow" $(PARALLEL)
+
+# The newest versions there are, without constraints.
+NEWEST := $(VENV)-newest
+
+newest:
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --editable '.[dev]'
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -m "not slow" $(PARALLEL)
 
 # Many more examples of every property of tests/hostile than `make test` tries.
 fuzz: $(INSTALLED)
@@ -70,4 +82,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(OLDEST) runs
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) runs site

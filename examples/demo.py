@@ -11,19 +11,19 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
+import reformer
 from reformer.cli.quiet import quiet_libraries
 from reformer.data.byte_model import ByteModel, lzma_bits_per_byte
-from reformer.data.corpus import Document, split_held_out, standard_library, standard_library_sources
-from reformer.data.prepare import prepare
+from reformer.data.corpus import Document, split_held_out, standard_library
+from reformer.errors import Interrupted
 from reformer.inference.evaluate import Evaluation, evaluate
 from reformer.inference.generate import generate_text
 from reformer.inference.sampling import Sampling
-from reformer.settings import ModelSettings
-from reformer.settings.presets import load_preset
-from reformer.settings.training import TrainingSettings
-from reformer.tasks.lm import LanguageModelling
-from reformer.training.run import Interrupted, build_model, train
 
+LENGTH = 4096
+"""Of the preset's windows, tokens."""
 PROMPT = "def "
 SAMPLING = Sampling(temperature=0.8, dry_multiplier=1.0, seed=0)
 OCTAVES = {
@@ -45,30 +45,27 @@ def main() -> None:
     quiet_libraries()
     started = time.perf_counter()
 
-    tables = load_preset("demo")
-    settings = ModelSettings(**tables["model"])
-    training = TrainingSettings(**tables["training"] | ({"steps": arguments.steps} if arguments.steps else {}))
-    task = LanguageModelling()
-    corpus = prepare(task, sources=standard_library_sources(), say=tell)
-    documents, held_out = split_held_out(standard_library(), task.held_out)
+    documents, held_out = split_held_out(standard_library(), 0.05)
     held_out = up_to(held_out, arguments.held_out_bytes)
     tell(f"training text: {sum(len(d.text) for d in documents):,} bytes of the Python standard library")
+    steps = {"steps": arguments.steps} if arguments.steps else {}
+    model = reformer.train(out=arguments.out, preset="demo", overwrite=True, say=tell, **steps)
 
-    model = build_model(settings, training.seed)
-    before = evaluate(model, held_out, training.length)
-    model = train(corpus, settings, training, arguments.out, task=task, overwrite=True, model=model, say=tell)
-    after = evaluate(model, held_out, training.length)
+    after = evaluate(model, held_out, LENGTH)
+    torch.manual_seed(0)
+    untrained = reformer.ReformerForCausalLM(model.config)
+    before = evaluate(untrained, up_to(held_out, 10 * LENGTH), LENGTH)
 
     text = b"\n".join(document.text for document in documents)
     test = b"\n".join(document.text for document in held_out)
     rows = {
         "order-0 byte model": ByteModel(text, 0).bits_per_byte(test),
         "order-2 byte model": ByteModel(text, 2).bits_per_byte(test),
-        "lzma": lzma_bits_per_byte(windows(held_out, training.length - 1)),
+        "lzma": lzma_bits_per_byte(windows(held_out, LENGTH - 1)),
         "Reformer before training": before.bits_per_byte,
         "Reformer after training": after.bits_per_byte,
     }
-    print(f"\nBits per byte on {after.bytes:,} held-out bytes, windows of {training.length:,} tokens, each alone:\n")
+    print(f"\nBits per byte on {after.bytes:,} held-out bytes, windows of {LENGTH:,} tokens, each alone:\n")
     show(rows)
     print("\nAfter training, by how many bytes of the window stand in front:\n")
     show({name: bits_of(after, *octaves) for name, octaves in OCTAVES.items()})

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,21 @@ import transformers
 from safetensors.torch import load_file
 
 from reformer.cli.main import main
+from reformer.cli.parse import parse
+from reformer.cli.serve import Serve
+from reformer.settings.serving import ServerSettings
 from tests.cli.command import run_group
 from tests.forks import in_a_fork
+from tests.inference.serve.serving import running, small_model
 
 ROOT = Path(__file__).parents[1]
-PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "docs/training.md", "docs/models.md")}
+PAGES = {
+    name: (ROOT / name).read_text()
+    for name in ("README.md", "docs/index.md", "docs/index.zh.md", "docs/training.md", "docs/models.md")
+}
+MORE = [(ROOT / "docs" / f"{name}.md").read_text() for name in ("interop", "generation", "library")]
 INTEROP = (ROOT / "docs" / "interop.md").read_text()
+TINY = "hidden_size=32, num_hidden_layers=2, num_attention_heads=2, window=8"
 SMALL = ["--hidden-size", "32", "--num-hidden-layers", "2", "--num-attention-heads", "2", "--window", "8"]
 
 
@@ -26,10 +36,14 @@ def python_blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", page, re.DOTALL)
 
 
-@pytest.mark.parametrize("code", [block for page in (*PAGES.values(), INTEROP) for block in python_blocks(page)])
+@pytest.mark.parametrize("code", [block for page in (*PAGES.values(), *MORE) for block in python_blocks(page)])
 def test_python_blocks_run(code: str, tmp_path: Path) -> None:
     if "their-model" in code:
         save_theirs(tmp_path / "their-model")
+    if "corpus/" in code:
+        (tmp_path / "corpus").mkdir()
+        (tmp_path / "corpus" / "text.txt").write_text("Once upon a time there was a byte. " * 60)
+        code = code.replace('preset="demo", steps=100', f"length=64, steps=2, {TINY}")
     done = in_a_fork(_run_code, code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
@@ -107,7 +121,7 @@ def test_shell_commands_run(
     write_rows()
     subprocess.run("cp book.txt notes.txt && gzip notes.txt", shell=True, check=True)
     found = commands(PAGES[name])
-    assert len(found) > 5
+    assert len(found) >= 5
     for command in found:
         small = in_small(command)
         if re.match(r"reformer [^|]*$", small):
@@ -119,6 +133,26 @@ def test_shell_commands_run(
         code, said = run_group(line, shell=True)
         assert code == 0, f"{command}: {said}"
     assert {line.split("reformer ")[1].split()[0] for line in found} >= {"train", "evaluate", "generate"}, name
+
+
+def test_the_page_of_generation_and_that_of_serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of the first run; those of the second parse, and its program talks to a server."""
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text("Once upon a time there was a byte. " * 60)
+    assert main(shlex.split(f"train book.txt --out runs/mine --steps 2 --length 64 {shlex.join(SMALL)}")) == 0
+    for command in commands((ROOT / "docs" / "generation.md").read_text()):
+        assert main(shlex.split(in_small(command))[1:]) == 0, command
+    page = (ROOT / "docs" / "serving.md").read_text()
+    found = commands(page)
+    assert len(found) == 4
+    for command in found:
+        parse(Serve, shlex.split(command)[2:], "serve")
+    (code,) = python_blocks(page)
+    with running(small_model()) as served:
+        exec(code.replace("http://127.0.0.1:8000", served.url), {})
+    assert {flag.replace("-", "_") for flag in re.findall(r"`--([a-z-]+)", page)} <= {
+        field.name for field in fields(ServerSettings)
+    }
 
 
 def test_results_that_pages_name_say_where_they_are_from() -> None:

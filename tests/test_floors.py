@@ -23,6 +23,7 @@ FLOORS = [
     "interop",
     "report",
     "keras",
+    "front",
     "cli",
 ]
 SAME_FLOOR = [{"training", "inference"}, {"interop", "report", "keras"}]

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 OF_FRONTS = {"keras": "keras", "lm_eval": "lm-eval", "peft": "lora", "tensorboard": "tensorboard"}
+OF_FRONTS |= dict.fromkeys(("prometheus_client", "starlette", "uvicorn"), "serve")
 """What extras bring."""
 
 OF_BRIDGES = {"reformer_pytorch", "axial_positional_embedding", "triton"}

@@ -16,6 +16,7 @@ from reformer.errors import InputError as InputError
 from reformer.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from reformer.front import train
     from reformer.layers.attention import FullAttention, LocalAttention, LSHAttention
     from reformer.layers.reversible import ReversibleSequence
     from reformer.models import (
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
         ReformerModel,
         SequenceParallel,
     )
-    from reformer.ops.attention import lsh_attention
+    from reformer.ops.attention import local_attention, lsh_attention
 
 __all__ = [
     "FullAttention",
@@ -50,10 +51,14 @@ __all__ = [
     "ReformerModel",
     "ReversibleSequence",
     "SequenceParallel",
+    "local_attention",
     "lsh_attention",
+    "train",
 ]
 
 _HOMES = {
+    "train": "reformer.front",
+    "local_attention": "reformer.ops.attention",
     "lsh_attention": "reformer.ops.attention",
     "LSHAttention": "reformer.layers.attention",
     "LocalAttention": "reformer.layers.attention",

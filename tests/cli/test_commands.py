@@ -34,7 +34,7 @@ def test_help_and_version() -> None:
         assert done.returncode == 0
         assert "usage: reformer" in done.stdout
         assert max(map(len, done.stdout.splitlines())) <= 80
-    assert reformer("--version").stdout.strip() == "0.1.0"
+    assert reformer("--version").stdout.strip() == "0.2.0"
     assert reformer().returncode == 2
 
 

@@ -8,7 +8,6 @@ from typing import Annotated
 import tyro
 
 from reformer.cli.parse import parse
-from reformer.cli.report import write_page
 from reformer.errors import InputError
 from reformer.ops.checks import check_integer
 
@@ -43,6 +42,7 @@ def run(argv: Sequence[str]) -> None:
     from reformer.data.tokenizer import tokenizer_of
     from reformer.report.inspect import about_text, inspect_page, room_for
     from reformer.report.labels import read_tokens
+    from reformer.report.live import write_page
     from reformer.report.look import look
     from reformer.training.checkpoint import load_model
 

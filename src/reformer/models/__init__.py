@@ -4,7 +4,9 @@ import transformers
 from transformers.models.auto import modeling_auto
 
 from reformer.models.cache import ReformerCache
+from reformer.models.cache_copy import FrozenCache
 from reformer.models.cache_file import load_cache, save_cache
+from reformer.models.cache_rows import CacheRows
 from reformer.models.causal_lm import ReformerCausalLMOutput, ReformerForCausalLM
 from reformer.models.config import ReformerConfig
 from reformer.models.dry import DryLogitsProcessor
@@ -39,7 +41,9 @@ for _auto, _name, _model in (
     getattr(modeling_auto, f"MODEL_{_name}MAPPING_NAMES")[ReformerConfig.model_type] = _model.__name__
 
 __all__ = [
+    "CacheRows",
     "DryLogitsProcessor",
+    "FrozenCache",
     "ReformerCache",
     "ReformerCausalLMOutput",
     "ReformerConditionalGenerationOutput",

@@ -1,8 +1,10 @@
 """`ReformerConfig`: the model's settings as a transformers configuration."""
 
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
@@ -33,6 +35,28 @@ _OF_THE_BASE = {
 }
 
 _OF_THE_FILE = {"reformer_version", "left_open"}
+
+
+AUTO = "reformer_auto"
+AUTO_MAP = {
+    "AutoConfig": "ReformerConfig",
+    "AutoModel": "ReformerModel",
+    "AutoModelForCausalLM": "ReformerForCausalLM",
+    "AutoModelForMaskedLM": "ReformerForMaskedLM",
+    "AutoModelForQuestionAnswering": "ReformerForQuestionAnswering",
+    "AutoModelForSeq2SeqLM": "ReformerForConditionalGeneration",
+    "AutoModelForSequenceClassification": "ReformerForSequenceClassification",
+    "AutoModelForTokenClassification": "ReformerForTokenClassification",
+}
+"""The classes that transformers' Auto classes take from the installed package, through a file beside the weights."""
+
+AUTO_SOURCE = f'''"""For `trust_remote_code=True`: the models of this folder come from the installed package."""
+
+try:
+    from reformer import {", ".join(AUTO_MAP.values())}
+except ImportError as error:
+    raise ImportError("this folder holds a model of reformer-torch; pip install reformer-torch") from error
+'''
 
 
 class ReformerConfig(ModelSettings, PreTrainedConfig):
@@ -86,6 +110,15 @@ class ReformerConfig(ModelSettings, PreTrainedConfig):
             setattr(made[0] if isinstance(made, tuple) else made, name, value)
         return made
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write config.json and, beside it, what lets programs load the folder that have not imported this package."""
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        (Path(save_directory) / f"{AUTO}.py").write_text(AUTO_SOURCE)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Nothing to do: `auto_map` names the installed package's classes, and no source is copied beside weights."""
+
     @property
     def settings(self) -> ModelSettings:
         """The fields as they stand now, checked, with None for what was not asked for."""
@@ -125,6 +158,7 @@ class ReformerConfig(ModelSettings, PreTrainedConfig):
         asked = self.settings
         values = {**super().to_dict(), **_as_json(asdict(asked.worked_out()))}
         del values["_left_open"]
+        values["auto_map"] = {auto: f"{AUTO}.{name}" for auto, name in AUTO_MAP.items()}
         return {**values, "left_open": sorted(asked.left_open()), "reformer_version": __version__}
 
     def _adopt(self, asked: ModelSettings) -> None:

@@ -1,7 +1,9 @@
 """How transformers' `generate` comes by a cache here: any class named Reformer gets none from it."""
 
+import os
 from typing import Any
 
+from jaxtyping import Int
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, MaxLengthCriteria, StoppingCriteriaList
 from transformers.generation.configuration_utils import GenerationMode
@@ -9,6 +11,7 @@ from transformers.utils import logging
 
 from reformer.errors import InputError
 from reformer.models.cache import CROP_LIMIT, ReformerCache, why_not_cached
+from reformer.models.cache_file import load_cache, save_cache
 from reformer.models.config import ReformerConfig
 
 DRAFTS = 512
@@ -102,6 +105,18 @@ class ReformerGenerationMixin(GenerationMixin):
         cache = ReformerCache(config, room=room, crop_limit=crop_limit)
         cache.copies = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
         model_kwargs["past_key_values"] = cache
+
+    def save_cache(
+        self, cache: ReformerCache, path: str | os.PathLike[str], input_ids: Int[Tensor, "b l"] | None = None
+    ) -> None:
+        """Write what this model has read, and its tokens if they are given; see `reformer.models.save_cache`."""
+        save_cache(cache, path, self, input_ids)  # type: ignore[arg-type]
+
+    def load_cache(
+        self, path: str | os.PathLike[str], *, room: int = 0
+    ) -> tuple[ReformerCache, Int[Tensor, "b l"] | None]:
+        """What `save_cache` wrote for this model, and the tokens; see `reformer.models.load_cache`."""
+        return load_cache(path, self, room=room)  # type: ignore[arg-type]
 
     def _refuse_paged(self, *args: Any, **kwargs: Any) -> Any:
         """Pages hold keys and values of all tokens, which this model does not keep."""

@@ -40,6 +40,10 @@ class ReformerPreTrainedModel(PreTrainedModel):
         # A block is one place of a device map, and one unit of FSDP2.
         self._no_split_modules = ["ResidualBlock" if config.residual == "single" else "ReversibleBlock"]
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """Nothing to do, as in `ReformerConfig`."""
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
