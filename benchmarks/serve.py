@@ -56,10 +56,12 @@ def serving(folder: Path, *options: str) -> Iterator[tuple[openai.OpenAI, int]]:
     command = [sys.executable, "-m", "reformer", "serve", str(folder), "--port", "0", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        found = next(found for line in process.stderr if (found := re.search(r"http://\S+/v1", line)))
-        with openai.OpenAI(base_url=found[0], api_key="none", max_retries=0, timeout=600) as client:
-            yield client, process.pid
-        process.terminate()
+        try:
+            found = next(found for line in process.stderr if (found := re.search(r"http://\S+/v1", line)))
+            with openai.OpenAI(base_url=found[0], api_key="none", max_retries=0, timeout=600) as client:
+                yield client, process.pid
+        finally:
+            process.terminate()
 
 
 def resident(pid: int) -> float:

@@ -33,13 +33,16 @@ def serving(model: Path, prompt: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "reformer", "serve", str(model), "--port", "0", "--prompt-file", str(prompt)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
-        for line in server.stderr:
-            print(line, end="", file=sys.stderr)
-            if found := re.search(r"http://\S+/v1", line):
-                yield found[0]
-                break
-        server.terminate()
-        server.stderr.read()
+        try:
+            for line in server.stderr:
+                print(line, end="", file=sys.stderr)
+                if found := re.search(r"http://\S+/v1", line):
+                    yield found[0]
+                    return
+            raise SystemExit("the server did not start")
+        finally:
+            server.terminate()
+            server.stderr.read()
 
 
 def main() -> None:
@@ -52,8 +55,9 @@ def main() -> None:
     arguments = parser.parse_args()
     folders = arguments.folders or [Path(json.__file__).parents[1] / name for name in ("json", "email", "http")]
 
-    train = [sys.executable, "-m", "reformer", "train", *map(str, folders), "--preset", "demo"]
-    subprocess.run([*train, "--out", str(arguments.out), "--steps", str(arguments.steps)], check=True)
+    if not (arguments.out / "model.safetensors").exists():
+        train = [sys.executable, "-m", "reformer", "train", *map(str, folders), "--preset", "demo"]
+        subprocess.run([*train, "--out", str(arguments.out), "--steps", str(arguments.steps)], check=True)
     text = sources(folders)[-arguments.most_bytes :]
     prompt = arguments.out / "prompt.txt"
     prompt.write_text(text)

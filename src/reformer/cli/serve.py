@@ -62,7 +62,8 @@ def run(argv: Sequence[str]) -> None:
         serve(Server(engine, tokenizer, name, settings, token), _say)
     finally:
         if settings.prefixes is not None:
-            prefixes.save(settings.prefixes, model)
+            for line in prefixes.save(settings.prefixes, model):
+                _say(line)
 
 
 def _fill(

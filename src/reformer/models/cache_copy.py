@@ -59,6 +59,10 @@ class FrozenCache:
         self._cache = _copied(cache, {id(x): view for (x, _), view in zip(large, self._shared, strict=True)})
         for layer in self._cache.layers:
             _note_room(layer)
+        self.earliest = max(
+            (layer.earliest(row) for layer in cache.layers for row in range(cache.batch_size)), default=0
+        )
+        """The shortest length that a copy can be cropped to."""
         self.bytes: int = cache.bytes() - sum(x.nbytes for x, _ in large) + filled
         """Memory that it takes."""
 

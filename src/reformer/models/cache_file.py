@@ -56,8 +56,10 @@ def save_cache(
     try:
         save_file(tensors, partial, metadata)
         partial.replace(path)
-    except (OSError, SafetensorError) as error:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if not isinstance(error, OSError | SafetensorError):
+            raise
         raise not_written(error, f"the cache cannot be written to {path} ({error}); choose another place") from None
 
 

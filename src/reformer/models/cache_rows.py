@@ -41,6 +41,13 @@ class CacheRows(ReformerCache):
         self.lengths = (*self.lengths, *cache.lengths)
         self.seen = max(self.lengths)
 
+    def whole(self, rows: int) -> bool:
+        """Whether there are so many rows, in every layer, and no forward broke off among them."""
+        counts = {len(layer.parts) for layer in self.layers if isinstance(layer, RowsOf)}
+        recent = [each for layer in self.layers for each in layer.recent.values() if each.data is not None]
+        counts |= {len(each.high) for each in recent}
+        return not self.within and len(self.lengths) == rows and counts <= {rows}
+
     def leave(self, row: int) -> None:
         """Forget a row; those behind it move up."""
         kept = [i for i in range(len(self.lengths)) if i != row]

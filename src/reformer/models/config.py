@@ -112,8 +112,10 @@ class ReformerConfig(ModelSettings, PreTrainedConfig):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write config.json and, beside it, what lets programs load the folder that have not imported this package."""
+        if not os.path.isfile(save_directory):  # which the base refuses
+            os.makedirs(save_directory, exist_ok=True)
+            (Path(save_directory) / f"{AUTO}.py").write_text(AUTO_SOURCE)  # first, for what follows may upload
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
-        (Path(save_directory) / f"{AUTO}.py").write_text(AUTO_SOURCE)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:

@@ -85,8 +85,9 @@ def test_log_probabilities_go_with_their_text(stops: tuple[str, ...]) -> None:
     text = "abaé€b"
     pieces = written(text, *stops, logprobs=True)
     told = list(itertools.chain(*(piece.logprobs for piece in pieces)))
-    assert len(told) == len(text.encode())
-    assert [one.offset for one in told] == [10, 11, 12, 13, 13, 14, 14, 14, 15]
+    assert len(told) == len(text.encode()) + 1  # and the end
+    assert [one.offset for one in told] == [10, 11, 12, 13, 13, 14, 14, 14, 15, 16]
+    assert told[-1].token == "token_id:1"
     assert all(one.logprob == max(one.top.values()) for one in told)
     shown = 10
     for piece in pieces:

@@ -70,6 +70,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"logit_bias": {"²": 1}}, "no token"),
     ({"stream_options": {"x": 1}}, "include_usage"),
     ({"suffix": "end"}, "suffix"),
+    ({"prompt": "a" * 2**20, "echo": True, "logprobs": 1}, "ask for fewer"),
+    ({"dry_penalty_last_n": 4096}, "from 2 to 1024"),
     ({"best_of": 3}, "best_of"),
     ({"model": 5}, "must be a string"),
     ({"temprature": 1}, "did you mean 'temperature'"),

@@ -13,11 +13,12 @@ import torch
 from reformer.data.tokenizer import ByteTokenizer
 from reformer.errors import InputError
 from reformer.inference.sampling import Sampling
-from reformer.inference.serve.answer import Piece
+from reformer.inference.serve.answer import Answer, Piece
 from reformer.inference.serve.engine import Engine, Full
 from reformer.inference.serve.exchange import tokens_of
 from reformer.inference.serve.job import Begun, Failed, Job
-from reformer.models import ReformerForCausalLM
+from reformer.layers.caches.rows import RowsOf
+from reformer.models import CacheRows, ReformerForCausalLM
 from tests.inference.serve.serving import generated, settle, small_engine, small_model
 
 
@@ -190,6 +191,51 @@ def test_a_failure_ends_what_it_concerns(model: ReformerForCausalLM, monkeypatch
     engine.submit([make_job("fine", 20, good, seed=1)])
     assert texts_of(good) == [wanted]
     assert engine.counts.failures == 2
+    engine.stop()
+
+
+def test_a_row_that_cannot_leave_takes_nobody_later_with_it(
+    model: ReformerForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, wanted = small_engine(model), generated(model, "fine", 20, seed=1)
+    engine.start()
+    for name, layer in (("join", RowsOf), ("leave", CacheRows)):
+        real = getattr(layer, name)
+
+        def fail(*_: Any) -> None:
+            monkeypatch.undo()
+            raise RuntimeError("no memory")
+
+        monkeypatch.setattr(layer, name, fail)
+        events: queue.Queue[Any] = queue.Queue()
+        engine.submit([make_job("unlucky", 4, events)])
+        while not isinstance(event := events.get(timeout=30), Failed | Piece) or getattr(event, "finish", "") is None:
+            pass
+        assert getattr(layer, name) is real
+        settle(engine)
+        good: queue.Queue[Any] = queue.Queue()
+        engine.submit([make_job("fine", 20, good, seed=1)])
+        assert texts_of(good) == [wanted]
+    engine.stop()
+
+
+def test_a_bad_answer_ends_alone(model: ReformerForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, real, wanted = small_engine(model), Answer.take, generated(model, "fine", 20, seed=1)
+
+    def take(self: Answer, logits: torch.Tensor) -> Piece:
+        if self.written == 5 and self.stop == ["bad"]:
+            raise RuntimeError("bad")
+        return real(self, logits)
+
+    monkeypatch.setattr(Answer, "take", take)
+    engine.start()
+    good, bad = queue.Queue[Any](), queue.Queue[Any]()
+    jobs = [make_job("fine", 20, good, seed=1), make_job("fine", 20, bad, seed=1)]
+    jobs[1].stop = ("bad",)
+    engine.submit(jobs)
+    assert texts_of(good) == [wanted]
+    with pytest.raises(AssertionError, match="bad"):
+        texts_of(bad)
     engine.stop()
 
 

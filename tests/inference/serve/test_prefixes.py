@@ -1,15 +1,13 @@
 """Which caches of prompts are kept, found, and written to files."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from reformer.errors import InputError
 from reformer.inference.serve.prefixes import MOST, Prefixes, Tokens, as_tokens
-from reformer.models import ReformerCache, ReformerForCausalLM
+from reformer.models import ReformerCache, ReformerForCausalLM, save_cache
 from tests.inference.serve.serving import small_model
 
 
@@ -41,13 +39,14 @@ def test_the_longest_is_found(model: ReformerForCausalLM) -> None:
         (np.concatenate((long[:210], text(2, 50))), 200),  # 300 cannot be taken back as far
         (np.concatenate((long[:90], text(2, 50))), 90),
         (long[:50], 49),
+        (long[:30], 29),
         (text(1), 299),
     ]
     for prompt, known in cases:
         cache, found = prefixes.longest(prompt) or (None, 0)
         assert cache is not None
         assert found == cache.seen == known
-    for prompt in (text(3), long[:1], long[:30]):
+    for prompt in (text(3), long[:1]):
         assert prefixes.longest(prompt) is None
     assert prefixes.longest(as_tokens([5])) is None
 
@@ -112,9 +111,9 @@ def test_files(model: ReformerForCausalLM, tmp_path: Path) -> None:
         got = model(end, past_key_values=cache).logits
         wanted = model(torch.cat((torch.from_numpy(text(1))[None], end), 1)).logits[:, -5:]
     assert torch.allclose(got, wanted, atol=1e-4)
-    again.kept = again.kept[:2]
-    again.add(text(5), read(model, text(5)))
-    again.save(tmp_path, model)
+    again.most_bytes = again.bytes
+    again.add(text(5), read(model, text(5)))  # for which another one goes
+    assert again.save(tmp_path, model) == []
     left = {path.name for path in tmp_path.iterdir()}
     assert {"notes.txt", "spoilt.cache"} < left
     assert len(left & set(names)) == 2
@@ -133,10 +132,36 @@ def test_files_of_another_model_stay(model: ReformerForCausalLM, tmp_path: Path)
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_files_that_others_wrote_stay(model: ReformerForCausalLM, tmp_path: Path) -> None:
+    for name, seed in (("short", 30), ("long", 300)):
+        save_cache(read(model, text(7, seed)), tmp_path / f"{name}.cache", model, torch.from_numpy(text(7, seed))[None])
+    prefixes = Prefixes(1 << 30)
+    assert prefixes.load(tmp_path, model) == []
+    assert len(prefixes.kept) == 1  # the short one is not worth it
+    prefixes.most_bytes = 0
+    prefixes.kept = []
+    prefixes.save(tmp_path, model)
+    assert {path.name for path in tmp_path.iterdir()} == {"short.cache", "long.cache"}
+
+
 def test_a_folder_that_cannot_be_written(model: ReformerForCausalLM, tmp_path: Path) -> None:
     prefixes = Prefixes(1 << 30)
     prefixes.add(text(0), read(model, text(0)))
-    tmp_path.chmod(0o500)
-    with pytest.raises(InputError, match="cannot be written"):
-        prefixes.save(tmp_path, model)
+    prefixes.add(text(1), read(model, text(1)))
+    (tmp_path / f".{prefixes.kept[0].name}.partial").mkdir()  # in the way
+    (said,) = prefixes.save(tmp_path, model)
+    assert said.startswith("a prompt of 300 tokens is not kept: ")
+    assert len(list(tmp_path.glob("[!.]*.cache"))) == 1
+
+
+def test_a_cache_that_cannot_go_back_as_far(model: ReformerForCausalLM) -> None:
+    """One that was cropped and then read on goes back to where it could go before."""
+    prefixes, long = Prefixes(1 << 30), text(0, 355)
+    cache = read(model, long)
+    cache.crop(-55)
+    prefixes.add(long[:300], cache)
+    found = prefixes.longest(np.concatenate((long[:294], text(1, 20))))
+    assert found is not None
+    assert found[1] == 294
+    assert prefixes.longest(np.concatenate((long[:280], text(1, 20)))) is None
+    assert prefixes.longest(np.concatenate((long[:300], text(1, 20)))) is not None

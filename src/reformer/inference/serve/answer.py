@@ -78,11 +78,11 @@ class Answer:
         token = self.chooser.choose(self.text[:, : self.length], logits)
         self.text[0, self.length] = token
         self.length += 1
-        if token == self.tokenizer.end:
-            return self._finish("stop")
         if self.logprobs is not None:
             place = self.offset + len(self.withheld)
             self.told.append(tell(self.tokenizer, logits.float().log_softmax(-1), token, self.logprobs, place))
+        if token == self.tokenizer.end:
+            return self._finish("stop")
         self.withheld += self.decoder.feed(token)
         if (cut := self._stopped()) is not None:
             self.told = [one for one in self.told if one.offset < self.offset + cut]
@@ -127,8 +127,12 @@ def tell(tokenizer: Tokenizer, logprobs: Float[Tensor, "v"], token: int, top: in
     """A token's log-probability and the `top` likeliest ones'."""
     values, tokens = logprobs.topk(min(top, len(logprobs)))
     own = float(logprobs[token])
-    told = {spelled(tokenizer, one): value for one, value in zip(tokens.tolist(), values.tolist(), strict=True)}
-    return TokenLogprob(spelled(tokenizer, token), own, {**told, spelled(tokenizer, token): own}, offset)
+    told = {spelled(tokenizer, token): own}
+    for one, value in zip(tokens.tolist(), values.tolist(), strict=True):
+        if one != token:
+            name = spelled(tokenizer, one)
+            told[f"token_id:{one}" if name in told else name] = value  # parts of characters may be spelled alike
+    return TokenLogprob(spelled(tokenizer, token), own, told, offset)
 
 
 def spelled(tokenizer: Tokenizer, token: int) -> str:

@@ -16,9 +16,9 @@ from transformers.utils import logging
 
 from reformer.data.tokenizer import Tokenizer
 from reformer.errors import InputError
-from reformer.inference.serve.completions import UnknownModel, error_body, parse
+from reformer.inference.serve.completions import Completions, UnknownModel, error_body, parse
 from reformer.inference.serve.engine import Engine, Full
-from reformer.inference.serve.exchange import Broken, Exchange, Gone, begin
+from reformer.inference.serve.exchange import Broken, Exchange, Gone, Prompt, begin, read_prompts
 from reformer.inference.serve.metrics import exposition
 from reformer.settings.serving import ServerSettings
 
@@ -102,6 +102,11 @@ class Server:
                 await _send(request, send, _error(504, f"no end within {self.limits.timeout:g} s", "timeout"))
         except ClientDisconnect:
             pass
+        except Exception as error:
+            logger.exception("a request failed")
+            status = 500
+            if not started:
+                await _send(request, send, _error(500, type(error).__name__, "server_error"))
         finally:
             self.requests[status] += 1
 
@@ -120,9 +125,8 @@ class Server:
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 body = await self._body(request)
-            vocabulary = self.engine.model.config.vocabulary
-            parsed = await asyncio.to_thread(parse, body, self.name, vocabulary, self.limits)
-            exchange = begin(parsed, self.name, self.engine, self.tokenizer, self.limits.max_prompt)
+            parsed, prompts = await asyncio.to_thread(self._read, body)
+            exchange = begin(parsed, prompts, self.name)
             self.engine.submit(exchange.jobs)
         except UnknownModel as error:
             return _error(404, str(error), "invalid_request_error", "model_not_found")
@@ -140,6 +144,11 @@ class Server:
             logger.warning("%s: %s", exchange.id, parsed.prompts)
         return exchange
 
+    def _read(self, body: bytes) -> tuple[Completions, list[Prompt]]:
+        """The request, and its prompts as tokens: beside the event loop, for a long one takes its time."""
+        parsed = parse(body, self.name, self.engine.model.config.vocabulary, self.limits)
+        return parsed, read_prompts(parsed, self.engine, self.tokenizer, self.limits.max_prompt)
+
     async def _body(self, request: Request) -> bytes:
         parts, size = [], 0
         async for part in request.stream():
@@ -156,7 +165,8 @@ class Server:
             made = await exchange.at_once(request.receive)
             if self.limits.log_prompts:
                 logger.warning("%s: %s", exchange.id, [one["text"] for one in made["choices"]])
-            await _send(request, send, Response(json.dumps(made), media_type="application/json"))
+            body = await asyncio.to_thread(json.dumps, made)
+            await _send(request, send, Response(body, media_type="application/json"))
             return 200
         except Gone:
             return CLOSED

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from reprlib import Repr
 from typing import Any
 
 from reformer.errors import InputError
@@ -14,6 +15,10 @@ from reformer.settings.serving import ServerSettings
 MOST_LOGPROBS = 20
 MOST_STOPS, LONGEST_STOP = 16, 1000
 MOST_BIASED = 1024
+
+MOST_TOLD = 1 << 20
+"""Log-probabilities in a response, some 80 bytes of JSON each."""
+MOST_ANSWERS = 128
 
 IGNORED = ("user", "best_of", "suffix")
 """What may be given, though nothing or one value only is to be had."""
@@ -51,6 +56,7 @@ def parse(body: bytes, model: str, vocabulary: int, limits: ServerSettings) -> C
         raise InputError(f"best_of={_short(given['best_of'])} is not supported beside n={n}; leave it out")
     sampled = {field.name for field in fields(Sampling)} - {"stop"}
     sampling = {name: values[name] for name in sampled if values[name] is not None}
+    _bound(values)
     if values["logprobs"] is None and not values["max_tokens"] and not values["echo"]:
         raise InputError("max_tokens=0 asks for nothing; with echo it gives the prompt back")
     return Completions(
@@ -64,6 +70,21 @@ def parse(body: bytes, model: str, vocabulary: int, limits: ServerSettings) -> C
         values["stream"],
         values["stream_options"],
     )
+
+
+def _bound(values: Mapping[str, Any]) -> None:
+    """InputError for a request whose answer would be too large to be made, or to be kept until it is whole."""
+    answers = len(values["prompt"]) * values["n"]
+    told = answers * values["max_tokens"]
+    if values["echo"] and values["logprobs"] is not None:
+        told += sum(map(len, values["prompt"]))
+    if values["logprobs"] is not None and told * (values["logprobs"] + 1) > MOST_TOLD:
+        raise InputError(
+            f"logprobs={values['logprobs']} of {told:,} tokens are too many at a time: logprobs + 1 times tokens may "
+            f"be {MOST_TOLD:,}; ask for fewer"
+        )
+    if answers > MOST_ANSWERS:
+        raise InputError(f"{len(values['prompt'])} prompts times n={values['n']} are over {MOST_ANSWERS} answers")
 
 
 class UnknownModel(InputError):
@@ -111,8 +132,8 @@ def _readers(vocabulary: int, limits: ServerSettings) -> Mapping[str, Reader]:
         "logit_bias": lambda value, name: _bias(value, vocabulary),
         "dry_multiplier": _number(0, 1e4, none),
         "dry_base": _number(1, 1e4, none),
-        "dry_allowed_length": _integer(1, 1000, none),
-        "dry_penalty_last_n": _integer(2, 4096, none),
+        "dry_allowed_length": _integer(1, 64, none),
+        "dry_penalty_last_n": _integer(2, 1024, none),
     }
 
 
@@ -211,16 +232,17 @@ def _prompts(value: Any, vocabulary: int, limits: ServerSettings) -> list[str | 
     return prompts
 
 
+_REPR = Repr()  # reads no more of a value than it shows
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlong = 3, 80, 80, 80
 _FIELDS = tuple(_readers(1, ServerSettings()))
 
 
 def _short(value: Any) -> str:
     """A value as messages show it."""
     try:
-        shown = repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits, an object that is nested deeply
+        return _REPR.repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits
         return f"a {type(value).__name__}"
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def error_body(message: str, kind: str, code: str | None = None) -> bytes:

@@ -105,15 +105,19 @@ class Engine:
 
     def _run(self) -> None:
         torch.set_num_threads(self._threads)
-        with torch.no_grad(), evaluating(self.model):
-            while self._next():
-                if self.reading:
-                    job = self.reading[0]
-                    self._guarded(partial(self._read, job), {job})
-                if self.answers:
-                    self._guarded(self._step, {job for job, _ in self.answers})
-        for job in {*self.waiting, *self.reading, *(job for job, _ in self.answers)}:
-            job.tell(Failed("the server stops"))
+        try:
+            with torch.no_grad(), evaluating(self.model):
+                while self._next():
+                    if self.reading:
+                        job = self.reading[0]
+                        self._guarded(partial(self._read, job), {job})
+                    if self.answers:
+                        self._guarded(self._step, {job for job, _ in self.answers})
+        finally:
+            with self._changed:
+                self._ends = True
+            for job in {*self.waiting, *self.reading, *(job for job, _ in self.answers)}:
+                job.tell(Failed("the server stops"))
 
     def _next(self) -> bool:
         """Wait for work; drop what was cancelled, admit what has room. False: it is over."""
@@ -147,8 +151,8 @@ class Engine:
         job.cache = None
 
     def _leave(self, row: int) -> None:
-        del self.answers[row]
         self.batch.leave(row)
+        del self.answers[row]
 
     def _guarded(self, work: Callable[[], None], concerned: set[Job]) -> None:
         """A failure ends the jobs that it concerns, and nothing else."""
@@ -156,7 +160,8 @@ class Engine:
             work()
         except Exception as error:
             logger.exception("a request failed")
-            if self.batch.within:  # half of a step is in the caches
+            if not self.batch.whole(len(self.answers)):
+                concerned = {*concerned, *(job for job, _ in self.answers)}
                 self.answers, self.batch = [], CacheRows(self.model.config)
             self.counts.failures += len(concerned)
             for job in concerned:
@@ -178,7 +183,7 @@ class Engine:
         if job.of_prompt:
             job.note(self.tokenizer, start, logits)
         if job.cache.seen == job.fork:
-            self.prefixes.add(job.prompt[: job.fork], job.cache, job.known)
+            self._keep(job.prompt[: job.fork], job.cache, job.known)
         if job.cache.seen == end:
             self.reading.remove(job)
             self._answer(job, logits[-1])
@@ -200,12 +205,19 @@ class Engine:
             answers = job.answers(self.tokenizer, self.unwanted, self.model.device)
             going = [answer for answer in answers if self._take(job, answer, logits)]
         frozen = FrozenCache(cache) if len(going) > 1 else None
-        self.prefixes.add(job.prompt, frozen or cache, job.known)
+        self._keep(job.prompt, frozen or cache, job.known)
         for i, answer in enumerate(going):
             self.batch.join(cache if i == 0 or frozen is None else frozen.copy())
             self.answers.append((job, answer))
         if not going:
             self.counts.answered += 1
+
+    def _keep(self, prompt: Tokens, cache: ReformerCache | FrozenCache, known: int) -> None:
+        """Keep a prompt's cache; that there is no room for it is no reason for its request to fail."""
+        try:
+            self.prefixes.add(prompt, cache, known)
+        except (OSError, MemoryError, RuntimeError):
+            logger.exception("a prompt of %d tokens is not kept", len(prompt))
 
     def _take(self, job: Job, answer: Answer, logits: torch.Tensor) -> bool:
         """Whether an answer goes on behind its next token."""
@@ -221,11 +233,22 @@ class Engine:
             threads.enter_context(few_threads(self.model, self.batch))
             logits = self.model(tokens, past_key_values=self.batch, logits_to_keep=1).logits[:, -1]
         self.counts.steps += 1
-        over = [row for row, (job, answer) in enumerate(self.answers) if not self._take(job, answer, logits[row])]
+        over, failed = [], {}
+        for row, (job, answer) in enumerate(self.answers):
+            try:
+                if not self._take(job, answer, logits[row]):
+                    over.append(row)
+            except Exception as error:
+                logger.exception("an answer failed")
+                failed[job] = f"{type(error).__name__}: {error}"
         ended = {self.answers[row][0] for row in over}
         for row in reversed(over):
             self._leave(row)
-        self.counts.answered += len(ended - {job for job, _ in self.answers})
+        self.counts.answered += len(ended - {job for job, _ in self.answers} - failed.keys())
+        self.counts.failures += len(failed)
+        for job, message in failed.items():
+            self._forget(job)
+            job.tell(Failed(message))
 
     def preload(self, prompt: Tokens) -> None:
         """Read a prompt now and keep its cache as long as the server runs; before `start`."""

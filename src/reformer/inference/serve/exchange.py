@@ -4,9 +4,9 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -106,45 +106,60 @@ class Exchange:
         yield b"data: [DONE]\n\n"
 
 
-def begin(request: Completions, model: str, engine: Engine, tokenizer: Tokenizer, longest_prompt: int) -> Exchange:
-    """An exchange whose jobs nobody has yet. Raises InputError for a prompt that is too long."""
+class Prompt(NamedTuple):
+    """A prompt as tokens."""
+
+    tokens: Tokens
+    text: str
+    """What is echoed of it, if anything is."""
+    is_text: bool
+    """Whether it was given as a text."""
+
+
+def read_prompts(request: Completions, engine: Engine, tokenizer: Tokenizer, longest: int) -> list[Prompt]:
+    """The prompts of a request. Raises InputError for one that is too long."""
+    room, prompts = engine.model.config.settings.length_limit, []
+    for prompt in request.prompts:
+        if isinstance(prompt, list):
+            tokens, text = as_tokens(prompt), tokenizer.as_bytes(prompt).decode("utf-8", "replace")
+        else:
+            tokens, text = tokens_of(as_text(prompt), tokenizer), prompt
+        if len(tokens) > longest:
+            raise InputError(f"the prompt's {len(tokens):,} tokens are over the limit of {longest:,}")
+        if room is not None and len(tokens) + request.longest > room:
+            raise InputError(
+                f"the prompt's {len(tokens)} tokens and max_tokens={request.longest} are over {room}, the longest "
+                "document of this model"
+            )
+        prompts.append(Prompt(tokens, text if request.echo else "", isinstance(prompt, str)))
+    return prompts
+
+
+def begin(request: Completions, prompts: Sequence[Prompt], model: str) -> Exchange:
+    """An exchange whose jobs nobody has yet, in the event loop that it belongs to."""
     loop, events = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
 
     def tell(event: Event) -> None:
         if not loop.is_closed():
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-    jobs, echoed = [], []
-    for i, prompt in enumerate(request.prompts):
-        tokens = as_tokens(prompt) if isinstance(prompt, list) else tokens_of(as_text(prompt), tokenizer)
-        if len(tokens) > longest_prompt:
-            raise InputError(f"the prompt's {len(tokens):,} tokens are over the limit of {longest_prompt:,}")
-        room = engine.model.config.settings.length_limit
-        if room is not None and len(tokens) + request.longest > room:
-            raise InputError(
-                f"the prompt's {len(tokens)} tokens and max_tokens={request.longest} are over {room}, the longest "
-                "document of this model"
-            )
-        text = ""
-        if request.echo:
-            text = tokenizer.as_bytes(prompt).decode("utf-8", "replace") if isinstance(prompt, list) else prompt
-        echoed += [text] * request.n
-        jobs.append(
-            Job(
-                tokens,
-                i * request.n,
-                request.n,
-                request.longest,
-                request.sampling,
-                request.stop,
-                tell,
-                logprobs=request.logprobs,
-                of_prompt=request.echo and request.logprobs is not None,
-                offset=len(text),
-                hidden_start=isinstance(prompt, str),
-            )
+    jobs = [
+        Job(
+            prompt.tokens,
+            i * request.n,
+            request.n,
+            request.longest,
+            request.sampling,
+            request.stop,
+            tell,
+            logprobs=request.logprobs,
+            of_prompt=request.echo and request.logprobs is not None,
+            offset=len(prompt.text),
+            hidden_start=prompt.is_text,
         )
-    return Exchange(request, model, jobs, echoed, events)
+        for i, prompt in enumerate(prompts)
+    ]
+    return Exchange(request, model, jobs, [prompt.text for prompt in prompts for _ in range(request.n)], events)
 
 
 def tokens_of(text: bytes, tokenizer: Tokenizer) -> Tokens:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reformer.errors import InputError
+from reformer.errors import InputError, RunError
 from reformer.models import ReformerForCausalLM
 from reformer.models.cache import CROP_LIMIT, ReformerCache
 from reformer.models.cache_copy import FrozenCache
@@ -61,7 +61,7 @@ class Prefixes:
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes, self.kept = most_bytes, list[Prefix]()
-        self.loaded = set[str]()  # names of files
+        self.stale = set[str]()  # files of prompts that were kept once
 
     @property
     def bytes(self) -> int:
@@ -73,7 +73,7 @@ class Prefixes:
         best, most = None, 0
         for each in self.kept:
             common = min(_common(each.tokens, prompt), len(prompt) - 1)
-            if common > most and len(each.tokens) - common <= CROP_LIMIT:
+            if common > most and common >= each.cache.earliest:
                 best, most = each, common
         if best is None:
             return None
@@ -92,22 +92,26 @@ class Prefixes:
 
         Raises InputError for one that is to stay and for which there is no room.
         """
-        if not pinned and (not self._worth(len(prompt), known) or cache_bytes(cache) > self.most_bytes):
+        if not pinned and not self._worth(len(prompt), known):
             return
         for each in self.kept:
             if np.array_equal(each.tokens, prompt):
                 each.pinned |= pinned
                 return
-        frozen = cache if isinstance(cache, FrozenCache) else FrozenCache(cache)
-        self.kept.append(Prefix(prompt.copy(), frozen, pinned))
+        new = Prefix(prompt.copy(), cache if isinstance(cache, FrozenCache) else FrozenCache(cache), pinned)
+        room = self.most_bytes - new.bytes - sum(each.bytes for each in self.kept if each.pinned)
+        if room < 0 and pinned:
+            raise InputError(
+                f"the cache of the prompt's {len(prompt):,} tokens takes {new.bytes / 2**30:.2f} GiB, and prefix-gib "
+                f"has {(room + new.bytes) / 2**30:.2f} left for it; raise it"
+            )
+        if room < 0:
+            return
+        self.kept.append(new)
         while self.bytes > self.most_bytes or len(self.kept) > MOST:
-            others = [each for each in self.kept if not each.pinned]
-            if not others:
-                raise InputError(
-                    f"the cache of the prompt's {len(prompt):,} tokens takes {self.bytes / 2**30:.2f} GiB, and "
-                    f"prefix-gib allows {self.most_bytes / 2**30:.2f}; raise it"
-                )
-            self.kept.remove(min(others, key=lambda each: each.used))
+            oldest = min((each for each in self.kept[:-1] if not each.pinned), key=lambda each: each.used)
+            self.kept.remove(oldest)
+            self.stale.add(oldest.name)
 
     def load(self, folder: Path, model: ReformerForCausalLM) -> list[str]:
         """Take up what `save` wrote, newest last; what cannot be used is left out, and said in the lines returned."""
@@ -120,34 +124,32 @@ class Prefixes:
                 if cache.crop_limit != CROP_LIMIT:
                     raise InputError(f"{path} has crop_limit={cache.crop_limit}, and a server needs {CROP_LIMIT}")
                 self.add(tokens[0].cpu().numpy(), cache)
-                self.loaded.add(path.name)
             except InputError as error:
                 said.append(f"{error}; it is left out")
         return said
 
-    def save(self, folder: Path, model: ReformerForCausalLM) -> None:
-        """Write what is kept, a file for each prompt; what was loaded and is not kept any more is removed.
+    def save(self, folder: Path, model: ReformerForCausalLM) -> list[str]:
+        """Write what is kept, a file for each prompt, named by it; those of prompts that had to go are removed.
 
-        Raises InputError for a place that cannot be written.
+        No other file is touched. What cannot be written is left out, and said in the lines returned.
         """
-        names = {each.name for each in self.kept}
+        said = []
         for each in sorted(self.kept, key=lambda each: each.used):
             path = folder / each.name
-            if path.exists():
-                path.touch()
-            else:
-                save_cache(each.cache.copy(), path, model, torch.from_numpy(each.tokens)[None])
-        for name in self.loaded - names:
+            try:
+                if path.exists():
+                    path.touch()
+                else:
+                    save_cache(each.cache.copy(), path, model, torch.from_numpy(each.tokens)[None])
+            except (InputError, RunError, OSError) as error:
+                said.append(f"a prompt of {len(each.tokens):,} tokens is not kept: {error}")
+        for name in self.stale - {each.name for each in self.kept}:
             (folder / name).unlink(missing_ok=True)
+        return said
 
     @staticmethod
     def _worth(tokens: int, known: int) -> bool:
         return tokens - known >= max(WORTH, tokens // SHARE)
-
-
-def cache_bytes(cache: ReformerCache | FrozenCache) -> int:
-    """Memory of a cache."""
-    return cache.bytes if isinstance(cache, FrozenCache) else cache.bytes()
 
 
 def _common(a: Tokens, b: Tokens) -> int:

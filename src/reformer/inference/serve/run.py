@@ -20,6 +20,7 @@ def serve(server: Server, say: Callable[[str], None]) -> None:
 
     Raises RunError for an address that cannot be had.
     """
+    _raise_limit_of_files()
     with listen(server.limits) as listener:
         host, port = listener.getsockname()[:2]
         say(f"{server.name} at http://{f'[{host}]' if ':' in host else host}:{port}/v1 (Ctrl-C ends it)")
@@ -28,6 +29,18 @@ def serve(server: Server, say: Callable[[str], None]) -> None:
             http(server).run(sockets=[listener])
         finally:
             server.engine.stop()
+
+
+def _raise_limit_of_files() -> None:
+    """Caches of prompts and connections need more open files than some systems allow at first."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * CONNECTIONS if hard == resource.RLIM_INFINITY else min(4 * CONNECTIONS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def listen(limits: ServerSettings) -> socket.socket:
