@@ -338,8 +338,8 @@ def main() -> None:
         os.environ["HF_DATASETS_CACHE"] = f"{scratch}/cache-of-texts"
         bench = Bench(Path(scratch).resolve(), arguments.seed)
         kinds: list[Iterator[Row]] = [
-            kills(bench, 2 if small else 50),
-            damages(bench, 24 if small else 200, whole_runs=1 if small else 12),
+            kills(bench, 1 if small else 50),
+            damages(bench, 12 if small else 200, whole_runs=1 if small else 12),
             terminations(bench, 1 if small else 10),
             second_runs(bench),
         ]

@@ -26,6 +26,8 @@ PAGES = {
     name: (ROOT / name).read_text()
     for name in ("README.md", "docs/index.md", "docs/index.zh.md", "docs/training.md", "docs/models.md")
 }
+LONG = {"docs/training.md", "docs/index.zh.md"}
+"""Pages whose commands take a minute, or are those of another one."""
 MORE = [(ROOT / "docs" / f"{name}.md").read_text() for name in ("interop", "generation", "library")]
 INTEROP = (ROOT / "docs" / "interop.md").read_text()
 TINY = "hidden_size=32, num_hidden_layers=2, num_attention_heads=2, window=8"
@@ -108,7 +110,7 @@ def in_small(command: str) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else []) for name in PAGES])
 def test_shell_commands_run(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,6 +63,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_wheel_works_and_the_source_distribution_holds_its_tests(built: Path, tmp_path: Path) -> None:
     """The wheel beside the libraries that are installed here, and the tests that the source distribution brings."""
     (wheel,), (source,) = built.glob("*.whl"), built.glob("*.tar.gz")

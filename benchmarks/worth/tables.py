@@ -6,6 +6,7 @@ python -m worth.tables
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from statistics import mean
 from typing import Any
 
@@ -140,6 +141,25 @@ def context() -> Iterator[str]:
             shown = [f"{rows[c]['bits']:.3f} ± {rows[c]['standard error']:.3f}" if c in rows else "" for c in contexts]
             lines.append([reader, *shown])
         yield table([f"{corpus}; bytes in front", *(f"{context:,}" for context in contexts)], lines)
+        yield from _fewer(corpus, readers, contexts)
+
+
+def _fewer(corpus: str, readers: dict[str, dict[int, Row]], contexts: list[int]) -> Iterator[str]:
+    """What each step of context takes off, block by block, for blocks differ more among themselves than that."""
+    lines = []
+    for reader, rows in readers.items():
+        cells = []
+        for before, behind in pairwise(contexts):
+            cell = ""
+            if before in rows and behind in rows:
+                fewer = np.subtract(rows[before]["of blocks"], rows[behind]["of blocks"])
+                percent = 100 * float(fewer.mean()) / rows[before]["bits"]
+                cell = f"{fewer.mean():.4f} ± {fewer.std(ddof=1) / len(fewer) ** 0.5:.4f} ({percent:.1f} %)"
+            cells.append(cell)
+        lines.append([reader, *cells])
+    if len(contexts) > 1:
+        heads = (f"{before:,} to {behind:,}" for before, behind in pairwise(contexts))
+        yield table([f"{corpus}; fewer bits, from context to context", *heads], lines)
 
 
 def limits() -> Iterator[str]:

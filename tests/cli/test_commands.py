@@ -202,7 +202,9 @@ def test_an_empty_value_is_none(run: Path, flag: str) -> None:
 @pytest.mark.parametrize(
     "encoding", ["ascii", *(pytest.param(x, marks=pytest.mark.slow) for x in ("cp1252", "latin-1"))]
 )
-@pytest.mark.parametrize("verb", ["generate", "evaluate", "train"])
+@pytest.mark.parametrize(
+    "verb", ["generate", *(pytest.param(x, marks=pytest.mark.slow) for x in ("evaluate", "train"))]
+)
 def test_what_a_console_cannot_show_is_replaced(run: Path, encoding: str, verb: str) -> None:
     (run / "☃.txt").write_text("snow ☃ " * 40)
     arguments = {

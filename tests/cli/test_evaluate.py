@@ -24,6 +24,7 @@ def test_evaluate(run: Path) -> None:
     assert set(result) == {*scores, "model", "bytes", "tokens", "length", "stride", "files"}
 
 
+@pytest.mark.slow
 def test_evaluate_side_by_side_per_document_and_position(run: Path) -> None:
     (run / "other.txt").write_text("nothing like that")
     arguments = ("evaluate", "model", "text.txt", "other.txt", "--against", "model", "--per-document", "--per-position")
@@ -97,6 +98,7 @@ def test_evaluate_behind_other_text(run: Path) -> None:
         assert says in refused.stderr, refused.stderr
 
 
+@pytest.mark.slow
 def test_several_processes_share_a_file(run: Path) -> None:
     (run / "short.txt").write_text("of two")
     files = ("model", "text.txt", "short.txt", "--json", "--per-document", "--per-position")

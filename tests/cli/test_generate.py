@@ -86,7 +86,7 @@ def test_the_flags_of_dry_reach_the_penalty(run: Path, monkeypatch: pytest.Monke
             super().__init__(**values)  # type: ignore[arg-type]
 
     monkeypatch.chdir(run)
-    monkeypatch.setattr("reformer.inference.generate.DryLogitsProcessor", Noted)
+    monkeypatch.setattr("reformer.inference.sampling.DryLogitsProcessor", Noted)
     command = ["generate", "model", "--prompt", "to be", "--max-new-tokens", "3", "--temperature", "0"]
     for flags in ([], ["--dry-multiplier", "0"], ["--dry-multiplier", "1"]):
         assert main([*command, *flags]) == 0

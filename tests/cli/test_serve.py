@@ -82,6 +82,7 @@ def test_answers_that_are_being_written_come_to_their_end(run: Path) -> None:
         assert said.splitlines()[-1] == "reformer: interrupted"
 
 
+@pytest.mark.slow
 def test_an_end_has_a_bound(run: Path) -> None:
     options: dict[str, Any] = {"max_tokens": 10**6, "logit_bias": {"1": -100}, "stream": True}
     with (

@@ -70,7 +70,8 @@ def test_the_configuration_of_an_encoder_decoder_reaches_its_parts() -> None:
     assert not torch.equal(before.logits, after.logits)
 
 
-@pytest.mark.parametrize("first", ["reformer", pytest.param("transformers", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["reformer", "transformers"])
 def test_the_configuration_is_known_by_its_name(first: str, tmp_path: Path) -> None:
     """Whatever is imported first, and transformers' own Reformer stays what it is."""
     tiny().save_pretrained(tmp_path)

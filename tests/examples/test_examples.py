@@ -35,6 +35,7 @@ def test_the_articles_listing_prints_the_articles_lines(command: tuple[str, ...]
     assert re.fullmatch(steps + epoch.format(1) + more + epoch.format(2), out), out
 
 
+@pytest.mark.slow
 def test_one_sequence_in_two_processes() -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, EXAMPLES / "one_sequence.py", "--length", "101", "--steps", "2"]

@@ -98,7 +98,13 @@ def test_a_checkpoint_that_is_spoilt(checkpoint: Path, name: str, tmp_path: Path
     check_file(folder, name, read)
 
 
-@pytest.mark.parametrize("name", ["trainer_state.json", OPTIMIZER, "schedule.json", "rng_state.pth"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        OPTIMIZER,
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("trainer_state.json", "schedule.json", "rng_state.pth")),
+    ],
+)
 def test_a_forged_checkpoint_is_not_gone_on_from(checkpoint: Path, name: str, tmp_path: Path) -> None:
     """One whose manifest is right."""
     out = tmp_path / "run"

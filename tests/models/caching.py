@@ -15,13 +15,17 @@ from reformer.ops.plain import decode as plain_decoder
 LENGTH = 80
 
 
-@pytest.fixture(autouse=True, params=["plain", "numba"])
+def decode_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    for user in (lsh, ring_keeper):
+        monkeypatch.setattr(user, "choose_decoder", lambda _: plain_decoder)
+
+
+@pytest.fixture(autouse=True, params=[pytest.param("plain", marks=pytest.mark.slow), "numba"])
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (ring_keeper, wider_rows):
         monkeypatch.setattr(module, "AT_ONCE", 3)  # short texts look ahead too
     if request.param == "plain":
-        for user in (lsh, ring_keeper):
-            monkeypatch.setattr(user, "choose_decoder", lambda _: plain_decoder)
+        decode_plainly(monkeypatch)
     else:
         assert choose_decoder(torch.zeros(1)) is not plain_decoder
 

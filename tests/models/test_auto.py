@@ -33,8 +33,13 @@ def loaded(kind: str, folder: Path, before: str = "") -> subprocess.CompletedPro
     ("kind", "model_class", "settings"),
     [
         ("AutoModelForCausalLM", reformer.ReformerForCausalLM, {}),
-        ("AutoModelForSeq2SeqLM", reformer.ReformerForConditionalGeneration, {"is_encoder_decoder": True}),
-        ("AutoModelForMaskedLM", reformer.ReformerForMaskedLM, {"causal": False}),
+        pytest.param(
+            *("AutoModelForSeq2SeqLM", reformer.ReformerForConditionalGeneration, {"is_encoder_decoder": True}),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("AutoModelForMaskedLM", reformer.ReformerForMaskedLM, {"causal": False}), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_folder_loads(kind: str, model_class: type, settings: dict[str, object], tmp_path: Path) -> None:

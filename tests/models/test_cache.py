@@ -15,6 +15,7 @@ from tests.models.caching import (
     LENGTH,
     by_pieces,
     check,
+    decode_plainly,
     decoder,  # noqa: F401 - a fixture that all tests take
     padded,
     tokens,
@@ -41,6 +42,13 @@ def test_equals_the_full_forward(make: Make, settings: dict[str, Any]) -> None:
     for i, cuts in enumerate(CUTS):
         check(lm, tokens(), padded(3, LENGTH) if i % 2 == 0 else None, cuts, crop_limit=5)
         check(lm, tokens(1), None, cuts[::-1])
+
+
+def test_plain_decoding_in_small(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of this module, with the decoder of other devices, is among the slow tests."""
+    decode_plainly(monkeypatch)
+    for settings in SETTINGS[2:5]:
+        check(make(**settings).eval(), tokens(), padded(3, LENGTH), CUTS[1], crop_limit=5)
 
 
 def test_odd_widths_and_fp32(make: Make) -> None:

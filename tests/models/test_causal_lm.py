@@ -47,6 +47,7 @@ def test_every_variant_runs_saves_and_loads(make: Make, settings: dict[str, Any]
         "config.json",
         "generation_config.json",
         "model.safetensors",
+        "reformer_auto.py",
     ]
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert type(loaded) is ReformerForCausalLM

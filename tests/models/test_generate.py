@@ -103,6 +103,7 @@ def half(lm: ReformerForCausalLM, x: Tensor) -> ReformerCache:
     return cache
 
 
+@pytest.mark.slow
 def test_long_drafts(make: Make) -> None:
     lm, x = make(**ALL).eval(), prompt(1, 5).repeat(1, 50)
     greedy = lm.generate(x, max_new_tokens=150, do_sample=False)

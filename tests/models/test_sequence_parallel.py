@@ -110,7 +110,7 @@ def in_parts() -> Made:
     return made
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_equals_one_process(size: int, tmp_path: Path) -> None:
     found = over_processes(in_parts, size, tmp_path)
     for case, kind in trials():

@@ -228,6 +228,7 @@ def test_a_long_text_is_not_read_whole(page: Path, tmp_path: Path) -> None:
     assert read_tokens(str(page.parents[1] / "text.txt"), ByteTokenizer(), 10_000)[2] is False
 
 
+@pytest.mark.slow
 def test_models_of_bounded_length_see_as_much_as_they_can(page: Path) -> None:
     folder, limit = page.parents[1], ("--position-embedding", "learned", "--max-position-embeddings", "64")
     done = command("train", "text.txt", *TINY.split(), *limit, "--out", "short", cwd=folder)

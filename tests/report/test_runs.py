@@ -128,6 +128,7 @@ def test_train_writes_it_and_report_prints_its_path(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("**/*.partial"))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_takes_back_what_it_does_again(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("one two three four five " * 200)
     more = ("--save-steps", "2", "--log-steps", "1", "--eval-steps", "0")
@@ -141,6 +142,7 @@ def test_a_resumed_run_takes_back_what_it_does_again(tmp_path: Path) -> None:
     assert [row["loss"] for row in again] == [row["loss"] for row in whole]
 
 
+@pytest.mark.slow
 def test_what_a_page_cannot_do_ends_no_run(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("one two three four five " * 200)
     command = ("train", "text.txt", *TINY.split(), "--save-steps", "2", "--out", "run")

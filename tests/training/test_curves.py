@@ -1,5 +1,6 @@
 """A reversible model and its plain twin follow the same loss curve on real text."""
 
+import pytest
 import torch
 
 from reformer.data.corpus import split_held_out, standard_library
@@ -39,6 +40,7 @@ def curve(reversible: bool, dtype: torch.dtype, steps: int = 50) -> list[float]:
     return losses
 
 
+@pytest.mark.slow
 def test_fp64_curves_agree_to_1e_6() -> None:
     plain, reversible = curve(False, torch.float64), curve(True, torch.float64)
     assert max(abs(a - b) for a, b in zip(plain, reversible, strict=True)) < 1e-6

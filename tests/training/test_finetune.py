@@ -18,7 +18,7 @@ from tests.training.test_checkpoints import stop_behind
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
 
 
-@pytest.mark.parametrize("reversible", [True, False])
+@pytest.mark.parametrize("reversible", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_lora_trains_few_weights_and_is_merged(tmp_path: Path, reversible: bool) -> None:
     model = build_model(settings(reversible=reversible), 0)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
@@ -35,6 +35,7 @@ def test_lora_trains_few_weights_and_is_merged(tmp_path: Path, reversible: bool)
     assert (checkpoints(out)[-1] / "adapter_model.safetensors").stat().st_size < 60_000
 
 
+@pytest.mark.slow
 def test_a_tuned_run_is_repeated_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = train(corpus(), settings(), training(steps=2), tmp_path / "base", say=lambda _: None)
     options = training(save_steps=2, lora="r=2", init=str(tmp_path / "base"))

@@ -273,6 +273,7 @@ train(corpus(), settings(), training(stall_timeout=5, save_steps=2), Path(sys.ar
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_stalls_is_ended(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", STALLED, str(tmp_path / "run")], capture_output=True, text=True, check=False

@@ -28,6 +28,7 @@ def test_a_second_signal_does_not_wait_for_the_step(number: signal.Signals) -> N
     assert ("KeyboardInterrupt" in done.stderr) == (number == signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_sigterm_behind_ctrl_c_is_the_first_one() -> None:
     code = """
 import os, signal, time

@@ -53,6 +53,7 @@ def test_a_run_learns_logs_and_saves(tmp_path: Path, capsys: pytest.CaptureFixtu
         "generation_config.json",
         "log.jsonl",
         "model.safetensors",
+        "reformer_auto.py",
         "run.toml",
         "tokenizer.json",
         "tokenizer_config.json",

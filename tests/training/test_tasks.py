@@ -119,6 +119,7 @@ def test_held_out_examples_are_evaluated_in_batches(tmp_path: Path, monkeypatch:
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_masked_tokens_are_learned(tmp_path: Path) -> None:
     data = MaskedLanguageModelling(mask=0.2)
     run = training(steps=150, batch_size=8, warmup_steps=5, learning_rate=5e-3, eval_steps=150, log_steps=50)
@@ -128,7 +129,7 @@ def test_masked_tokens_are_learned(tmp_path: Path) -> None:
     assert score.loss == evaluate_masked(load_model(tmp_path / "run"), TEXT, 64, 0.2).loss
 
 
-@pytest.mark.parametrize("task", ["tag", "translate", "mlm"])
+@pytest.mark.parametrize("task", ["tag", *(pytest.param(x, marks=pytest.mark.slow) for x in ("translate", "mlm"))])
 def test_a_resumed_run_is_the_same_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str) -> None:
     data = MaskedLanguageModelling() if task == "mlm" else data_of(task, tmp_path)
     text = corpus() if task == "mlm" else examples_of(data)

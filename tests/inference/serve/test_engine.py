@@ -211,8 +211,8 @@ def test_a_row_that_cannot_leave_takes_nobody_later_with_it(
         engine.submit([make_job("unlucky", 4, events)])
         while not isinstance(event := events.get(timeout=30), Failed | Piece) or getattr(event, "finish", "") is None:
             pass
-        assert getattr(layer, name) is real
         settle(engine)
+        assert getattr(layer, name) is real
         good: queue.Queue[Any] = queue.Queue()
         engine.submit([make_job("fine", 20, good, seed=1)])
         assert texts_of(good) == [wanted]
