@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from reformer.data.sources import STANDARD_INPUT
 from reformer.data.task import Task
-from reformer.errors import InputError, RunError
+from reformer.errors import InputError
 from reformer.ops.checks import nearest
 from reformer.settings.model import ModelSettings
 from reformer.settings.presets import load_preset
@@ -173,7 +173,7 @@ def _measure(task: Any, model: Any, text: Any, training: TrainingSettings, out: 
 
     try:
         write_findings(out, _find(task, model, text, training, say))
-    except (InputError, RunError, OSError, RuntimeError) as error:
+    except Exception as error:
         say(f"not measured for the report ({' '.join(str(error).split())[:200]})")
 
 
