@@ -119,7 +119,7 @@ def generate_text(
                     model.model(piece, past_key_values=cache)
         if max_new_tokens:
             threads.enter_context(few_threads(model, cache))
-            text = model.generate(  # type: ignore[misc, assignment]
+            text = model.generate(
                 text,
                 max_new_tokens=max_new_tokens,
                 streamer=writer,

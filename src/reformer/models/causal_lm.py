@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from reformer.errors import InputError
 from reformer.models.cache import ReformerCache
+from reformer.models.cache_name import CACHE
 from reformer.models.config import ReformerConfig
 from reformer.models.generation import ReformerGenerationMixin
 from reformer.models.language_head import Counts, LanguageHead
@@ -124,7 +125,7 @@ class ReformerForCausalLM(LanguageHead, ReformerGenerationMixin):
         hidden = output.last_hidden_state
         result = ReformerCausalLMOutput(
             hidden_states=output.hidden_states,
-            past_key_values=output.past_key_values,
+            **{CACHE: getattr(output, CACHE)},
             **self._predict(hidden, targets, num_items_in_batch, logits_to_keep, prepared.parts),
         )
         return self._shaped(result, return_dict)

@@ -72,7 +72,7 @@ class ReformerConfig(ModelSettings, PreTrainedConfig):
     """Whether a forward in evaluation keeps a cache unless told; `generate` has one, unless this is False."""
 
     model_type: ClassVar[str] = "reformer_torch"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "correct", "predicted"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache", "correct", "predicted"]
 
     def __post_init__(self, **kwargs: Any) -> None:
         asked = {name: getattr(self, name) for name in _OWN}

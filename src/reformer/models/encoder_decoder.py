@@ -11,6 +11,7 @@ from transformers.utils.generic import ModelOutput
 
 from reformer.errors import InputError
 from reformer.models.cache import ReformerCache
+from reformer.models.cache_name import CACHE
 from reformer.models.config import ReformerConfig
 from reformer.models.generation import ReformerGenerationMixin
 from reformer.models.language_head import Counts, LanguageHead
@@ -23,10 +24,7 @@ from reformer.settings.data import IGNORED
 
 @dataclass
 class ReformerConditionalGenerationOutput(Counts, Seq2SeqLMOutput):
-    """The usual output, and how many tokens were predicted, how many of them rightly."""
-
-    past_key_values: ReformerCache | None = None  # type: ignore[assignment]
-    """Of the decoder."""
+    """The usual output, and how many tokens were predicted, how many of them rightly; the cache is the decoder's."""
 
 
 class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
@@ -179,7 +177,7 @@ class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
         )
         hidden = output.last_hidden_state
         result = ReformerConditionalGenerationOutput(
-            past_key_values=output.past_key_values,
+            **{CACHE: getattr(output, CACHE)},
             decoder_hidden_states=output.hidden_states,
             encoder_last_hidden_state=states,
             encoder_hidden_states=getattr(encoder_outputs, "hidden_states", None),

@@ -12,6 +12,7 @@ from transformers.utils import logging
 from reformer.errors import InputError
 from reformer.models.cache import CROP_LIMIT, ReformerCache, why_not_cached
 from reformer.models.cache_file import load_cache, save_cache
+from reformer.models.cache_name import CACHE
 from reformer.models.config import ReformerConfig
 
 DRAFTS = 512
@@ -25,6 +26,17 @@ class ReformerGenerationMixin(GenerationMixin):
 
     config: ReformerConfig
     training: bool
+
+    def generate(
+        self,
+        *args: Any,
+        past_key_values: ReformerCache | None = None,
+        cache: ReformerCache | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As transformers'; a cache goes by either name, whatever the version calls it."""
+        given = past_key_values if cache is None else cache
+        return super().generate(*args, **({} if given is None else {CACHE: given}), **kwargs)
 
     def _prepare_generated_length(  # type: ignore[override]
         self, generation_config: GenerationConfig, has_default_max_length: bool, input_ids_length: int, **kwargs: Any
@@ -71,7 +83,7 @@ class ReformerGenerationMixin(GenerationMixin):
         if self.config.is_encoder_decoder and generation_config.prefill_chunk_size is not None:
             raise InputError("prefill_chunk_size cuts a prompt, and an encoder reads its source whole; leave it out")
         assisted = generation_mode == GenerationMode.ASSISTED_GENERATION
-        given = model_kwargs.get("past_key_values")
+        given = model_kwargs.get(CACHE)
         if given is not None:
             if not isinstance(given, ReformerCache):
                 raise InputError(f"past_key_values is a {type(given).__name__}; this model needs a ReformerCache")
@@ -104,7 +116,7 @@ class ReformerGenerationMixin(GenerationMixin):
         room = max_cache_length if one_beam else 0
         cache = ReformerCache(config, room=room, crop_limit=crop_limit)
         cache.copies = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
-        model_kwargs["past_key_values"] = cache
+        model_kwargs[CACHE] = cache
 
     def save_cache(
         self, cache: ReformerCache, path: str | os.PathLike[str], input_ids: Int[Tensor, "b l"] | None = None
@@ -133,9 +145,11 @@ class ReformerGenerationMixin(GenerationMixin):
         next_sequence_length: int | None = None,
         past_key_values: ReformerCache | None = None,
         inputs_embeds: Tensor | None = None,
+        cache: ReformerCache | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Only new tokens with a cache; the whole text without."""
+        """Only new tokens with a cache, by either name; the whole text without."""
+        past_key_values = past_key_values if cache is None else cache
         if not input_ids.shape[1] and inputs_embeds is None:
             raise InputError("the prompt is empty; give at least one token")
         if past_key_values is None:
@@ -144,13 +158,15 @@ class ReformerGenerationMixin(GenerationMixin):
             next_sequence_length = input_ids.shape[1] - past_key_values.seen  # transformers expects an empty cache here
         for name in ("tokenizer", "assistant_tokenizer"):  # of stop strings; transformers hands them on to the forward
             kwargs.pop(name, None)
-        return super().prepare_inputs_for_generation(  # type: ignore[misc]
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(  # type: ignore[misc]
             input_ids,  # type: ignore[arg-type]
             next_sequence_length,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
-            **kwargs,
+            **{CACHE: past_key_values, **kwargs},  # type: ignore[arg-type]
         )
+        if CACHE in inputs:
+            inputs["past_key_values"] = inputs.pop(CACHE)
+        return inputs
 
 
 def _leave_one_to_compute(cache: ReformerCache, config: GenerationConfig, model_kwargs: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from reformer.layers.batch import Batch
 from reformer.layers.caches.step import Step
 from reformer.layers.norm import make_norm
 from reformer.models.cache import OF_NO_CACHE, ReformerCache, differing, why_not_cached
+from reformer.models.cache_name import CACHE
 from reformer.models.config import ReformerConfig
 from reformer.models.embeddings import Embeddings
 from reformer.models.join_forward import join_forward
@@ -137,7 +138,7 @@ class ReformerModel(ReformerPreTrainedModel):
                 cache.within = True  # what fails from here on leaves half of the tokens in it
                 output = self._encode(x, batch, keep)
                 _end(cache, step)
-            output.past_key_values = cache
+            setattr(output, CACHE, cache)
         return self._shaped(output, return_dict)
 
     def prepare(
