@@ -36,7 +36,9 @@ class ReformerGenerationMixin(GenerationMixin):
     ) -> Any:
         """As transformers'; a cache goes by either name, whatever the version calls it."""
         given = past_key_values if cache is None else cache
-        return super().generate(*args, **({} if given is None else {CACHE: given}), **kwargs)
+        if given is not None:
+            kwargs[CACHE] = given
+        return super().generate(*args, **kwargs)  # type: ignore[misc]
 
     def _prepare_generated_length(  # type: ignore[override]
         self, generation_config: GenerationConfig, has_default_max_length: bool, input_ids_length: int, **kwargs: Any
@@ -162,7 +164,7 @@ class ReformerGenerationMixin(GenerationMixin):
             input_ids,  # type: ignore[arg-type]
             next_sequence_length,
             inputs_embeds=inputs_embeds,
-            **{CACHE: past_key_values, **kwargs},  # type: ignore[arg-type]
+            **{CACHE: past_key_values, **kwargs},
         )
         if CACHE in inputs:
             inputs["past_key_values"] = inputs.pop(CACHE)
