@@ -79,6 +79,17 @@ def test_a_prompt_in_pieces_and_a_cache_that_goes_on(make: Make) -> None:
     assert torch.equal(lm.generate(half, max_new_tokens=10, do_sample=False, past_key_values=cache), whole)
 
 
+def test_a_cache_goes_by_either_name(make: Make) -> None:
+    lm, x = make().eval(), torch.randint(3, 40, (1, 30))
+    texts = []
+    for name in ("past_key_values", "cache"):
+        cache = ReformerCache(lm.config)
+        lm(x[:, :20], past_key_values=cache)
+        texts.append(lm.generate(x, max_new_tokens=5, do_sample=False, **{name: cache}))
+        assert cache.seen == 34
+    assert torch.equal(*texts)
+
+
 def test_a_cache_of_the_prompt_serves_many_texts(make: Make) -> None:
     lm, x = make(**ALL).eval(), prompt(1, 5).repeat(1, 6)
     greedy = lm.generate(x, max_new_tokens=12, do_sample=False)

@@ -49,12 +49,16 @@ OUTPUTS: dict[str, dict[str, str]] = {
 """Names of the weights of each head, ours and theirs."""
 
 
+APPLIED_BIAS = "lm_head.decoder.bias"
+"""The bias of the output layer that transformers applies from 5.24 on; beside it there is one that it does not."""
+
+
 def from_transformers(model_or_dir: transformers.PreTrainedModel | str | Path, length: int | None = None) -> Any:
     """A model of ours that computes what a Reformer of transformers computes, from a live one or a folder.
 
     `length`: tokens of the first call that transformers would see, which fixes its number of buckets where its
     configuration has none (`num_buckets=None`); None: the longest that it takes.
-    The bias of the output layer is applied, as the published checkpoints want it; transformers 5 leaves it out.
+    The bias of the output layer is applied, as published checkpoints want it; transformers 5 before 5.24 leaves it out.
     Raises InputError for a head that ours does not have, named, and for a folder that holds no such model.
     """
     if length is not None:
@@ -69,6 +73,8 @@ def from_transformers(model_or_dir: transformers.PreTrainedModel | str | Path, l
     config = ReformerConfig(**settings_of(theirs.config, length), **more, dtype=theirs.dtype)
     ours: Any = HEADS[base](config)
     weights_of_theirs = theirs.state_dict()
+    if APPLIED_BIAS in weights_of_theirs:
+        weights_of_theirs["lm_head.bias"] = weights_of_theirs[APPLIED_BIAS]
     weights = {
         mine: weights_of_theirs[yours].reshape(ours.get_parameter(mine).shape)
         for mine, yours in _names(config.settings, base)
@@ -83,7 +89,7 @@ def to_transformers(model: ReformerPreTrainedModel) -> transformers.PreTrainedMo
     """A Reformer of transformers that computes what a model of ours computes.
 
     What transformers' configuration cannot say is logged as a warning: rotations of our own, differing dropouts, and
-    the bias of the output layer, which is carried over and which transformers 5 does not apply.
+    the bias of the output layer, which is carried over and which transformers 5 before 5.24 does not apply.
     Raises InputError that lists all settings which transformers' Reformer does not have.
     """
     base = next((name for name, kind in HEADS.items() if isinstance(model, kind)), None)
@@ -98,12 +104,14 @@ def to_transformers(model: ReformerPreTrainedModel) -> transformers.PreTrainedMo
     theirs: Any = getattr(transformers, base)(config).to(model.device, model.dtype)
     weights_of_ours, wanted = model.state_dict(), theirs.state_dict()
     weights = {yours: weights_of_ours[mine].reshape(wanted[yours].shape) for mine, yours in _names(settings, base)}
+    if APPLIED_BIAS in wanted:
+        weights[APPLIED_BIAS] = weights["lm_head.bias"]
     missing = [name for name in wanted if name not in weights and "mask_value" not in name]
     assert not missing, missing
     theirs.load_state_dict(weights, strict=False)
     for change in changes_of(settings):
         logger.warning("in transformers %s", change)
-    if "lm_head.bias" in weights and bool(weights["lm_head.bias"].any()):
+    if "lm_head.bias" in weights and APPLIED_BIAS not in wanted and bool(weights["lm_head.bias"].any()):
         logger.warning("transformers does not apply the bias of its output layer, which is not 0 in this model")
     theirs.train(model.training)
     return theirs
