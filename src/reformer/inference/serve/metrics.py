@@ -14,7 +14,7 @@ COUNTERS = {
     "new_tokens": "Tokens written.",
     "steps": "Steps, each for all answers at a time.",
     "answered": "Prompts whose answers came to their end.",
-    "cancelled": "Prompts that nobody waited for any more, or whose answers had come to their end.",
+    "cancelled": "Prompts that nobody waited for any more.",
     "failures": "Prompts that could not be answered.",
 }
 
