@@ -26,6 +26,11 @@ from reformer.settings.data import IGNORED
 class ReformerConditionalGenerationOutput(Counts, Seq2SeqLMOutput):
     """The usual output, and how many tokens were predicted, how many of them rightly; the cache is the decoder's."""
 
+    if CACHE == "cache":
+        cache: ReformerCache | None = None
+    else:
+        past_key_values: ReformerCache | None = None  # type: ignore[assignment]
+
 
 class ReformerForConditionalGeneration(LanguageHead, ReformerGenerationMixin):
     """Source tokens to target tokens (Vaswani et al. 2017, section 3, on reversible layers).
