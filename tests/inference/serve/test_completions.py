@@ -50,6 +50,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": "5"}, "must be an integer"),
     ({"max_tokens": 10**4000}, "must be an integer"),
     ({"max_tokens": 0}, "asks for nothing"),
+    ({"max_tokens": 0, "logprobs": 1}, "asks for nothing"),
     ({"n": 5}, "from 1 to 4"),
     ({"n": True}, "from 1 to 4"),
     ({"temperature": -1}, "from 0 to 100"),

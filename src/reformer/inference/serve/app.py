@@ -25,8 +25,7 @@ from reformer.settings.serving import ServerSettings
 logger = logging.get_logger(__name__)
 
 CLOSED = 499
-"""What the log and the metrics call a request whose client went."""
-
+"""What the metrics call a request whose client went."""
 
 BODY_SECONDS = 30
 """What a client has to send its request."""

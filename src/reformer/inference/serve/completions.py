@@ -57,7 +57,7 @@ def parse(body: bytes, model: str, vocabulary: int, limits: ServerSettings) -> C
     sampled = {field.name for field in fields(Sampling)} - {"stop"}
     sampling = {name: values[name] for name in sampled if values[name] is not None}
     _bound(values)
-    if values["logprobs"] is None and not values["max_tokens"] and not values["echo"]:
+    if not values["max_tokens"] and not values["echo"]:
         raise InputError("max_tokens=0 asks for nothing; with echo it gives the prompt back")
     return Completions(
         values["prompt"],
