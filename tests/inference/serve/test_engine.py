@@ -29,7 +29,7 @@ def model() -> ReformerForCausalLM:
 
 def make_job(prompt: str, longest: int, events: "queue.Queue[Any]", n: int = 1, **sampling: Any) -> Job:
     tokens = tokens_of(prompt.encode(), ByteTokenizer())
-    return Job(tokens, 0, n, longest, Sampling(**sampling), (), events.put)
+    return Job(tokens, 0, n, longest, Sampling(**{"seed": 0, **sampling}), (), events.put)
 
 
 def texts_of(events: "queue.Queue[Any]", n: int = 1) -> list[str]:
@@ -242,7 +242,8 @@ def test_a_bad_answer_ends_alone(model: ReformerForCausalLM, monkeypatch: pytest
 def test_a_stop_ends_all(model: ReformerForCausalLM) -> None:
     engine, waiting = small_engine(model, rows=1), [queue.Queue[Any]() for _ in range(3)]
     engine.start()
-    engine.submit([make_job("x", 4000, events) for events in waiting])
+    endless = {ByteTokenizer().end: -100.0}
+    engine.submit([make_job("x", 4000, events, logit_bias=endless) for events in waiting])
     waiting[0].get(timeout=60)
     engine.stop()
     for events in waiting:
