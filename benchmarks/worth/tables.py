@@ -95,10 +95,12 @@ def recall() -> Iterator[str]:
     found = rows_of("recall")
     if found:
         sizes = [f"{size['length']:,}, {size['pairs']:,}" for size in found[0]["sizes"]]
-        lines = [
-            [f"{row['variant']}, width {row['width']}", *(f"{size['accuracy']:.3f}" for size in row["sizes"])]
-            for row in found
-        ]
+        lines = []
+        for row in found:
+            name = f"{row['variant']}, width {row['width']}"
+            more = {f"{name}; {rounds} rounds": measured for rounds, measured in row["by rounds"].items()}
+            for line, measured in {name: row["sizes"], **more}.items():
+                lines.append([line, *(f"{size['accuracy']:.3f}" for size in measured)])
         yield table(["length, pairs", *sizes], lines)
 
 
