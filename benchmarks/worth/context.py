@@ -1,15 +1,16 @@
 """A context that pays: bits per byte of the same blocks behind more and more of what stands in front of them.
 
-A model trained at 16,384 tokens or less (the preset `long`, on the standard library and three books) predicts 64 blocks
-of 4,096 bytes of what it has not seen: the sources of torch and transformers as they are installed, file behind file in
-the order of their paths, and a series of three other books. Blocks stand in groups of eight, one behind the other;
-behind more than 32,768 bytes a cache is read for a part of a group, so that a block there has up to an eighth more in
-front of it than its column says. Compressors have the same bytes: size of both less size of what is in front.
+Models trained at 16,384 tokens or less (the presets `long` and `demo`, two hours and a quarter of one, on the standard
+library and three books) predict 64 blocks of 4,096 bytes of what they have not seen: the sources of torch and
+transformers as they are installed, file behind file in the order of their paths, and a series of three other books.
+Blocks stand in groups of eight, one behind the other; behind more than 32,768 bytes a cache is read for a part of a
+group, so that a block there has up to an eighth more in front of it than its column says. Compressors have the same
+bytes: size of both less size of what is in front.
 
     python -m worth.context --text ../runs/text
     reformer train ../runs/text --preset long --out ../runs/long
     reformer train ../runs/text --preset long --attention-pattern local --out ../runs/long-local
-    python -m worth.context --lsh ../runs/long --local ../runs/long-local
+    python -m worth.context --reader LSH "local alone"  # and so with the preset `demo`
     python -m worth.context --small
 """
 
@@ -42,7 +43,14 @@ CONTEXTS = (*(1 << i for i in range(10, 17, 2)), 1 << 17, 1 << 18, 1 << 20)
 BLOCK, GROUP, PIECE = 4096, 8, 8192
 TRAINED_BOOKS = ("war_and_peace", "les_miserables", "king_james_bible")
 SERIES = ("crime_and_punishment", "middlemarch", "don_quixote")
-MODELS = {"LSH": {}, "LSH, 256 buckets": {"num_buckets": 256}, "local alone": {}}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "LSH": ("long", {}),
+    "LSH, 256 buckets": ("long", {"num_buckets": 256}),
+    "local alone": ("long-local", {}),
+    "LSH, preset demo": ("demo", {}),
+    "local alone, preset demo": ("demo-local", {}),
+}
+"""The run of each, and what is changed in it."""
 Size = Callable[[bytes], int]
 
 
@@ -119,12 +127,12 @@ def compressed(size: Size, stream: bytes, context: int, begin: int, end: int) ->
     return [8 * (b - a) / BLOCK for a, b in pairwise(sizes)]
 
 
-def run(corpus: str, reader: str, context: int, *, lsh: Path, local: Path, data: Path, blocks: int) -> Row:
+def run(corpus: str, reader: str, context: int, *, runs: Path, data: Path, blocks: int) -> Row:
     """One reader behind one context, in this process."""
     stream, started = text(corpus, data), time.process_time()
     if reader in MODELS:
-        folder = local if reader == "local alone" else lsh
-        model = reformer.ReformerForCausalLM.from_pretrained(folder, **MODELS[reader])
+        folder, changed = MODELS[reader]
+        model = reformer.ReformerForCausalLM.from_pretrained(runs / folder, **changed)
         read: Callable[..., list[float]] = partial(predict, model)
     else:
         read = partial(compressed, compressors()[reader])
@@ -177,17 +185,7 @@ def main() -> None:
         write_training_text(Path(sys.argv[2]), DATA)
         return
     options: dict[str, list[Any]] = {"corpus": ["code", "books"], "reader": list(READERS), "context": list(CONTEXTS)}
-    run_cells(
-        __doc__,
-        OUT,
-        options,
-        run,
-        small,
-        lsh=Path("../runs/long"),
-        local=Path("../runs/long-local"),
-        data=DATA,
-        blocks=64,
-    )
+    run_cells(__doc__, OUT, options, run, small, runs=Path("../runs"), data=DATA, blocks=64)
 
 
 if __name__ == "__main__":
