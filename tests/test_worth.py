@@ -28,6 +28,36 @@ def test_every_claim_is_tried() -> None:
     assert {"context", "duplication", "induction", "language", "lengths", "limits", "recall"} <= set(CLAIMS)
 
 
+def test_labels_are_what_can_be_known() -> None:
+    done = in_a_fork(_known)
+    assert done.returncode == 0, done.stderr
+
+
+def _known() -> None:
+    import numpy as np
+
+    sys.path.insert(0, str(BENCHMARKS))
+    induction, recall = (importlib.import_module(f"worth.{name}") for name in ("induction", "recall"))
+    rng = np.random.default_rng(0)
+    tokens, labels = induction.token(rng, 64, 256)
+    assert (labels >= 0).sum(1).tolist() == [1] * 64
+    for row in tokens.tolist():
+        assert row[-2] == 0
+        assert row[-1] == row[row.index(0) + 1]
+    tokens, labels = induction.pieces(rng, 4, 512)
+    asked = (labels >= 0).nonzero().tolist()
+    assert len(asked) > 300
+    for row, at in asked:
+        text = tokens[row].tolist()
+        assert text[at] == labels[row, at]
+        assert any(text[i : i + 4] == text[at - 3 : at + 1] for i in range(at - 3))
+    tokens, labels = recall.examples(rng, 4, 512, 64)
+    assert (labels >= 0).sum(1).tolist() == [64] * 4
+    for row, at in (labels >= 0).nonzero().tolist():
+        text = tokens[row].tolist()
+        assert text[text.index(text[at - 1], 0, 128) + 1] == labels[row, at]
+
+
 def test_the_page_shows_what_was_measured() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "worth.tables"], cwd=BENCHMARKS, capture_output=True, text=True, check=True

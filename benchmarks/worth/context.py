@@ -3,9 +3,9 @@
 Models trained at 16,384 tokens or less (the presets `long` and `demo`, two hours and a quarter of one, on the standard
 library and three books) predict 64 blocks of 4,096 bytes of what they have not seen: the sources of torch and
 transformers as they are installed, file behind file in the order of their paths, and a series of three other books.
-Blocks stand in groups of eight, one behind the other; behind more than 32,768 bytes a cache is read for a part of a
-group, so that a block there has up to an eighth more in front of it than its column says. Compressors have the same
-bytes: size of both less size of what is in front.
+Blocks stand in groups of eight, one behind the other, and each group is a row; behind more than 32,768 bytes a cache is
+read for a part of a group, so that a block there has up to an eighth more in front of it than its column says.
+Compressors have the same bytes: size of both less size of what is in front.
 
     python -m worth.context --text ../runs/text
     reformer train ../runs/text --preset long --out ../runs/long
@@ -40,7 +40,7 @@ from worth.loop import Batch, fit
 OUT = RESULTS / "worth_context.json"
 DATA = Path("../../shared/data")
 CONTEXTS = (*(1 << i for i in range(10, 17, 2)), 1 << 17, 1 << 18, 1 << 20)
-BLOCK, GROUP, PIECE = 4096, 8, 8192
+BLOCK, GROUP, GROUPS, PIECE = 4096, 8, 8, 8192
 TRAINED_BOOKS = ("war_and_peace", "les_miserables", "king_james_bible")
 SERIES = ("crime_and_punishment", "middlemarch", "don_quixote")
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -48,6 +48,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "LSH, 256 buckets": ("long", {"num_buckets": 256}),
     "local alone": ("long-local", {}),
     "LSH, preset demo": ("demo", {}),
+    "LSH, preset demo, 1,024 buckets": ("demo", {"num_buckets": 1024}),
     "local alone, preset demo": ("demo-local", {}),
 }
 """The run of each, and what is changed in it."""
@@ -72,17 +73,16 @@ def text(corpus: str, data: Path) -> bytes:
     return b"\n".join(path.read_bytes() for root in roots for path in sorted(root.rglob("*.py")))
 
 
-def groups(size: int, blocks: int, longest: int) -> np.ndarray:
-    """Where groups of blocks begin, at equal distances, behind the longest context."""
-    return np.linspace(longest, size - GROUP * BLOCK, blocks // GROUP).astype(int)
+def start_of(group: int, size: int, longest: int) -> int:
+    """Where a group of blocks begins: all at equal distances, behind the longest context."""
+    return int(np.linspace(longest, size - GROUP * BLOCK, GROUPS)[group])
 
 
-def parts(starts: np.ndarray, context: int) -> Iterator[tuple[int, int]]:
-    """Where a cache's last block ends, for each cache: (first block's start, last block's end)."""
+def parts(start: int, context: int) -> Iterator[tuple[int, int]]:
+    """What each cache of a group is read for: (first block's start, last block's end)."""
     together = min(GROUP, max(1, context >> 15))
-    for start in starts:
-        for first in range(0, GROUP, together):
-            yield start + first * BLOCK, start + (first + together) * BLOCK
+    for first in range(0, GROUP, together):
+        yield start + first * BLOCK, start + (first + together) * BLOCK
 
 
 @torch.no_grad()
@@ -127,8 +127,8 @@ def compressed(size: Size, stream: bytes, context: int, begin: int, end: int) ->
     return [8 * (b - a) / BLOCK for a, b in pairwise(sizes)]
 
 
-def run(corpus: str, reader: str, context: int, *, runs: Path, data: Path, blocks: int) -> Row:
-    """One reader behind one context, in this process."""
+def run(corpus: str, reader: str, context: int, group: int, *, runs: Path, data: Path) -> Row:
+    """A group of blocks by one reader behind one context, in this process."""
     stream, started = text(corpus, data), time.process_time()
     if reader in MODELS:
         folder, changed = MODELS[reader]
@@ -136,19 +136,10 @@ def run(corpus: str, reader: str, context: int, *, runs: Path, data: Path, block
         read: Callable[..., list[float]] = partial(predict, model)
     else:
         read = partial(compressed, compressors()[reader])
-    found: list[float] = []
-    for place in parts(groups(len(stream), blocks, max(CONTEXTS)), context):
-        found += read(stream, context, *place)
-        print(f"{corpus}, {reader}, {context:,}: {len(found)} {np.mean(found):.4f}", file=sys.stderr, flush=True)
-    return {
-        "corpus": corpus,
-        "reader": reader,
-        "context": context,
-        "bits": round(float(np.mean(found)), 4),
-        "standard error": round(float(np.std(found, ddof=1) / len(found) ** 0.5), 4),
-        "of blocks": [round(one, 4) for one in found],
-        "cpu seconds": round(time.process_time() - started, 1),
-    }
+    start = start_of(group, len(stream), max(CONTEXTS))
+    found = [round(bits, 4) for place in parts(start, context) for bits in read(stream, context, *place)]
+    row: Row = {"corpus": corpus, "reader": reader, "context": context, "group": group, "bits of blocks": found}
+    return {**row, "cpu seconds": round(time.process_time() - started, 1)}
 
 
 def write_training_text(folder: Path, data: Path) -> None:
@@ -171,10 +162,10 @@ def small() -> None:
         return {"input_ids": tokens, "labels": tokens}
 
     fit(model, draw, 120, 1e-2)
-    read, places = stream.tobytes(), groups(len(stream), GROUP, len(stream) // 2)
+    read, start = stream.tobytes(), start_of(0, len(stream), len(stream) // 2)
     bits = {}
     for context in (512, 16384):
-        found = [bit for place in parts(places, context) for bit in predict(model, read, context, *place)]
+        found = [bit for place in parts(start, context) for bit in predict(model, read, context, *place)]
         bits[context] = float(np.mean(found))
     print(bits)
     assert bits[16384] < bits[512], bits
@@ -185,7 +176,7 @@ def main() -> None:
         write_training_text(Path(sys.argv[2]), DATA)
         return
     options: dict[str, list[Any]] = {"corpus": ["code", "books"], "reader": list(READERS), "context": list(CONTEXTS)}
-    run_cells(__doc__, OUT, options, run, small, runs=Path("../runs"), data=DATA, blocks=64)
+    run_cells(__doc__, OUT, {**options, "group": list(range(GROUPS))}, run, small, runs=Path("../runs"), data=DATA)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 from machine import RESULTS
 
 from reformer.report.chart import Line, line_chart
-from worth.tables import SIZE, rows_of
+from worth.tables import SIZE, Lines, context_bits, induction_lines, recall_lines, rows_of, with_error
 
 Chart = dict[str, Any]
 
@@ -37,36 +37,33 @@ def language() -> Chart:
 
 def context() -> Chart:
     """Bits by what stands in front, on code."""
-    rows = [row for row in rows_of("context") if row["corpus"] == "code"]
     lines = []
-    for i, reader in enumerate(dict.fromkeys(row["reader"] for row in rows)):
-        own = sorted((row for row in rows if row["reader"] == reader), key=lambda row: row["context"])
-        xs, ys = [row["context"] for row in own], [row["bits"] for row in own]
-        errors = [row["standard error"] for row in own]
-        lines.append(Line(reader, xs, ys, i, errors=errors))
+    for i, (reader, bits) in enumerate(context_bits()["code"].items()):
+        ys, errors = zip(*(with_error(bits[context]) for context in sorted(bits)), strict=True)
+        lines.append(Line(reader, sorted(bits), list(ys), i, errors=list(errors)))
     title = "bits per byte of the same 64 blocks of unseen code"
     return {"title": title, "lines": lines, "x_label": "bytes in front", "log_x": True}
 
 
 def induction() -> Chart:
     """Accuracy by length, trained at 256."""
-    lines = []
-    for i, row in enumerate(rows_of("induction")):
-        found = row["lengths"]
-        xs, ys = [one["length"] for one in found], [one["accuracy"] for one in found]
-        lines.append(Line(f"{row['task']}, {row['variant']}", xs, ys, i))
+    named = {f"{task}: {name}": one for task in ("token", "pieces") for name, one in induction_lines(task).items()}
     title = "accuracy of induction, trained at 256 tokens"
-    return {"title": title, "lines": lines, "x_label": "length", "log_x": True}
+    return {"title": title, "lines": accuracies(named), "x_label": "length", "log_x": True}
 
 
 def recall() -> Chart:
     """Accuracy by length."""
-    lines = []
-    for i, row in enumerate(rows_of("recall")):
-        xs, ys = [one["length"] for one in row["sizes"]], [one["accuracy"] for one in row["sizes"]]
-        lines.append(Line(f"{row['variant']}, width {row['width']}", xs, ys, i))
+    lines = accuracies(recall_lines())
     title = "accuracy of associative recall"
     return {"title": title, "lines": lines, "x_label": "length, with 4 to 1,024 pairs", "log_x": True}
+
+
+def accuracies(named: Lines) -> list[Line]:
+    return [
+        Line(name, [one["length"] for one in measured], [one["accuracy"] for one in measured], i)
+        for i, (name, measured) in enumerate(named.items())
+    ]
 
 
 def duplication() -> Chart:

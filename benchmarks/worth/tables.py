@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from machine import RESULTS
 
+from worth.context import GROUPS
 from worth.duplication import PAPER, ROUNDS, TRAINED
+from worth.induction import FINER
 
 Row = dict[str, Any]
 SIZE = ("corpus", "layers", "width", "length", "steps")
@@ -91,29 +93,48 @@ def bits_at(row: Row, step: float) -> float:
     return float(np.interp(step, [int(mark) for mark in row["bits"]], list(row["bits"].values())))
 
 
+Lines = dict[str, list[Row]]
+"""By name what was measured at each length."""
+
+
+def recall_lines() -> Lines:
+    found: Lines = {}
+    for row in rows_of("recall"):
+        name = f"{row['variant']}, width {row['width']}"
+        found[name] = row["sizes"]
+        found |= {f"{name}; {rounds} rounds": sizes for rounds, sizes in row["by rounds"].items()}
+    return found
+
+
 def recall() -> Iterator[str]:
-    found = rows_of("recall")
-    if found:
-        sizes = [f"{size['length']:,}, {size['pairs']:,}" for size in found[0]["sizes"]]
-        lines = []
-        for row in found:
-            name = f"{row['variant']}, width {row['width']}"
-            more = {f"{name}; {rounds} rounds": measured for rounds, measured in row["by rounds"].items()}
-            for line, measured in {name: row["sizes"], **more}.items():
-                lines.append([line, *(f"{size['accuracy']:.3f}" for size in measured)])
-        yield table(["length, pairs", *sizes], lines)
+    if lines := recall_lines():
+        sizes = [f"{size['length']:,}, {size['pairs']:,}" for size in next(iter(lines.values()))]
+        yield table(
+            ["length, pairs", *sizes],
+            [[name, *(f"{size['accuracy']:.3f}" for size in measured)] for name, measured in lines.items()],
+        )
+
+
+def induction_lines(task: str) -> Lines:
+    found: Lines = {}
+    for row in rows_of("induction"):
+        if row["task"] == task:
+            name = f"{row['variant']}, {row['steps']:,} steps"
+            found[name] = row["lengths"]
+            if "finer" in row:
+                found[f"{name}; {FINER['num_hashes']} rounds, buckets of {FINER['bucket_size']}"] = row["finer"]
+    return found
 
 
 def induction() -> Iterator[str]:
     for task in ("token", "pieces"):
-        found = [row for row in rows_of("induction") if row["task"] == task]
-        lengths = sorted({one["length"] for row in found for one in row["lengths"]})
-        if found:
-            lines = []
-            for row in found:
-                by = {one["length"]: f"{one['accuracy']:.3f}" for one in row["lengths"]}
-                lines.append([row["variant"], *(by.get(length, "") for length in lengths)])
-            yield table([task, *(f"{length:,}" for length in lengths)], lines)
+        if lines := induction_lines(task):
+            lengths = sorted({one["length"] for measured in lines.values() for one in measured})
+            cells = []
+            for name, measured in lines.items():
+                by = {one["length"]: f"{one['accuracy']:.3f}" for one in measured}
+                cells.append([name, *(by.get(length, "") for length in lengths)])
+            yield table([task, *(f"{length:,}" for length in lengths)], cells)
 
 
 def duplication() -> Iterator[str]:
@@ -131,32 +152,46 @@ def duplication() -> Iterator[str]:
         yield table([f"{rule} rule, {values} values; trained with", *ROUNDS, "seeds"], lines)
 
 
+def context_bits() -> dict[str, dict[str, dict[int, np.ndarray]]]:
+    """For each corpus, reader and context the bits of all blocks, where all were measured."""
+    groups: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
+    for row in rows_of("context"):
+        groups[row["corpus"], row["reader"], row["context"]].append(row)
+    found: dict[str, dict[str, dict[int, np.ndarray]]] = defaultdict(lambda: defaultdict(dict))
+    for (corpus, reader, context), rows in groups.items():
+        if len(rows) == GROUPS:
+            in_order = sorted(rows, key=lambda row: row["group"])
+            found[corpus][reader][context] = np.concatenate([row["bits of blocks"] for row in in_order])
+    return found
+
+
+def with_error(bits: np.ndarray) -> tuple[float, float]:
+    """The mean, and its standard error."""
+    return float(bits.mean()), float(bits.std(ddof=1) / len(bits) ** 0.5)
+
+
 def context() -> Iterator[str]:
     """Bits per byte of the same blocks by what stands in front of them."""
-    found: dict[str, dict[str, dict[int, Row]]] = defaultdict(lambda: defaultdict(dict))
-    for row in rows_of("context"):
-        found[row["corpus"]][row["reader"]][row["context"]] = row
-    for corpus, readers in found.items():
-        contexts = sorted({context for rows in readers.values() for context in rows})
+    for corpus, readers in context_bits().items():
+        contexts = sorted({context for bits in readers.values() for context in bits})
         lines = []
-        for reader, rows in readers.items():
-            shown = [f"{rows[c]['bits']:.3f} ± {rows[c]['standard error']:.3f}" if c in rows else "" for c in contexts]
-            lines.append([reader, *shown])
+        for reader, bits in readers.items():
+            shown = (with_error(bits[context]) if context in bits else None for context in contexts)
+            lines.append([reader, *("" if one is None else f"{one[0]:.3f} ± {one[1]:.3f}" for one in shown)])
         yield table([f"{corpus}; bytes in front", *(f"{context:,}" for context in contexts)], lines)
         yield from _fewer(corpus, readers, contexts)
 
 
-def _fewer(corpus: str, readers: dict[str, dict[int, Row]], contexts: list[int]) -> Iterator[str]:
+def _fewer(corpus: str, readers: dict[str, dict[int, np.ndarray]], contexts: list[int]) -> Iterator[str]:
     """What each step of context takes off, block by block, for blocks differ more among themselves than that."""
     lines = []
-    for reader, rows in readers.items():
+    for reader, bits in readers.items():
         cells = []
         for before, behind in pairwise(contexts):
             cell = ""
-            if before in rows and behind in rows:
-                fewer = np.subtract(rows[before]["of blocks"], rows[behind]["of blocks"])
-                percent = 100 * float(fewer.mean()) / rows[before]["bits"]
-                cell = f"{fewer.mean():.4f} ± {fewer.std(ddof=1) / len(fewer) ** 0.5:.4f} ({percent:.1f} %)"
+            if before in bits and behind in bits:
+                fewer, error = with_error(bits[before] - bits[behind])
+                cell = f"{fewer:.4f} ± {error:.4f} ({100 * fewer / bits[before].mean():.1f} %)"
             cells.append(cell)
         lines.append([reader, *cells])
     if len(contexts) > 1:
