@@ -36,9 +36,10 @@ def language() -> Chart:
 
 
 def context() -> Chart:
-    """Bits by what stands in front, on code."""
+    """Bits by what stands in front, on code; the models of the preset `demo` are in the table alone."""
     lines = []
-    for i, (reader, bits) in enumerate(context_bits()["code"].items()):
+    shown = {reader: bits for reader, bits in context_bits()["code"].items() if "demo" not in reader}
+    for i, (reader, bits) in enumerate(shown.items()):
         ys, errors = zip(*(with_error(bits[context]) for context in sorted(bits)), strict=True)
         lines.append(Line(reader, sorted(bits), list(ys), i, errors=list(errors)))
     title = "bits per byte of the same 64 blocks of unseen code"
